@@ -1,0 +1,1 @@
+"""IFSeg: image-free semantic segmentation with a vision-language encoder-decoder."""

@@ -1,0 +1,111 @@
+"""Sizes and options of the OFA encoder-decoder."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from vlseg.errors import ConfigError
+from vlseg.nn.resnet import trunk_stride
+
+DECODER_POSITIONS = ("segmentation", "encoder_image")
+REMAT = ("none", "attention", "layer")
+
+
+@dataclasses.dataclass(frozen=True)
+class OFAConfig:
+    """Everything that decides the shapes and the arithmetic of `ifseg_jax.ofa.OFA`.
+
+    Attributes:
+        width: model width D. ffn_width: hidden width of the feed-forward blocks. heads: attention heads.
+        encoder_layers, decoder_layers: number of blocks.
+        resnet_stages: blocks per stage of the image trunk; resnet_width: channels of its stem.
+        vocabulary_size: rows of the word embedding (59,457 for OFA; 59,458 for IFSeg checkpoints).
+        image_grid: cells per side of the grid that the image positions were trained on (32 = 512 px / 16).
+        segmentation_grid: the same for the decoder's segmentation positions.
+        image_bucket, token_bucket: sizes of the 2-D and 1-D relative position tables.
+        max_positions: longest text; the position tables have two rows more.
+        dropout, drop_path: training-time rates; stochastic depth rises linearly over the depth.
+        decoder_positions: "segmentation" uses the segmentation position tables, as the official code does;
+            "encoder_image" uses the encoder's image positions in the decoder, as the paper says (Sec. 2.2, footnote 4).
+        dtype: of the computation, "float32" or "bfloat16"; parameters, softmax and losses stay float32.
+        remat: what the backward pass computes again instead of keeping: "none", "attention" or "layer".
+        query_blocks: attention is computed in this many blocks of queries, so that scores stay small.
+    """
+
+    width: int = 768
+    ffn_width: int = 3072
+    heads: int = 12
+    encoder_layers: int = 6
+    decoder_layers: int = 6
+    resnet_stages: tuple[int, ...] = (3, 4, 23)
+    resnet_width: int = 64
+    vocabulary_size: int = 59457
+    image_grid: int = 32
+    segmentation_grid: int = 32
+    image_bucket: int = 42
+    token_bucket: int = 256
+    max_positions: int = 1024
+    dropout: float = 0.1
+    drop_path: float = 0.1
+    decoder_positions: str = "segmentation"
+    dtype: str = "float32"
+    remat: str = "attention"
+    query_blocks: int = 4
+
+    def __post_init__(self) -> None:
+        if self.width % self.heads:
+            raise ConfigError(f"width {self.width} is not a multiple of heads {self.heads}")
+        if self.decoder_positions not in DECODER_POSITIONS:
+            raise ConfigError(f"decoder_positions {self.decoder_positions!r} is none of {', '.join(DECODER_POSITIONS)}")
+        if self.remat not in REMAT:
+            raise ConfigError(f"remat {self.remat!r} is none of {', '.join(REMAT)}")
+        if self.dtype not in ("float32", "bfloat16"):
+            raise ConfigError(f"dtype {self.dtype!r} is neither float32 nor bfloat16")
+        if max(self.image_grid, self.segmentation_grid) > self.image_bucket:
+            raise ConfigError(f"grids of more than {self.image_bucket} cells a side do not fit the position tables")
+
+    @property
+    def stride(self) -> int:
+        """Pixels per image token along a side."""
+        return trunk_stride(self.resnet_stages)
+
+    @property
+    def feature_width(self) -> int:
+        """Channels of the image trunk's output."""
+        return 4 * self.resnet_width * 2 ** (len(self.resnet_stages) - 1)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON-ready values."""
+        return dataclasses.asdict(self) | {"resnet_stages": list(self.resnet_stages)}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "OFAConfig":
+        """Inverse of `to_dict`. Unknown names raise ConfigError."""
+        known = {field.name for field in dataclasses.fields(cls)}
+        unknown = sorted(set(values) - known)
+        if unknown:
+            raise ConfigError(f"unknown model settings: {', '.join(unknown)}")
+        return cls(**dict(values) | {"resnet_stages": tuple(values.get("resnet_stages", cls.resnet_stages))})
+
+
+def _size(width: int, layers: tuple[int, int], heads: int, resnet: tuple[int, ...]) -> OFAConfig:
+    return OFAConfig(
+        width=width,
+        ffn_width=4 * width,
+        heads=heads,
+        encoder_layers=layers[0],
+        decoder_layers=layers[1],
+        resnet_stages=resnet,
+    )
+
+
+RESNET_50, RESNET_101, RESNET_152 = (3, 4, 6), (3, 4, 23), (3, 8, 36)
+
+SIZES: Mapping[str, OFAConfig] = {
+    "ofa_tiny": _size(256, (4, 4), 4, RESNET_50),
+    "ofa_medium": _size(512, (4, 4), 8, RESNET_101),
+    "ofa_base": _size(768, (6, 6), 12, RESNET_101),
+    "ofa_large": _size(1024, (12, 12), 16, RESNET_152),
+    "ofa_huge": _size(1280, (24, 12), 16, RESNET_152),
+}
+"""The five official sizes (OFA-Sys/OFA)."""

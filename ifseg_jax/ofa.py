@@ -1,0 +1,466 @@
+"""OFA encoder-decoder with IFSeg's spatially conditioned decoding, in Flax linen.
+
+The model reads images through a ResNet and words through an embedding table into one encoder (Wang et al. 2022). IFSeg
+(Yun et al. 2023, Sec. 2.2) segments with it by feeding the decoder, at every image cell, the encoder's output for the
+preceding cell, and comparing the decoder's output with one averaged word embedding per category.
+
+Everything is a pure function of (variables, inputs). Arrays are [B, ...]; N is the number of image cells, T of words.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ifseg_jax import positions
+from ifseg_jax.config import OFAConfig
+from ifseg_jax.positions import Grid
+from ifseg_jax.transformer import (
+    MASKED,
+    DecoderLayer,
+    EncoderLayer,
+    KeyBlock,
+    Memory,
+    PositionPair,
+    QueryBlock,
+    dense,
+    layer_class,
+    layer_norm,
+)
+from vlseg.nn.resnet import ResNet, halve
+
+WORD_TYPE, IMAGE_TYPE = 0, 1
+
+
+class Encoded(NamedTuple):
+    """What the encoder hands to the decoder.
+
+    Attributes:
+        tokens: [B, N + T, D], image cells in raster order, then words; after the final norm.
+        positions: normalised position embeddings [b, N + T, D].
+        mask: bool [B, N + T], False at padding; None when nothing is padded.
+        grid: the image cells; None for text alone.
+    """
+
+    tokens: jax.Array
+    positions: jax.Array
+    mask: jax.Array | None
+    grid: Grid | None
+
+    @property
+    def image_tokens(self) -> jax.Array:
+        """[B, N, D]."""
+        return self.tokens[:, : self.grid.cells if self.grid else 0]
+
+
+def row_blocks(rows: int, blocks: int) -> list[slice]:
+    """Splits `rows` into at most `blocks` nearly equal ranges."""
+    edges = np.unique(np.linspace(0, rows, min(blocks, rows) + 1).astype(int))
+    return [slice(int(a), int(b)) for a, b in zip(edges[:-1], edges[1:], strict=True)]
+
+
+def all_to_all(queries: int, keys: int, blocks: int) -> list[QueryBlock]:
+    """Every query attends to every key without a relative bias, in blocks of queries."""
+    return [QueryBlock(block, [KeyBlock(slice(0, keys))]) for block in row_blocks(queries, blocks)]
+
+
+def causal_bias(queries: slice, keys: int) -> jax.Array:
+    """MASKED where the key comes after the query, else 0: float32 [queries, keys]."""
+    return jnp.where(jnp.arange(queries.start, queries.stop)[:, None] >= jnp.arange(keys), 0.0, MASKED)
+
+
+def drop_path_rates(config: OFAConfig, layers: int) -> np.ndarray:
+    """Stochastic depth of each of `layers` layers, rising linearly from 0."""
+    return np.linspace(0.0, config.drop_path, layers)
+
+
+class Encoder(nn.Module):
+    """Joint encoder of image cells and words."""
+
+    config: OFAConfig
+
+    def setup(self) -> None:
+        config = self.config
+        normal = nn.initializers.normal(config.width**-0.5)
+        self.resnet = ResNet(config.resnet_stages, config.resnet_width, jnp.dtype(config.dtype))
+        self.image_projection = dense(config, config.width)
+        self.type_embedding = self.param("type_embedding", normal, (2, config.width))
+        self.word_norm = layer_norm(config)
+        self.image_norm = layer_norm(config)
+        self.word_positions = self.param("word_positions", normal, (config.max_positions + 2, config.width))
+        self.image_positions = self.param("image_positions", normal, (config.image_bucket**2 + 1, config.width))
+        self.word_position_norm = layer_norm(config)
+        self.image_position_norm = layer_norm(config)
+        self.position_query = dense(config, config.width)
+        self.position_key = dense(config, config.width)
+        layer = layer_class(EncoderLayer, config, static_argnums=(3, 5))
+        self.layers = [layer(config, rate) for rate in drop_path_rates(config, config.encoder_layers)]
+        zeros = nn.initializers.zeros
+        token_shape = (2 * config.token_bucket - 1, config.heads)
+        image_shape = ((2 * config.image_bucket - 1) ** 2 + 3, config.heads)
+        numbers = range(config.encoder_layers)
+        self.token_tables = [self.param(f"token_table_{i}", zeros, token_shape) for i in numbers]
+        self.image_tables = [self.param(f"image_table_{i}", zeros, image_shape) for i in numbers]
+        self.norm = layer_norm(config)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def image_features(self, images: jax.Array, size: jax.Array | None = None, *, train: bool = False) -> jax.Array:
+        """Trunk features [B, h, w, C] of images [B, H, W, 3] in [-1, 1]; see `vlseg.nn.ResNet`."""
+        return self.resnet(images, size, train=train)[-1]
+
+    def image_embeddings(self, features: jax.Array) -> jax.Array:
+        """Linear map of trunk features [B, h, w, C] into the embedding space: [B, h, w, D] (Eq. 6)."""
+        return self.image_projection(features)
+
+    def image_position_embeddings(self, grid: Grid) -> jax.Array:
+        """Raw position embeddings [b, N, D] of the cells."""
+        config = self.config
+        return positions.image_position_embeddings(self.image_positions, grid, config.image_grid, config.image_bucket)
+
+    def __call__(
+        self,
+        words: jax.Array,
+        word_mask: jax.Array | None = None,
+        cells: jax.Array | None = None,
+        cell_size: jax.Array | None = None,
+        *,
+        deterministic: bool = True,
+    ) -> Encoded:
+        """Encodes words and, if given, image cells.
+
+        Args:
+            words: word embeddings [b, T, D]; b is B, or 1 for one text shared by the batch.
+            word_mask: bool [b, T], False at padding, or None.
+            cells: embeddings in the place of image cells [B, h, w, D]: from `image_embeddings`, or word embeddings
+                for an artificial image (Eq. 16-17).
+            cell_size: int32 [B, 2] valid rows and columns of `cells`, or None.
+            deterministic: False switches dropout and stochastic depth on (rng stream "dropout").
+        """
+        config = self.config
+        words = words.astype(config.dtype)
+        batch = words.shape[0] if cells is None else cells.shape[0]
+        length = words.shape[1]
+        x = self.word_norm(words + self.type_embedding[WORD_TYPE].astype(words.dtype))
+        x = jnp.broadcast_to(x, (batch, *x.shape[1:]))
+        position = self.word_position_norm(self.word_positions[:length])[None]
+        grid = None
+        if cells is not None:
+            grid = Grid(cells.shape[1], cells.shape[2], cell_size)
+            image = cells.reshape(batch, grid.cells, -1).astype(config.dtype)
+            image = self.image_norm(image + self.type_embedding[IMAGE_TYPE].astype(image.dtype))
+            x = jnp.concatenate([image, x], axis=1)
+            image_position = self.image_position_norm(self.image_position_embeddings(grid))
+            position = jnp.broadcast_to(position, (image_position.shape[0], *position.shape[1:]))
+            position = jnp.concatenate([image_position, position], axis=1)
+        x = self.dropout(x, deterministic=deterministic)
+        mask = _joint_mask(grid, word_mask, batch, length)
+        scale = (2 * config.width // config.heads) ** -0.5
+        pair = PositionPair(self.position_query(position) * scale, self.position_key(position))
+        for layer, blocks in zip(self.layers, self._blocks(grid, length), strict=True):
+            x = layer(x, pair, blocks, mask, deterministic)
+        return Encoded(self.norm(x), position, mask, grid)
+
+    def _blocks(self, grid: Grid | None, length: int) -> list[list[QueryBlock]]:
+        """Attention pattern of each layer: everything to everything, with relative biases within cells and words."""
+        config = self.config
+        buckets = positions.token_buckets(config.token_bucket, config.max_positions)
+        cells = grid.cells if grid else 0
+        axes = positions.relative_axes(grid, config.image_grid) if grid else None
+        words = slice(cells, cells + length)
+
+        def blocks(token_table: jax.Array, image_table: jax.Array) -> list[QueryBlock]:
+            to_words = [KeyBlock(words, lambda: positions.token_bias(token_table, buckets, length))]
+            if grid is None or axes is None:
+                return [QueryBlock(words, to_words)]
+            offsets = positions.offsets_table(image_table, config.image_bucket, config.image_grid)
+            image_keys = slice(0, cells)
+            result = [
+                QueryBlock(
+                    slice(rows.start * grid.columns, rows.stop * grid.columns),
+                    [
+                        KeyBlock(image_keys, lambda rows=rows: positions.relative_bias(offsets, axes, rows)),
+                        KeyBlock(words),
+                    ],
+                )
+                for rows in row_blocks(grid.rows, config.query_blocks)
+            ]
+            return [*result, QueryBlock(words, [KeyBlock(image_keys), *to_words])]
+
+        return [blocks(*tables) for tables in zip(self.token_tables, self.image_tables, strict=True)]
+
+
+def _joint_mask(grid: Grid | None, word_mask: jax.Array | None, batch: int, length: int) -> jax.Array | None:
+    """Mask of [cells, words]: bool [batch, N + T], or None when nothing is padded."""
+    cell_mask = grid.valid() if grid else None
+    if cell_mask is None and word_mask is None:
+        return None
+    if word_mask is None:
+        word_mask = jnp.ones((1, length), bool)
+    word_mask = jnp.broadcast_to(word_mask, (batch, length))
+    if grid is None:
+        return word_mask
+    if cell_mask is None:
+        cell_mask = jnp.ones((batch, grid.cells), bool)
+    return jnp.concatenate([cell_mask, word_mask], axis=1)
+
+
+class Decoder(nn.Module):
+    """Decoder of words (OFA) or of one output per image cell (IFSeg)."""
+
+    config: OFAConfig
+
+    def setup(self) -> None:
+        config = self.config
+        normal, zeros = nn.initializers.normal(config.width**-0.5), nn.initializers.zeros
+        self.embedding_norm = layer_norm(config)
+        self.code_embedding_norm = layer_norm(config)
+        image_rows = config.image_bucket**2 + 1
+        cell_rows = config.segmentation_grid**2 + 1
+        self.word_positions = self.param("word_positions", normal, (config.max_positions + 2, config.width))
+        self.image_positions = self.param("image_positions", normal, (image_rows, config.width))
+        self.cell_positions = self.param("cell_positions", normal, (cell_rows, config.width))
+        self.word_position_norm = layer_norm(config)
+        self.image_position_norm = layer_norm(config)
+        self.cell_position_norm = layer_norm(config)
+        self.self_position_query = dense(config, config.width)
+        self.self_position_key = dense(config, config.width)
+        self.cross_position_query = dense(config, config.width)
+        self.cross_position_key = dense(config, config.width)
+        layer = layer_class(DecoderLayer, config, static_argnums=(5, 6, 8))
+        self.layers = [layer(config, rate) for rate in drop_path_rates(config, config.decoder_layers)]
+        shapes = {
+            "token": (2 * config.token_bucket - 1, config.heads),
+            "image": ((2 * config.image_bucket - 1) ** 2 + 3, config.heads),
+            "cell": ((2 * config.segmentation_grid - 1) ** 2 + 3, config.heads),
+        }
+        numbers = range(config.decoder_layers)
+        self.tables = {
+            name: [self.param(f"{name}_table_{i}", zeros, shape) for i in numbers] for name, shape in shapes.items()
+        }
+        self.norm = layer_norm(config)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def words(
+        self, words: jax.Array, encoded: Encoded, mask: jax.Array | None = None, *, deterministic: bool = True
+    ) -> jax.Array:
+        """Causal decoding of word embeddings [B, L, D] into hidden states [B, L, D] (Eq. 8-9)."""
+        length = words.shape[1]
+        position = self.word_position_norm(self.word_positions[:length])[None]
+        buckets = positions.token_buckets(self.config.token_bucket, self.config.max_positions)
+        whole = slice(0, length)
+
+        def blocks(table: jax.Array) -> list[QueryBlock]:
+            def bias() -> jax.Array:
+                return positions.token_bias(table, buckets, length) + causal_bias(whole, length)
+
+            return [QueryBlock(whole, [KeyBlock(whole, bias)])]
+
+        layers = [blocks(table) for table in self.tables["token"]]
+        return self._run(self.embedding_norm(words), position, encoded, layers, mask, deterministic)
+
+    def cells(
+        self, bos: jax.Array, encoded: Encoded, encoder_positions: jax.Array | None, *, deterministic: bool = True
+    ) -> jax.Array:
+        """Spatially conditioned decoding (Sec. 2.2, Eq. 10): one hidden state per image cell, [B, N, D].
+
+        Args:
+            bos: embedding of <s>, [D].
+            encoded: from the encoder, with image cells.
+            encoder_positions: normalised encoder position embeddings [b, 1 + N, D] of the zeroth position and of the
+                cells, for `decoder_positions="encoder_image"`; None otherwise.
+        """
+        config, grid = self.config, encoded.grid
+        assert grid is not None, "spatially conditioned decoding needs image cells"
+        inputs = encoded.image_tokens
+        bos = jnp.broadcast_to(bos.astype(inputs.dtype), (inputs.shape[0], 1, config.width))
+        # The last cell conditions nothing; leaving it out keeps the sequence as long as the grid. In a padded batch it
+        # can only be padding or the last valid cell of its row.
+        inputs = jnp.concatenate([bos, inputs[:, : grid.cells - 1]], axis=1)
+        if encoder_positions is None:
+            first = self.cell_positions[:1][None]
+            square = self.cell_positions[1:].reshape(config.segmentation_grid, config.segmentation_grid, -1)
+            cells = positions.resized_square(square, grid)
+            raw = jnp.concatenate([jnp.broadcast_to(first, (cells.shape[0], 1, config.width)), cells], axis=1)
+            position = self.cell_position_norm(raw)
+            tables, bucket, trained = self.tables["cell"], config.segmentation_grid, config.segmentation_grid
+        else:
+            position = encoder_positions
+            tables, bucket, trained = self.tables["image"], config.image_bucket, config.image_grid
+        axes = positions.relative_axes(grid, trained)
+        valid = grid.valid()
+        mask = None
+        if valid is not None:
+            mask = jnp.concatenate([jnp.ones((valid.shape[0], 1), bool), valid[:, : grid.cells - 1]], axis=1)
+        layers = [self._cell_blocks(grid, positions.offsets_table(t, bucket, trained), t, axes) for t in tables]
+        x = self._run(self.embedding_norm(inputs), position[:, : grid.cells], encoded, layers, mask, deterministic)
+        if grid.size is None:
+            return x
+        return jnp.take_along_axis(x, grid.preceding()[..., None], axis=1)
+
+    def _cell_blocks(
+        self, grid: Grid, offsets: jax.Array, table: jax.Array, axes: positions.RelativeAxes
+    ) -> list[QueryBlock]:
+        """Causal self-attention over <s> and the cells: elements 0 and 1 + cell.
+
+        A block of grid rows sees only the rows up to its own, so about half of the scores are never computed.
+        """
+        elements = grid.cells  # <s> and all cells but the last
+        start_row = table[-2].reshape(1, -1, 1, 1)  # bias of every cell towards <s>
+        blocks = [QueryBlock(slice(0, 1), [KeyBlock(slice(0, 1))])]
+        for rows in row_blocks(grid.rows, self.config.query_blocks):
+            first, last = rows.start * grid.columns, min(rows.stop * grid.columns, elements - 1)
+            if first == last:
+                continue
+
+            def bias(rows: slice = rows, first: int = first, last: int = last) -> jax.Array:
+                relative = positions.relative_bias(offsets, axes, rows, slice(0, rows.stop))
+                return relative[:, :, : last - first, :last] + causal_bias(slice(first, last), last)
+
+            keys = [KeyBlock(slice(0, 1), lambda: start_row), KeyBlock(slice(1, last + 1), bias)]
+            blocks.append(QueryBlock(slice(first + 1, last + 1), keys))
+        return blocks
+
+    def _run(
+        self,
+        x: jax.Array,
+        position: jax.Array,
+        encoded: Encoded,
+        self_blocks: Sequence[Sequence[QueryBlock]],
+        mask: jax.Array | None,
+        deterministic: bool,
+    ) -> jax.Array:
+        config = self.config
+        x = self.dropout(x, deterministic=deterministic)
+        scale = (2 * config.width // config.heads) ** -0.5
+        self_pair = PositionPair(self.self_position_query(position) * scale, self.self_position_key(position))
+        cross_pair = PositionPair(
+            self.cross_position_query(position) * scale, self.cross_position_key(encoded.positions)
+        )
+        cross_blocks = all_to_all(x.shape[1], encoded.tokens.shape[1], config.query_blocks)
+        memory = Memory(encoded.tokens, encoded.mask)
+        for layer, blocks in zip(self.layers, self_blocks, strict=True):
+            x = layer(x, memory, self_pair, cross_pair, blocks, cross_blocks, mask, deterministic)
+        return self.norm(x)
+
+
+class OFA(nn.Module):
+    """OFA with IFSeg's segmentation path.
+
+    Parameters of the parts that a call does not touch need not be present: image-free training passes neither the
+    trunk nor the word table, since both are frozen and artificial images consist of category embeddings.
+    """
+
+    config: OFAConfig
+
+    def setup(self) -> None:
+        config = self.config
+        normal = nn.initializers.normal(config.width**-0.5)
+        self.encoder = Encoder(config)
+        self.decoder = Decoder(config)
+        self.word_embedding = WordEmbedding(config.vocabulary_size, config.width, normal)
+
+    def embed_words(self, ids: jax.Array) -> jax.Array:
+        """Word embeddings: int [...] -> float32 [..., D]."""
+        return self.word_embedding(ids)
+
+    def image_features(self, images: jax.Array, size: jax.Array | None = None, *, train: bool = False) -> jax.Array:
+        """Trunk features: images float [B, H, W, 3] in [-1, 1] -> [B, h, w, C]."""
+        return self.encoder.image_features(images, size, train=train)
+
+    def image_embeddings(self, features: jax.Array) -> jax.Array:
+        """Image tokens: trunk features [B, h, w, C] -> [B, h, w, D]."""
+        return self.encoder.image_embeddings(features)
+
+    def encode(
+        self,
+        words: jax.Array,
+        word_mask: jax.Array | None = None,
+        cells: jax.Array | None = None,
+        cell_size: jax.Array | None = None,
+        *,
+        deterministic: bool = True,
+    ) -> Encoded:
+        """See `Encoder.__call__`."""
+        return self.encoder(words, word_mask, cells, cell_size, deterministic=deterministic)
+
+    def decode_words(
+        self, ids: jax.Array, encoded: Encoded, mask: jax.Array | None = None, *, deterministic: bool = True
+    ) -> jax.Array:
+        """Next-word logits over the vocabulary: int [B, L] -> float32 [B, L, V] (Eq. 9)."""
+        hidden = self.decoder.words(self.embed_words(ids), encoded, mask, deterministic=deterministic)
+        return self.word_embedding.attend(hidden)
+
+    def segment(
+        self,
+        cells: jax.Array,
+        category_embeddings: jax.Array,
+        prompt_embeddings: jax.Array,
+        bos_embedding: jax.Array,
+        cell_size: jax.Array | None = None,
+        *,
+        deterministic: bool = True,
+    ) -> jax.Array:
+        """Category logits of every image cell: float32 [B, h, w, M] (Eq. 10-11 before the softmax).
+
+        Args:
+            cells: [B, h, w, D], from `image_embeddings` or category embeddings laid out as an artificial image.
+            category_embeddings: [M, D], the mean word embedding of each category (Sec. 2.2).
+            prompt_embeddings: [1, T, D], word embeddings of the whole prompt.
+            bos_embedding: [D], word embedding of <s>.
+            cell_size: int32 [B, 2] valid rows and columns, or None; logits outside are meaningless.
+        """
+        encoded = self.encode(prompt_embeddings, None, cells, cell_size, deterministic=deterministic)
+        encoder_positions = None
+        if self.config.decoder_positions == "encoder_image":
+            encoder_positions = self._encoder_positions(encoded)
+        hidden = self.decoder.cells(bos_embedding, encoded, encoder_positions, deterministic=deterministic)
+        logits = jnp.einsum(
+            "bnd,md->bnm", hidden, category_embeddings.astype(hidden.dtype), preferred_element_type=jnp.float32
+        )
+        return logits.reshape(*cells.shape[:3], -1)
+
+    def _encoder_positions(self, encoded: Encoded) -> jax.Array:
+        """Encoder image positions for <s> (row 0 of the table) and the cells, for the paper's variant."""
+        cells = encoded.positions[:, : encoded.image_tokens.shape[1]]
+        first = self.encoder.image_position_norm(self.encoder.image_positions[:1])[None]
+        return jnp.concatenate([jnp.broadcast_to(first, (cells.shape[0], *first.shape[1:])), cells], axis=1)
+
+    def __call__(self, images: jax.Array, ids: jax.Array, train: bool = False) -> jax.Array:
+        """Touches every parameter once, for initialisation: segments `images` into the words `ids` [M]."""
+        words = self.embed_words(ids)
+        cells = self.image_embeddings(self.image_features(images, train=train))
+        encoded = self.encode(words[None], None, cells)
+        decoded = self.decode_words(jnp.broadcast_to(ids, (images.shape[0], ids.shape[0])), encoded)
+        self.decoder.image_position_norm(self.decoder.image_positions[:1])
+        self.decoder.code_embedding_norm(self.decoder.image_positions[:1])
+        return self.segment(cells, words, words[None], words[0]).sum() + decoded.sum()
+
+
+class WordEmbedding(nn.Module):
+    """Word table, tied between encoder, decoder and output projection."""
+
+    size: int
+    width: int
+    initializer: nn.initializers.Initializer
+
+    def setup(self) -> None:
+        self.table = self.param("table", self.initializer, (self.size, self.width))
+
+    def __call__(self, ids: jax.Array) -> jax.Array:
+        """int [...] -> float32 [..., D]."""
+        return self.table[ids]
+
+    def attend(self, hidden: jax.Array) -> jax.Array:
+        """Inner products with all words: [..., D] -> float32 [..., V]."""
+        table = self.table.astype(hidden.dtype)
+        return jnp.einsum("...d,vd->...v", hidden, table, preferred_element_type=jnp.float32)
+
+
+def grid_size(size: jax.Array | None, stages: int) -> jax.Array | None:
+    """Valid cells int32 [B, 2] of images with valid pixels `size` int32 [B, 2]: halved once per stride-2 layer."""
+    for _ in range(stages + 1):
+        size = halve(size)
+    return size

@@ -1,0 +1,1 @@
+"""What both systems need and neither owns: data, layers, training, evaluation, files."""

@@ -1,0 +1,1 @@
+"""Pictures, label maps and data sets: reading, checking, transforming and ordering them."""
