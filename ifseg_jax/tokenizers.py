@@ -119,7 +119,7 @@ def _load_words(directory: Path) -> Tokenizer:
         for word in words:
             if word not in ids:
                 raise VocabularyError(
-                    f"the word {word!r} is unknown to this model: use words of {path}, or a model with a full vocabulary"
+                    f"the word {word!r} is unknown to this model: use words of {path} or a model with a full vocabulary"
                 )
         return [ids[word] for word in words]
 

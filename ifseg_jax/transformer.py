@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from ifseg_jax.config import OFAConfig
+from vlseg.nn.broadcast import broadcast_batch
 from vlseg.nn.drop_path import DropPath
 
 LAYER_NORM_EPSILON = 1e-5
@@ -74,7 +75,7 @@ def attend(
     scores = []
     for key, bias in zip(keys, biases, strict=True):
         score = jnp.einsum("bhne,bhme->bhnm", query, key, preferred_element_type=jnp.float32)
-        scores.append(score if bias is None else score + bias)
+        scores.append(score if bias is None else score + broadcast_batch(bias, score.shape[0]))
     peak = functools.reduce(jnp.maximum, [jnp.max(score, axis=-1, keepdims=True) for score in scores])
     weights = [jnp.exp(score - jax.lax.stop_gradient(peak)) for score in scores]
     total = sum(jnp.sum(weight, axis=-1, keepdims=True) for weight in weights)
@@ -113,7 +114,7 @@ class Attention(nn.Module):
         head_scale = self.param("head_scale", nn.initializers.ones, (heads,))
 
         def with_position(content: jax.Array, extra: jax.Array) -> jax.Array:
-            extra = jnp.broadcast_to(extra, content.shape).astype(content.dtype)
+            extra = broadcast_batch(extra.astype(content.dtype), content.shape[0])
             return jnp.concatenate([split_heads(content, heads), split_heads(extra, heads)], axis=-1)
 
         query, key = with_position(query, position.queries), with_position(key, position.keys)

@@ -1,5 +1,6 @@
 """Categories and tokenizers, against a byte-pair encoder written from GPT-2's definition in plain Python."""
 
+import itertools
 import json
 import subprocess
 import sys
@@ -68,7 +69,7 @@ def bpe(chunk: str) -> list[str]:
     """Merges the best-ranked pair, everywhere it stands, until no pair is left to merge."""
     alphabet = byte_alphabet()
     pieces = [alphabet[byte] for byte in chunk.encode()]
-    while ranked := [MERGES.index(pair) for pair in zip(pieces, pieces[1:], strict=False) if pair in MERGES]:
+    while ranked := [MERGES.index(pair) for pair in itertools.pairwise(pieces) if pair in MERGES]:
         left, right = MERGES[min(ranked)]
         merged: list[str] = []
         for piece in pieces:
@@ -395,5 +396,5 @@ def test_names_that_cannot_be_used(categories: list[str], message: str) -> None:
 
 @pytest.mark.parametrize("returned", [[], [-1], [4, -2], [1.5], ["4"], "45", None, [[4]], {"input_ids": [4]}])
 def test_what_is_not_a_list_of_ids_is_refused(returned: object) -> None:
-    with pytest.raises(VocabularyError, match="'dog'.*must return"):
+    with pytest.raises(VocabularyError, match=r"'dog'.*must return"):
         encode_categories(["cat", "dog"], lambda text: returned if text == "dog" else [4])  # type: ignore[arg-type, return-value]

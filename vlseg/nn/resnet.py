@@ -1,5 +1,6 @@
 """ResNet trunk (He et al. 2016, v1.5: the stride sits in the 3x3 convolution), NHWC."""
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -33,13 +34,39 @@ def halve(size: jax.Array | None) -> jax.Array | None:
     return None if size is None else (size + 1) // 2
 
 
+def shifted_windows(x: jax.Array, kernel: int, stride: int) -> list[jax.Array]:
+    """The kernel * kernel strided views of `x` [B, H, W, C] that a "same" window sees, zero padded, row by row."""
+    _, height, width, _ = x.shape
+    rows, columns = -(-height // stride), -(-width // stride)
+    pad = kernel // 2
+    x = jnp.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
+    return [
+        x[:, i : i + (rows - 1) * stride + 1 : stride, j : j + (columns - 1) * stride + 1 : stride]
+        for i in range(kernel)
+        for j in range(kernel)
+    ]
+
+
+def max_pool(x: jax.Array) -> jax.Array:
+    """3x3 max pooling of stride 2 of values >= 0: [B, H, W, C] -> [B, ceil(H / 2), ceil(W / 2), C].
+
+    Zero padding then pools like -inf padding. A maximum of shifted views differentiates without a scatter.
+    """
+    return functools.reduce(jnp.maximum, shifted_windows(x, 3, 2))
+
+
 class Convolution(nn.Module):
-    """Convolution without bias, padded by half its kernel as in PyTorch; 1x1 kernels run as a matrix product."""
+    """Convolution without bias, padded by half its kernel as in PyTorch; 1x1 kernels run as a matrix product.
+
+    `as_patches` lays the windows out and multiplies once, for the few-channel stem, whose weight gradient as a
+    convolution is slow.
+    """
 
     features: int
     kernel: int
     stride: int = 1
     dtype: Any = jnp.float32
+    as_patches: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -51,6 +78,9 @@ class Convolution(nn.Module):
         if self.kernel == 1:
             x = x[:, :: self.stride, :: self.stride]
             return jnp.einsum("bhwc,cd->bhwd", x, weight[0, 0])
+        if self.as_patches:
+            patches = jnp.concatenate(shifted_windows(x, self.kernel, self.stride), axis=-1)
+            return jnp.einsum("bhwp,pd->bhwd", patches, weight.reshape(-1, self.features))
         pad = self.kernel // 2
         return jax.lax.conv_general_dilated(
             x, weight, (self.stride, self.stride), [(pad, pad)] * 2, dimension_numbers=("NHWC", "HWIO", "NHWC")
@@ -139,12 +169,11 @@ class ResNet(nn.Module):
             One array per stage, [B, ceil(H / s), ceil(W / s), C] with s = 4, 8, 16, ...
         """
         x = zero_outside(x.astype(self.dtype), size)
-        x = Convolution(self.width, 7, 2, dtype=self.dtype, name="conv1")(x)
+        x = Convolution(self.width, 7, 2, dtype=self.dtype, as_patches=train, name="conv1")(x)
         x = nn.relu(BatchNorm(self.dtype, name="bn1")(x, train=train))
         size = halve(size)
         x = zero_outside(x, size)
-        # Values are >= 0 here, so zero padding pools like the official -inf padding.
-        x = nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
+        x = max_pool(x)
         size = halve(size)
         outputs = []
         for stage, blocks in enumerate(self.stages):

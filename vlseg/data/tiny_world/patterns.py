@@ -57,14 +57,14 @@ _STEP_X, _STEP_Y = 374761393, 668265263  # odd numbers that spread neighbouring 
 def _cell(x: Array, y: Array, salt: Array) -> Array:
     """uint32 number of a cell with whole-number coordinates; the cell to the right has this plus `_STEP_X`."""
     column, row = x.astype(jnp.int32).astype(jnp.uint32), y.astype(jnp.int32).astype(jnp.uint32)
-    return column * jnp.uint32(_STEP_X) + row * jnp.uint32(_STEP_Y) + salt
+    return column * np.uint32(_STEP_X) + row * np.uint32(_STEP_Y) + salt
 
 
 def _scramble(cell: Array) -> Array:
     """Uniform-looking float32 in [0, 1) from the number of a cell."""
-    bits = (cell ^ (cell >> 13)) * jnp.uint32(1274126177)
+    bits = (cell ^ (cell >> 13)) * np.uint32(1274126177)
     bits = bits ^ (bits >> 16)
-    return (bits >> 8).astype(jnp.int32).astype(jnp.float32) * jnp.float32(2.0**-24)
+    return (bits >> 8).astype(jnp.int32).astype(jnp.float32) * np.float32(2.0**-24)
 
 
 def white_noise(x: Array, y: Array, salt: Array) -> Array:
@@ -78,7 +78,7 @@ def value_noise(x: Array, y: Array, salt: Array) -> Array:
     fx, fy = x - x0, y - y0
     fx, fy = fx * fx * (3 - 2 * fx), fy * fy * (3 - 2 * fy)
     corner = _cell(x0, y0, salt)
-    right, below = jnp.uint32(_STEP_X), jnp.uint32(_STEP_Y)
+    right, below = np.uint32(_STEP_X), np.uint32(_STEP_Y)
     upper = _scramble(corner) * (1 - fx) + _scramble(corner + right) * fx
     lower = _scramble(corner + below) * (1 - fx) + _scramble(corner + below + right) * fx
     return upper * (1 - fy) + lower * fy

@@ -94,7 +94,7 @@ def _smallest(values: Array, count: int) -> Array:
 
 
 def _salt(uniform: Array) -> Array:
-    return (uniform * 2.0**24).astype(jnp.uint32) * jnp.uint32(2654435761)
+    return (uniform * 2.0**24).astype(jnp.uint32) * np.uint32(2654435761)
 
 
 def _objects(draws: _Draws) -> _Objects:
@@ -193,7 +193,7 @@ def _paint_textures(draws: _Draws, x: Array, y: Array) -> tuple[Array, Array, Ar
         u = turn[0] * x + turn[1] * y + phase[0]
         v = turn[0] * y - turn[1] * x + phase[1]
         fine = patterns.value_noise(noise[0] * u, noise[1] * v, salt)
-        coarse = patterns.value_noise(noise[2] * u, noise[3] * v, salt + jnp.uint32(1))
+        coarse = patterns.value_noise(noise[2] * u, noise[3] * v, salt + np.uint32(1))
         return patterns.tone(texture, u, v, fine, coarse)
 
     near_tone, far_tone = jax.lax.map(paint, (ids, turn, 50 * look[:, 2:4], noise, salt))
@@ -230,15 +230,16 @@ def _boxes(label: Array, ids: Array) -> tuple[Array, Array]:
     return visible, jnp.where(visible[:, None], boxes, 0.0)
 
 
+@functools.partial(jax.jit, static_argnames="size")
 def scene(key: Array, size: int = 64) -> Scene:
-    """Draw one scene.
+    """Draw one scene; compiled once for each size.
 
     Args:
         key: a typed JAX key, scalar. The same key at another size is the same scene, finer (its grain differs).
-        size: side of the square image in pixels, at least 16; static under jit.
+        size: side of the square image in pixels, at least 16; static.
 
     Returns:
-        A `Scene` without batch axis. Can be jitted and vmapped.
+        A `Scene` without batch axis. For batches see `scenes`, or vmap this function.
 
     Raises:
         ConfigError: the size is too small for objects to be seen.
@@ -265,7 +266,7 @@ def scene(key: Array, size: int = 64) -> Scene:
 @functools.partial(jax.jit, static_argnames=("batch", "size"))
 def scenes(key: Array, batch: int, size: int = 64) -> Scene:
     """`batch` scenes from as many splits of a key: every field of `Scene` with a leading batch axis."""
-    return jax.vmap(functools.partial(scene, size=size))(jax.random.split(key, batch))
+    return jax.vmap(lambda scene_key: scene(scene_key, size))(jax.random.split(key, batch))
 
 
 def split_key(split: str, seed: int) -> Array:
@@ -279,9 +280,11 @@ def split_key(split: str, seed: int) -> Array:
     return jax.random.fold_in(jax.random.key(seed), SPLITS.index(split))
 
 
-_one_scene = jax.jit(scene, static_argnames=("size",))
-
-
 def scene_at(seed: int, index: int, size: int = 64, split: str = "train") -> Scene:
-    """Scene number `index` of a split, without batch axis; the same arguments always give the same scene."""
-    return _one_scene(jax.random.fold_in(split_key(split, seed), index), size=size)
+    """Scene number `index` of a split, without batch axis; the same arguments always give the same scene.
+
+    Raises:
+        ConfigError: there is no split of this name, or the size is too small.
+    """
+    drawn: Scene = scene(jax.random.fold_in(split_key(split, seed), index), size)
+    return drawn

@@ -1,0 +1,154 @@
+"""Inference as jitted pure functions, in a few static shapes whatever the images (alinlab/ifseg, evaluation).
+
+An image is resized, padded to the next bucket and masked; the valid part of every result equals that of the unpadded
+image. Probabilities live on the token grid until the label map is made, in blocks of rows, at the original size.
+"""
+
+import functools
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ifseg_jax.config import OFAConfig
+from ifseg_jax.ofa import OFA, grid_size
+from ifseg_jax.vocabulary import BOS, Words
+from vlseg.nn.resize import interpolation_matrix
+
+BUCKET_CELLS = (4, 8, 12, 16, 20, 24, 28, 32, 36, 40, 43, 48, 56, 64, 80, 96, 112, 128)
+"""Sides of padded grids in cells; 43 is the long side of a 4:3 image. Beyond the last, multiples of 32."""
+
+OUTPUT_STEP = 128
+"""Label maps are made at sizes rounded up to multiples of this, then cropped."""
+
+
+class WordEmbeddings(NamedTuple):
+    """categories: float32 [M, D], mean over sub-words. prompt: [1, T, D]. bos: [D]."""
+
+    categories: jax.Array
+    prompt: jax.Array
+    bos: jax.Array
+
+
+@jax.jit
+def _embed(table: jax.Array, category_ids: jax.Array, prompt_ids: jax.Array) -> WordEmbeddings:
+    given = (category_ids >= 0)[..., None]
+    subwords = jnp.where(given, table[category_ids], 0.0)
+    categories = subwords.sum(axis=1) / given.sum(axis=1)
+    return WordEmbeddings(categories, table[prompt_ids][None], table[BOS])
+
+
+def embed_words(table: jax.Array, words: Words) -> WordEmbeddings:
+    """Looks up the embeddings of categories and prompt in the word table [V, D]."""
+    longest = max(len(ids) for ids in words.category_ids)
+    category_ids = np.full((len(words.category_ids), longest), -1, np.int32)
+    for row, ids in zip(category_ids, words.category_ids, strict=True):
+        row[: len(ids)] = ids
+    return _embed(table, category_ids, np.asarray(words.prompt_ids, np.int32))
+
+
+@functools.partial(jax.jit, static_argnames="config")
+def image_features(
+    config: OFAConfig, variables: Any, images: jax.Array, sizes: jax.Array | None = None
+) -> jax.Array:
+    """Trunk features [B, h, w, C] of images float32 [B, H, W, 3] in [-1, 1]."""
+    return OFA(config).apply(variables, images, sizes, method=OFA.image_features)
+
+
+class Prediction(NamedTuple):
+    """logits: float32 [B, h, w, M] on the padded grid. features: [B, h, w, C]. cells: int32 [B, 2] or None."""
+
+    logits: jax.Array
+    features: jax.Array
+    cells: jax.Array | None
+
+
+@functools.partial(jax.jit, static_argnames="config")
+def predict(
+    config: OFAConfig, variables: Any, words: WordEmbeddings, images: jax.Array, sizes: jax.Array | None = None
+) -> Prediction:
+    """Logits of every token of real images.
+
+    Args:
+        images: uint8 [B, H, W, 3], or float32 in [-1, 1].
+        sizes: int32 [B, 2], valid height and width in pixels; None when nothing is padded.
+    """
+    model = OFA(config)
+    if images.dtype == jnp.uint8:
+        images = images.astype(jnp.float32) / 127.5 - 1.0
+    features = model.apply(variables, images, sizes, method=OFA.image_features)
+    embeddings = model.apply(variables, features, method=OFA.image_embeddings)
+    cells = grid_size(sizes, len(config.resnet_stages))
+    logits = model.apply(
+        variables, embeddings, words.categories, words.prompt, words.bos, cells, method=OFA.segment
+    )
+    return Prediction(logits, features, cells)
+
+
+@functools.partial(jax.jit, static_argnames="config")
+def artificial_logits(config: OFAConfig, variables: Any, words: WordEmbeddings, grids: jax.Array) -> jax.Array:
+    """Logits float32 [B, h, w, M] of artificial images: int [B, h, w] category ids in the place of image tokens."""
+    cells = words.categories[grids]
+    return OFA(config).apply(variables, cells, words.categories, words.prompt, words.bos, method=OFA.segment)
+
+
+@functools.partial(jax.jit, static_argnames=("height", "width", "row_block"))
+def label_maps(
+    probabilities: jax.Array,
+    cells: jax.Array | None,
+    sizes: jax.Array,
+    height: int,
+    width: int,
+    row_block: int = 16,
+) -> jax.Array:
+    """Most probable category of every pixel after bilinear upsampling of probabilities (Eq. 12-14).
+
+    Args:
+        probabilities: float32 [B, h, w, M] on the padded grid.
+        cells: int32 [B, 2] valid rows and columns; None when all are.
+        sizes: int32 [B, 2] original height and width of each image.
+        height, width: padded output size, at least every size.
+
+    Returns:
+        int32 [B, height, width]; pixels beyond an image's size are meaningless.
+    """
+    batch, h, w, _ = probabilities.shape
+    if cells is None:
+        cells = jnp.full((batch, 2), jnp.asarray([h, w]))
+    row_block = min(row_block, height)
+    blocks = -(-height // row_block)
+    rows = interpolation_matrix(cells[:, 0], sizes[:, 0], h, blocks * row_block)
+    columns = interpolation_matrix(cells[:, 1], sizes[:, 1], w, width)
+
+    def block(rows: jax.Array) -> jax.Array:
+        tall = jnp.einsum("byh,bhwm->bywm", rows, probabilities, precision="highest")
+        return jnp.argmax(jnp.einsum("bxw,bywm->byxm", columns, tall, precision="highest"), axis=-1)
+
+    maps = jax.lax.map(block, rows.reshape(batch, blocks, row_block, h).swapaxes(0, 1))
+    return maps.swapaxes(0, 1).reshape(batch, blocks * row_block, width)[:, :height].astype(jnp.int32)
+
+
+def bucket_side(pixels: int, stride: int) -> int:
+    """Padded length of a side of `pixels`, from the static set of buckets."""
+    cells = -(-pixels // stride)
+    for bucket in BUCKET_CELLS:
+        if cells <= bucket:
+            return bucket * stride
+    return -(-cells // 32) * 32 * stride
+
+
+def pad_images(images: Sequence[np.ndarray], stride: int) -> tuple[np.ndarray, np.ndarray]:
+    """Stacks images uint8 [h, w, 3] of one bucket: uint8 [B, H, W, 3] and their sizes int32 [B, 2]."""
+    sizes = np.asarray([image.shape[:2] for image in images], np.int32)
+    height, width = (bucket_side(int(side), stride) for side in sizes.max(axis=0))
+    batch = np.zeros((len(images), height, width, 3), np.uint8)
+    for row, image in zip(batch, images, strict=True):
+        row[: image.shape[0], : image.shape[1]] = image
+    return batch, sizes
+
+
+def output_side(pixels: int) -> int:
+    """Static output length for a side of `pixels`."""
+    return -(-pixels // OUTPUT_STEP) * OUTPUT_STEP

@@ -1,0 +1,174 @@
+import colorsys
+import warnings
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from vlseg.data.images import resize_image, resize_nearest
+from vlseg.data.transforms import PAD_LEVEL, crop_window, distort_colours, pad, random_crop, random_size
+
+
+class Scripted:
+    """Stands in for a generator: hands out chosen numbers, so that a test decides what is random."""
+
+    def __init__(self, *random, uniform=()):
+        self._random, self._uniform = iter(random), iter(uniform)
+
+    def random(self):
+        return next(self._random)
+
+    def uniform(self, low, high):
+        return low + (high - low) * next(self._uniform)
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.integers(8, 90), st.integers(8, 90), st.integers(8, 40), st.integers(8, 40), st.integers(0, 10**6))
+def test_view_has_the_asked_size_and_types(height, width, view_height, view_width, seed):
+    image = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    label = image[..., 0].astype(np.int32) // 64
+    for min_side in (None, 0):
+        view, view_label = random_crop(
+            image, label, (view_height, view_width), np.random.default_rng(seed), min_side=min_side
+        )
+        assert view.shape == (view_height, view_width, 3) and view.dtype == np.uint8
+        assert view_label.shape == (view_height, view_width) and view_label.dtype == np.int32
+        assert set(np.unique(view_label)) <= set(np.unique(label)) | {255}
+
+
+def test_same_seed_same_view_and_inputs_untouched():
+    image = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
+    label = image[..., 0].astype(np.int32)
+    before = image.copy(), label.copy()
+    first, second, other = (random_crop(image, label, (32, 32), np.random.default_rng(seed)) for seed in (1, 1, 2))
+    np.testing.assert_array_equal(first[0], second[0])
+    np.testing.assert_array_equal(first[1], second[1])
+    assert (first[0] != other[0]).any()
+    np.testing.assert_array_equal(image, before[0])
+    np.testing.assert_array_equal(label, before[1])
+
+
+def test_picture_and_label_stay_together(monkeypatch):
+    # Colours encode the label, so every pixel of a view tells which label it must have.
+    monkeypatch.setattr("vlseg.data.transforms.distort_colours", lambda image, rng: image)
+    label = np.kron(np.arange(12).reshape(3, 4), np.ones((32, 32))).astype(np.int32)
+    image = np.stack([label * 20] * 3, axis=-1).astype(np.uint8)
+    for seed in range(20):
+        view, view_label = random_crop(image, label, (48, 48), np.random.default_rng(seed), min_side=0)
+        inside = view_label != 255
+        agree = np.abs(view[..., 0].astype(int) - view_label * 20) <= 10
+        assert agree[inside].mean() > 0.85  # only borders between blocks are mixed
+        assert (view[~inside] == PAD_LEVEL).all()
+
+
+def test_the_official_default_never_pads():
+    label = np.zeros((30, 45), np.int32)
+    image = np.full((30, 45, 3), 9, np.uint8)
+    assert all((random_crop(image, label, (64, 64), np.random.default_rng(s))[1] == 0).all() for s in range(30))
+    padded = [random_crop(image, label, (64, 64), np.random.default_rng(s), min_side=0)[1] for s in range(30)]
+    assert any((view == 255).any() for view in padded)
+    assert any((view == 0).all() for view in padded)
+
+
+def test_flip_is_the_mirror_image(monkeypatch):
+    monkeypatch.setattr("vlseg.data.transforms.distort_colours", lambda image, rng: image)
+    label = np.arange(64 * 64, dtype=np.int32).reshape(64, 64)
+    image = np.stack([label % 251] * 3, axis=-1).astype(np.uint8)
+    views = [random_crop(image, label, (64, 64), np.random.default_rng(seed), scale_range=(1, 1)) for seed in range(40)]
+    flipped = sum(np.array_equal(view_label, label[:, ::-1]) for _, view_label in views)
+    assert flipped + sum(np.array_equal(view_label, label) for _, view_label in views) == 40
+    assert 8 <= flipped <= 32
+    for view, view_label in views:
+        np.testing.assert_array_equal(view[..., 0], view_label % 251)
+
+
+def test_sizes_follow_the_scale():
+    rng = np.random.default_rng(0)
+    drawn = [random_size((480, 640), 512, 0, (0.5, 2.0), rng) for _ in range(400)]
+    shorts = np.array([size[0] for size in drawn])
+    assert 256 <= shorts.min() < 270 and 1000 < shorts.max() <= 1024
+    assert all(abs(width - height * 4 / 3) <= 1 for height, width in drawn)
+    assert min(random_size((480, 640), 512, 512, (0.5, 2.0), rng)[0] for _ in range(50)) == 512
+
+
+def test_crop_avoids_a_dominant_category():
+    # Category 1 fills a narrow band: most windows hold nothing but category 0.
+    label = np.zeros((64, 640), np.int32)
+    label[:, 300:330] = 1
+    found = 0
+    for seed in range(50):
+        rows, columns = crop_window(label, (64, 64), 0.75, 255, np.random.default_rng(seed))
+        found += (label[rows, columns] == 1).mean() > 0.25
+    by_chance = 50 * (30 + 64 - 32) / 577
+    assert found > 3 * by_chance
+
+
+def test_crop_does_not_count_ignored_pixels():
+    label = np.full((8, 32), 255, np.int32)
+    label[:, 0], label[:, 1] = 0, 1
+    starts = [crop_window(label, (8, 8), 0.75, 255, np.random.default_rng(seed))[1].start for seed in range(60)]
+    assert sum(start == 0 for start in starts) > 10  # 1 of 25 by a single draw
+
+
+def test_crop_starts_cover_every_place():
+    label = np.tile(np.arange(10, dtype=np.int32), (10, 1))
+    windows = {
+        (rows.start, columns.start)
+        for rows, columns in (crop_window(label, (8, 8), 0.75, 255, np.random.default_rng(seed)) for seed in range(200))
+    }
+    assert windows == {(y, x) for y in range(3) for x in range(3)}
+
+
+def test_crop_of_a_small_picture_is_the_picture():
+    rows, columns = crop_window(np.zeros((5, 50), np.int32), (8, 8), 0.75, 255, np.random.default_rng(0))
+    assert (rows.start, rows.stop) == (0, 5)
+    assert columns.stop - columns.start == 8
+
+
+def test_pad():
+    padded = pad(np.ones((2, 3, 3), np.uint8), (4, 3), 128)
+    assert padded.shape == (4, 3, 3) and padded.dtype == np.uint8
+    assert (padded[:2] == 1).all() and (padded[2:] == 128).all()
+    assert pad(np.ones((5, 5), np.int32), (4, 3), 0).shape == (5, 5)
+
+
+colours = np.random.default_rng(3).integers(0, 256, (16, 16, 3), dtype=np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("draws", "uniform", "expected"),
+    [
+        # draws: contrast first?, brightness?, [contrast?], saturation?, hue?, [contrast?]
+        ((0.9, 0.9, 0.9, 0.9, 0.9), (), lambda x: x),
+        ((0.9, 0.1, 0.9, 0.9, 0.9), (1.0,), lambda x: np.clip(x + 32, 0, 255)),
+        ((0.9, 0.1, 0.9, 0.9, 0.9), (0.0,), lambda x: np.clip(x - 32, 0, 255)),
+        ((0.1, 0.9, 0.1, 0.9, 0.9), (1.0,), lambda x: np.clip(x * 1.5, 0, 255).astype(int)),
+        ((0.9, 0.9, 0.9, 0.9, 0.1), (0.0,), lambda x: x // 2),
+        ((0.1, 0.1, 0.1, 0.9, 0.9), (1.0, 0.0), lambda x: np.clip(x + 32, 0, 255) // 2),
+    ],
+)
+def test_brightness_and_contrast(draws, uniform, expected):
+    result = distort_colours(colours, Scripted(*draws, uniform=uniform))
+    np.testing.assert_array_equal(result, expected(colours.astype(int)))
+
+
+def test_hue_turns_and_saturation_scales():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        turned = distort_colours(colours, Scripted(0.9, 0.9, 0.9, 0.1, 0.9, uniform=(1.0,)))
+        pale = distort_colours(colours, Scripted(0.9, 0.9, 0.1, 0.9, 0.9, uniform=(0.0,)))
+    for before, after, faded in zip(*(x.reshape(-1, 3) / 255 for x in (colours, turned, pale)), strict=True):
+        hue, saturation, value = colorsys.rgb_to_hsv(*before)
+        np.testing.assert_allclose(after, colorsys.hsv_to_rgb(hue + 0.1, saturation, value), atol=0.03)
+        np.testing.assert_allclose(faded, colorsys.hsv_to_rgb(hue, saturation / 2, value), atol=0.03)
+
+
+def test_view_is_the_resized_picture_where_nothing_else_happens(monkeypatch):
+    monkeypatch.setattr("vlseg.data.transforms.distort_colours", lambda image, rng: image)
+    image = np.random.default_rng(0).integers(0, 256, (20, 20, 3), dtype=np.uint8)
+    label = image[..., 0].astype(np.int32) % 7
+    view, view_label = random_crop(image, label, (30, 30), np.random.default_rng(0), scale_range=(1, 1))
+    mirrored = slice(None, None, 1 if np.array_equal(view_label, resize_nearest(label, (30, 30))) else -1)
+    np.testing.assert_array_equal(view[:, mirrored], resize_image(image, (30, 30)))
+    np.testing.assert_array_equal(view_label[:, mirrored], resize_nearest(label, (30, 30)))

@@ -1,0 +1,165 @@
+"""How every command starts and ends: flags, one-line errors, exit codes, quiet logs.
+
+Exit codes: 0 done (or --help shown), 2 an error the user can act on, 130 interrupted. With VLSEG_TRACEBACK=1 in the
+environment an error also shows where it was raised.
+"""
+
+import errno
+import inspect
+import logging
+import os
+import re
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
+
+from absl import app, flags
+from absl import logging as absl_logging
+
+from vlseg.errors import VlsegError
+
+_HELP = frozenset({"-h", "-?", "-help", "--help", "-helpshort", "--helpshort"})
+_HELP_ALL = frozenset({"-helpfull", "--helpfull"})
+_STORAGE_ERRNOS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES})
+_OWN_LOGGERS = ("vlseg", "ifseg_jax", "lseg_jax")
+
+
+def run(main: Callable[[list[str]], Any], usage: str | None = None) -> NoReturn:
+    """Parses the command line, runs `main` and exits.
+
+    Args:
+      main: gets the arguments that are not flags, the program's name first. What it returns is the exit code (None: 0).
+      usage: the text above the flags in --help; without it, the docstring of the module of `main`.
+
+    Raises:
+      SystemExit: always; the code is 0, 2, 130 or what `main` returns.
+      Exception: whatever `main` raises that no user could act on, for the traceback to be seen.
+    """
+    _quiet_native_logs()
+    try:
+        app.run(_with_quiet_logs(main), flags_parser=lambda argv: _parse(argv, main, usage))
+    except (VlsegError, app.UsageError) as error:
+        _fail(str(error))
+    except OSError as error:
+        if error.errno not in _STORAGE_ERRNOS:
+            raise
+        place = f": {os.fsdecode(error.filename)}" if isinstance(error.filename, str | bytes) else ""
+        _fail(f"{error.strerror}{place}")
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
+    sys.exit(0)
+
+
+def _parse(argv: Sequence[str], main: Callable[..., Any], usage: str | None) -> list[str]:
+    wanted = frozenset(argv[1 : argv.index("--")] if "--" in argv else argv[1:])
+    if wanted & (_HELP | _HELP_ALL):
+        print(_help_text(main, usage, complete=bool(wanted & _HELP_ALL)))
+        sys.exit(0)
+    try:
+        positionals = flags.FLAGS(argv)
+        _check_configs_were_read()
+    except flags.Error as error:
+        _fail(_flag_message(str(error)))
+    except OSError as error:
+        _fail(f"a file that the flags name cannot be read: {_last_line(_root(error))}")
+    except (AttributeError, KeyError) as error:
+        # A mistake in the configuration file itself deserves its traceback.
+        if not _is_unknown_setting(error):
+            raise
+        _fail(_setting_message(error))
+    return positionals
+
+
+def _check_configs_were_read() -> None:
+    """Raises OSError for a configuration file that is missing: ml_collections keeps that for the first use."""
+    for name in flags.FLAGS:
+        value = flags.FLAGS[name].value
+        if type(value).__module__.startswith("ml_collections."):
+            getattr(value, "lock", None)
+
+
+def _root(error: BaseException) -> BaseException:
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error
+
+
+def _last_line(error: object) -> str:
+    return str(error).strip().splitlines()[-1].strip()
+
+
+def _is_unknown_setting(error: Exception) -> bool:
+    modules = {frame.f_globals.get("__name__") for frame, _ in traceback.walk_tb(error.__traceback__)}
+    return "ml_collections.config_flags.config_path" in modules
+
+
+def _help_text(main: Callable[..., Any], usage: str | None, complete: bool) -> str:
+    module = inspect.getmodule(main)
+    description = usage if usage is not None else inspect.getdoc(module) or ""
+    if complete:
+        return f"{description.strip()}\n{flags.FLAGS.get_help()}"
+    # The flags of the module that is run as a program are filed under the program's path.
+    is_program = module is None or module.__name__ == "__main__"
+    flag_help = flags.FLAGS.main_module_help() if is_program else flags.FLAGS.module_help(module)
+    return f"{description.strip()}\n{flag_help}\n\n--helpfull lists the flags of all libraries."
+
+
+def _setting_message(error: BaseException) -> str:
+    suggestion = re.search(r'Did you mean "(\w+)"', str(error))
+    hint = f"did you mean {suggestion[1]}?" if suggestion else "look into the file of --config"
+    while error.__context__ is not None:
+        error = error.__context__
+    return f"no such setting: {error.args[0] if error.args else error}; {hint}"
+
+
+def _flag_message(message: str) -> str:
+    required = re.search(r"Flag --(\S+) must have a value other than None", message)
+    if required:
+        message = f"--{required[1]} is required"
+    if "Error whilst parsing config file" in message:
+        # ml_collections gives the whole traceback as the message; its last line is the error.
+        message = f"{message.split(': ')[0]}: {_last_line(message)}"
+    return f"{message.rstrip('.')} (--help lists the flags)"
+
+
+def _with_quiet_logs(main: Callable[[list[str]], Any]) -> Callable[[list[str]], Any]:
+    def run_main(argv: list[str]) -> Any:
+        _quiet_python_logs()
+        try:
+            return main(argv)
+        except app.UsageError as error:
+            # absl would print the whole usage.
+            raise _Usage(str(error)) from error
+
+    return run_main
+
+
+class _Usage(VlsegError):
+    """Arguments that `main` refuses."""
+
+
+def _quiet_native_logs() -> None:
+    # Read by the C++ parts of JAX, TensorFlow and gRPC when they are loaded.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    os.environ.setdefault("TPU_MIN_LOG_LEVEL", "2")
+    os.environ.setdefault("TPU_STDERR_LOG_LEVEL", "2")
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
+
+
+def _quiet_python_logs() -> None:
+    # --verbosity, if given, is the user's choice. absl itself raises the default to INFO.
+    if any(argument.lstrip("-").startswith(("verbosity", "v=")) for argument in sys.argv[1:]):
+        return
+    absl_logging.set_verbosity(absl_logging.ERROR)
+    # JAX warns when it runs on the CPU of a machine that has an accelerator.
+    for name in (*_OWN_LOGGERS, "jax"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+
+
+def _fail(message: str) -> NoReturn:
+    if os.environ.get("VLSEG_TRACEBACK", "") not in ("", "0"):
+        traceback.print_exc()
+    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    sys.exit(2)

@@ -1,0 +1,189 @@
+"""Intersection over union and accuracies of a whole data set, from pixel counts that live on the device.
+
+    state = zeros(num_classes)
+    state = update(state, prediction, label)     # in or out of jit; or `merge` the states of several devices
+    print(compute(state).table(names))
+
+Counts are exact up to 2**64 pixels without 64-bit mode: each is a pair of uint32.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vlseg.errors import VocabularyError
+
+
+class Count(NamedTuple):
+    """Counts [C] as low + 2**32 * high, both uint32 [C]."""
+
+    low: jax.Array
+    high: jax.Array
+
+
+class ConfusionCounts(NamedTuple):
+    """Pixels per class over everything seen: where prediction and label agree, in predictions, in labels."""
+
+    intersection: Count
+    prediction: Count
+    label: Count
+
+
+@dataclass(frozen=True)
+class SegmentationMetrics:
+    """Scores in [0, 1], nan where nothing defines them.
+
+    Attributes:
+        miou: mean of `iou` over the classes that occur in labels or in predictions.
+        macc: mean of `accuracy` over the classes that occur in labels.
+        aacc: the share of labelled pixels that are right.
+        iou: per class, intersection / union over the data set.
+        accuracy: per class, the share of its labelled pixels that are right.
+        label_pixels: per class, its number of labelled pixels.
+    """
+
+    miou: float
+    macc: float
+    aacc: float
+    iou: tuple[float, ...]
+    accuracy: tuple[float, ...]
+    label_pixels: tuple[int, ...]
+
+    def table(self, names: Sequence[str]) -> str:
+        """The scores in percent as aligned text, one line per class and three for the means; "-" where undefined.
+
+        Raises:
+            VocabularyError: the number of names is not the number of classes.
+        """
+        self._check(names)
+        rows = [("category", "IoU", "Acc", "pixels")]
+        for name, iou, accuracy, pixels in zip(names, self.iou, self.accuracy, self.label_pixels, strict=True):
+            rows.append((name, _percent(iou), _percent(accuracy), f"{pixels:,}"))
+        widths = [max(len(row[column]) for row in rows) for column in range(4)]
+        lines = [
+            f"{name:<{widths[0]}}  {iou:>{widths[1]}}  {accuracy:>{widths[2]}}  {pixels:>{widths[3]}}"
+            for name, iou, accuracy, pixels in rows
+        ]
+        means = [f"{key} {_percent(value)}" for key, value in self._means().items()]
+        rule = "-" * len(lines[0])
+        return "\n".join([lines[0], rule, *lines[1:], rule, *means])
+
+    def to_dict(self, names: Sequence[str]) -> dict[str, Any]:
+        """The scores for JSON: {"mIoU", "mAcc", "aAcc", "IoU": {name: score}, "Acc": {name: score}}, None for nan.
+
+        Raises:
+            VocabularyError: the number of names is not the number of classes.
+        """
+        self._check(names)
+        return {
+            **{key: _or_none(value) for key, value in self._means().items()},
+            "IoU": {name: _or_none(value) for name, value in zip(names, self.iou, strict=True)},
+            "Acc": {name: _or_none(value) for name, value in zip(names, self.accuracy, strict=True)},
+        }
+
+    def _means(self) -> dict[str, float]:
+        return {"mIoU": self.miou, "mAcc": self.macc, "aAcc": self.aacc}
+
+    def _check(self, names: Sequence[str]) -> None:
+        if len(names) != len(self.iou):
+            raise VocabularyError(f"{len(names)} names for the scores of {len(self.iou)} classes; pass one per class")
+
+
+def zeros(num_classes: int) -> ConfusionCounts:
+    """Counts of nothing."""
+    zero = jnp.zeros(num_classes, jnp.uint32)
+    return ConfusionCounts(*[Count(zero, zero)] * 3)
+
+
+def update(state: ConfusionCounts, prediction: jax.Array, label: jax.Array, ignore_label: int = 255) -> ConfusionCounts:
+    """The counts with the pixels of `prediction` and `label` added; pure and jittable.
+
+    Args:
+        state: the counts so far, of C classes.
+        prediction: int [...], class ids. An id outside [0, C) is a wrong prediction of no class.
+        label: int [...], the same shape, fewer than 2**31 pixels. Pixels labelled `ignore_label` or outside [0, C)
+            count nowhere, neither as labels nor as predictions.
+        ignore_label: the label of pixels that do not count.
+    """
+    num_classes = state.label.low.shape[0]
+    prediction, label = prediction.reshape(-1).astype(jnp.int32), label.reshape(-1).astype(jnp.int32)
+    counted = (label >= 0) & (label < num_classes) & (label != ignore_label)
+    seen = ConfusionCounts(
+        intersection=_histogram(jnp.where(counted & (prediction == label), label, -1), num_classes),
+        prediction=_histogram(jnp.where(counted, prediction, -1), num_classes),
+        label=_histogram(jnp.where(counted, label, -1), num_classes),
+    )
+    return merge(state, seen)
+
+
+def merge(a: ConfusionCounts, b: ConfusionCounts) -> ConfusionCounts:
+    """The counts of what `a` and `b` saw together."""
+    return ConfusionCounts(*map(_add, a, b))
+
+
+def compute(state: ConfusionCounts) -> SegmentationMetrics:
+    """The scores, computed on the host in exact integers and float64 (alinlab/ifseg, mmsegmentation)."""
+    intersection, prediction, label = map(_to_ints, jax.device_get(state))
+    union = [p + t - i for i, p, t in zip(intersection, prediction, label, strict=True)]
+    iou, accuracy = _ratios(intersection, union), _ratios(intersection, label)
+    return SegmentationMetrics(
+        miou=_mean(iou),
+        macc=_mean(accuracy),
+        aacc=_ratios([sum(intersection)], [sum(label)])[0],
+        iou=iou,
+        accuracy=accuracy,
+        label_pixels=tuple(label),
+    )
+
+
+def histogram_by_scatter(ids: jax.Array, num_classes: int) -> jax.Array:
+    """How often each of [0, num_classes) is in int32 [N]: uint32 [num_classes]. Fast where adding in place is cheap."""
+    bins = jnp.where((ids >= 0) & (ids < num_classes), ids, num_classes)
+    return jnp.zeros(num_classes + 1, jnp.uint32).at[bins].add(1)[:num_classes]
+
+
+def histogram_by_comparison(ids: jax.Array, num_classes: int) -> jax.Array:
+    """`histogram_by_scatter` as compare and sum, which accelerators fuse into one pass without conflicting writes."""
+    return jnp.sum(jnp.arange(num_classes)[:, None] == ids[None, :], axis=1, dtype=jnp.uint32)
+
+
+def _histogram(ids: jax.Array, num_classes: int) -> Count:
+    low = jax.lax.platform_dependent(
+        ids,
+        # The CPU compiler would store all num_classes x N comparisons.
+        cpu=lambda ids: histogram_by_scatter(ids, num_classes),
+        default=lambda ids: histogram_by_comparison(ids, num_classes),
+    )
+    return Count(low, jnp.zeros_like(low))
+
+
+def _add(a: Count, b: Count) -> Count:
+    low = a.low + b.low
+    carry = (low < a.low).astype(jnp.uint32)
+    return Count(low, a.high + b.high + carry)
+
+
+def _to_ints(count: Count) -> list[int]:
+    return [low + (high << 32) for low, high in zip(count.low.tolist(), count.high.tolist(), strict=True)]
+
+
+def _ratios(parts: Sequence[int], wholes: Sequence[int]) -> tuple[float, ...]:
+    return tuple(part / whole if whole else math.nan for part, whole in zip(parts, wholes, strict=True))
+
+
+def _mean(values: Sequence[float]) -> float:
+    defined = [value for value in values if not math.isnan(value)]
+    return float(np.mean(defined)) if defined else math.nan
+
+
+def _percent(value: float) -> str:
+    return "-" if math.isnan(value) else f"{100 * value:.2f}"
+
+
+def _or_none(value: float) -> float | None:
+    return None if math.isnan(value) else value

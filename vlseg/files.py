@@ -1,0 +1,199 @@
+"""Writing files and directories so that a reader sees the old content or the new, and never a half.
+
+Everything is written under a hidden name beside its destination (a leading dot, so that no reader takes a leftover of a
+killed run for a result), flushed to the disk and renamed.
+"""
+
+import contextlib
+import errno
+import json
+import math
+import os
+import re
+import shutil
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from vlseg.errors import StorageError
+
+PathLike = str | os.PathLike[str]
+
+_REASONS = {
+    errno.ENOSPC: "no space is left on the device; free some or choose another place",
+    errno.EDQUOT: "the disk quota is used up; free some space or choose another place",
+    errno.EROFS: "the file system is read-only; choose another place",
+    errno.EACCES: "permission denied; choose a place you may write to",
+    errno.EPERM: "permission denied; choose a place you may write to",
+    errno.ENOENT: "its directory does not exist; create that first",
+    errno.ENOTDIR: "its parent is a file, not a directory; choose another place",
+}
+# What can go wrong with the destination while the caller writes to it; any other error there is the caller's own.
+_DESTINATION_ERRNOS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EIO})
+
+
+def atomic_write_bytes(path: PathLike, data: bytes) -> None:
+    """Writes `data` to `path`, a local file or one of an object store (`gs://...`), replacing what is there.
+
+    Raises:
+      StorageError: the destination is full, read-only, absent or not a file; nothing is left behind.
+    """
+    if _is_remote(path):
+        _write_remote(os.fspath(path), data)
+        return
+    with atomic_file(path) as file:
+        file.write(data)
+
+
+def atomic_write_text(path: PathLike, text: str) -> None:
+    """Writes `text` as UTF-8, like `atomic_write_bytes`."""
+    atomic_write_bytes(path, text.encode("utf-8"))
+
+
+def atomic_write_json(path: PathLike, obj: Any) -> None:
+    """Writes `obj` as indented JSON, like `atomic_write_bytes`.
+
+    NaN and infinities, which JSON cannot hold, become null.
+
+    Raises:
+      TypeError: `obj` holds something that is no dict, list, tuple, str, int, float, bool or None.
+      StorageError: as in `atomic_write_bytes`.
+    """
+    atomic_write_text(path, json.dumps(_finite(obj), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+@contextlib.contextmanager
+def atomic_file(path: PathLike) -> Iterator[BinaryIO]:
+    """Yields a binary file which becomes the local file `path` when the block ends, and vanishes if it fails.
+
+    Raises:
+      StorageError: the destination is full, read-only, absent or not a file.
+    """
+    target = Path(os.path.realpath(path))
+    if target.is_dir():
+        raise StorageError(f"cannot write {os.fspath(path)}: it is a directory; name a file")
+    temporary = _hidden_sibling(target)
+    with _storage_errors(path):
+        file = open(temporary, "xb")  # noqa: SIM115 - closed before the renaming, or on failure
+    try:
+        with _storage_errors(path, _DESTINATION_ERRNOS):
+            yield file
+        with _storage_errors(path):
+            file.flush()
+            os.fsync(file.fileno())
+            file.close()
+            os.replace(temporary, target)
+            _sync(target.parent)
+    except BaseException:
+        # Closing flushes, which fails once more on a full disk.
+        with contextlib.suppress(OSError):
+            file.close()
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+@contextlib.contextmanager
+def atomic_directory(path: PathLike, overwrite: bool = False) -> Iterator[Path]:
+    """Yields an empty directory which becomes the local directory `path` when the block ends, and vanishes if it fails.
+
+    Args:
+      path: the destination; its parent must exist.
+      overwrite: replace a directory that is there already. The old one is moved aside first and put back if the new one
+        cannot take its place.
+
+    Raises:
+      StorageError: `path` exists and `overwrite` is false, or is a file; or its place is full, read-only or absent.
+    """
+    target = Path(os.path.realpath(path))
+    _check_replaceable(path, target, overwrite)
+    temporary = _hidden_sibling(target)
+    with _storage_errors(path):
+        temporary.mkdir()
+    try:
+        with _storage_errors(path, _DESTINATION_ERRNOS):
+            yield temporary
+        with _storage_errors(path):
+            _sync_tree(temporary)
+            _check_replaceable(path, target, overwrite)
+            _move_into_place(temporary, target)
+            _sync(target.parent)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
+def _finite(obj: Any) -> Any:
+    if isinstance(obj, float) and not math.isfinite(obj):
+        return None
+    if isinstance(obj, dict):
+        return {key: _finite(value) for key, value in obj.items()}
+    if isinstance(obj, list | tuple):
+        return [_finite(value) for value in obj]
+    return obj
+
+
+def _is_remote(path: PathLike) -> bool:
+    return re.match(r"[a-z][a-z0-9+.-]*://", os.fspath(path)) is not None
+
+
+def _write_remote(path: str, data: bytes) -> None:
+    # Imported here: local paths are the rule, and this brings in the clients of object stores.
+    from etils import epath
+
+    with _storage_errors(path):
+        epath.Path(path).write_bytes(data)  # object stores show an object only when it is complete
+
+
+def _hidden_sibling(target: Path) -> Path:
+    return target.with_name(f".{target.name[:40]}.{uuid.uuid4().hex[:12]}.tmp")
+
+
+def _check_replaceable(path: PathLike, target: Path, overwrite: bool) -> None:
+    if not target.exists():
+        return
+    if not target.is_dir():
+        raise StorageError(f"cannot write the directory {os.fspath(path)}: a file of that name exists")
+    if not overwrite:
+        raise StorageError(f"{os.fspath(path)} exists already; remove it, choose another place or ask to overwrite it")
+
+
+def _move_into_place(new: Path, target: Path) -> None:
+    if not target.exists():
+        os.rename(new, target)
+        return
+    old = _hidden_sibling(target)
+    os.rename(target, old)
+    try:
+        os.rename(new, target)
+    except OSError:
+        os.rename(old, target)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _sync_tree(directory: Path) -> None:
+    for folder, _, names in os.walk(directory):
+        for name in names:
+            _sync(Path(folder, name))
+        _sync(Path(folder))
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def _storage_errors(path: PathLike, errnos: frozenset[int] | None = None) -> Iterator[None]:
+    """Turns an OSError (of the given numbers, or any) into a StorageError about `path`."""
+    try:
+        yield
+    except OSError as error:
+        if errnos is not None and error.errno not in errnos:
+            raise
+        reason = _REASONS.get(error.errno or 0, error.strerror or type(error).__name__)
+        raise StorageError(f"cannot write {os.fspath(path)}: {reason}") from error

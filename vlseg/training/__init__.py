@@ -1,0 +1,1 @@
+"""Training: optimizers, state, loop, checkpoints and metric writers."""
