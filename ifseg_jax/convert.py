@@ -1,316 +1,47 @@
-"""Names and layouts of official OFA and IFSeg parameters, both ways; bit-exact.
+"""Converts checkpoints between the official format and ours; bit-exact, without PyTorch.
 
-The official code is PyTorch: linear weights are [out, in], convolutions [out, in, h, w]. Each rule below pairs an
-official name with a path in our variables. `from_official` refuses names it does not know and lists what is missing;
-`to_official` is its exact inverse, data types included.
+python -m ifseg_jax.convert --checkpoint=ofa_base.pt --out=ofa_base      # official .pt -> our directory
+python -m ifseg_jax.convert --checkpoint=ofa_base --out=again.pt         # our directory -> official .pt
 """
 
-import re
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any, NamedTuple, Protocol
+from pathlib import Path
 
-import numpy as np
+from absl import flags
 
-from ifseg_jax.config import OFAConfig
-from vlseg.errors import CheckpointError
-
-Variables = dict[str, Any]
-Rule = tuple[str, str, "Layout"]
+from ifseg_jax import storage
+from ifseg_jax.model import resolve
+from vlseg import cli
+from vlseg.errors import ConfigError
 
 
-class TensorSource(Protocol):
-    """A tensor of a checkpoint file that is read on demand."""
+def convert(source: Path, target: Path) -> None:
+    """Converts a checkpoint in either direction; the suffix .pt of `target` asks for the official format.
 
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Its shape."""
-
-    def read(self) -> np.ndarray:
-        """Its values."""
-
-
-class Layout(NamedTuple):
-    """A change of layout and its inverse."""
-
-    to_ours: Callable[[np.ndarray], np.ndarray]
-    to_official: Callable[[np.ndarray], np.ndarray]
-
-
-SAME = Layout(lambda x: x, lambda x: x)
-LINEAR = Layout(lambda x: x.T, lambda x: x.T)
-CONVOLUTION = Layout(lambda x: x.transpose(2, 3, 1, 0), lambda x: x.transpose(3, 2, 0, 1))
-
-_NORM = {"weight": "scale", "bias": "bias"}
-_BATCH_NORM = {"weight": "params/{}/scale", "bias": "params/{}/bias"} | {
-    "running_mean": "batch_stats/{}/mean",
-    "running_var": "batch_stats/{}/variance",
-}
-
-
-def _linear(official: str, ours: str) -> list[Rule]:
-    return [(f"{official}.weight", f"params/{ours}/kernel", LINEAR), (f"{official}.bias", f"params/{ours}/bias", SAME)]
-
-
-def _norm(official: str, ours: str) -> list[Rule]:
-    return [(f"{official}.{leaf}", f"params/{ours}/{name}", SAME) for leaf, name in _NORM.items()]
-
-
-def _batch_norm(official: str, ours: str) -> list[Rule]:
-    return [(f"{official}.{leaf}", path.format(ours), SAME) for leaf, path in _BATCH_NORM.items()]
-
-
-def _table(official: str, ours: str) -> list[Rule]:
-    return [(f"{official}.weight", f"params/{ours}", SAME)]
-
-
-def _attention(official: str, ours: str) -> list[Rule]:
-    rules = [(f"{official}.c_attn", f"params/{ours}/head_scale", SAME)]
-    for name, path in (("q_proj", "query"), ("k_proj", "key"), ("v_proj", "value"), ("out_proj", "out")):
-        rules += _linear(f"{official}.{name}", f"{ours}/{path}")
-    return rules
-
-
-def _feed_forward(official: str, ours: str) -> list[Rule]:
-    return [
-        *_linear(f"{official}.fc1", f"{ours}/ffn/fc1"),
-        *_linear(f"{official}.fc2", f"{ours}/ffn/fc2"),
-        *_norm(f"{official}.ffn_layernorm", f"{ours}/ffn/norm"),
-        *_norm(f"{official}.final_layer_norm", f"{ours}/ffn_norm"),
-    ]
-
-
-def _resnet(official: str, ours: str, stages: Iterable[int]) -> list[Rule]:
-    rules = [(f"{official}.conv1.weight", f"params/{ours}/conv1/kernel", CONVOLUTION)]
-    rules += _batch_norm(f"{official}.bn1", f"{ours}/bn1")
-    for stage, blocks in enumerate(stages, start=1):
-        for block in range(blocks):
-            source, target = f"{official}.layer{stage}.{block}", f"{ours}/layer{stage}_{block}"
-            for number in (1, 2, 3):
-                rules.append((f"{source}.conv{number}.weight", f"params/{target}/conv{number}/kernel", CONVOLUTION))
-                rules += _batch_norm(f"{source}.bn{number}", f"{target}/bn{number}")
-            if block == 0:
-                rules.append((f"{source}.downsample.0.weight", f"params/{target}/downsample_conv/kernel", CONVOLUTION))
-                rules += _batch_norm(f"{source}.downsample.1", f"{target}/downsample_bn")
-    return rules
-
-
-def _encoder(config: OFAConfig) -> list[Rule]:
-    rules = _table("encoder.type_embedding", "encoder/type_embedding")
-    rules += _resnet("encoder.embed_images", "encoder/resnet", config.resnet_stages)
-    rules += _linear("encoder.image_proj", "encoder/image_projection")
-    rules += _norm("encoder.layernorm_embedding", "encoder/word_norm")
-    rules += _norm("encoder.patch_layernorm_embedding", "encoder/image_norm")
-    rules += _table("encoder.embed_positions", "encoder/word_positions")
-    rules += _table("encoder.embed_image_positions", "encoder/image_positions")
-    rules += _norm("encoder.pos_ln", "encoder/word_position_norm")
-    rules += _norm("encoder.image_pos_ln", "encoder/image_position_norm")
-    rules += _linear("encoder.pos_q_linear", "encoder/position_query")
-    rules += _linear("encoder.pos_k_linear", "encoder/position_key")
-    rules += _norm("encoder.layer_norm", "encoder/norm")
-    for i in range(config.encoder_layers):
-        source, target = f"encoder.layers.{i}", f"encoder/layers_{i}"
-        rules += _attention(f"{source}.self_attn", f"{target}/attention")
-        rules += _norm(f"{source}.self_attn_layer_norm", f"{target}/attention_norm")
-        rules += _norm(f"{source}.attn_ln", f"{target}/attention_output_norm")
-        rules += _feed_forward(source, target)
-        rules += _table(f"encoder.token_rel_pos_table_list.{i}", f"encoder/token_table_{i}")
-        rules += _table(f"encoder.image_rel_pos_table_list.{i}", f"encoder/image_table_{i}")
-    return rules
-
-
-def _decoder(config: OFAConfig) -> list[Rule]:
-    rules = _norm("decoder.layernorm_embedding", "decoder/embedding_norm")
-    rules += _norm("decoder.code_layernorm_embedding", "decoder/code_embedding_norm")
-    rules += _table("decoder.embed_positions", "decoder/word_positions")
-    rules += _table("decoder.embed_image_positions", "decoder/image_positions")
-    rules += _table("decoder.embed_seg_positions", "decoder/cell_positions")
-    rules += _norm("decoder.pos_ln", "decoder/word_position_norm")
-    rules += _norm("decoder.image_pos_ln", "decoder/image_position_norm")
-    rules += _norm("decoder.seg_pos_ln", "decoder/cell_position_norm")
-    for kind in ("self", "cross"):
-        rules += _linear(f"decoder.{kind}_pos_q_linear", f"decoder/{kind}_position_query")
-        rules += _linear(f"decoder.{kind}_pos_k_linear", f"decoder/{kind}_position_key")
-    rules += _norm("decoder.layer_norm", "decoder/norm")
-    for i in range(config.decoder_layers):
-        source, target = f"decoder.layers.{i}", f"decoder/layers_{i}"
-        rules += _attention(f"{source}.self_attn", f"{target}/attention")
-        rules += _attention(f"{source}.encoder_attn", f"{target}/cross_attention")
-        rules += _norm(f"{source}.self_attn_layer_norm", f"{target}/attention_norm")
-        rules += _norm(f"{source}.self_attn_ln", f"{target}/attention_output_norm")
-        rules += _norm(f"{source}.encoder_attn_layer_norm", f"{target}/cross_attention_norm")
-        rules += _norm(f"{source}.cross_attn_ln", f"{target}/cross_attention_output_norm")
-        rules += _feed_forward(source, target)
-        for official, ours in (("token", "token"), ("image", "image"), ("seg", "cell")):
-            rules += _table(f"decoder.{official}_rel_pos_table_list.{i}", f"decoder/{ours}_table_{i}")
-    return rules
-
-
-def rules(config: OFAConfig) -> list[Rule]:
-    """(official name, path in our variables, layout) of every parameter of a model of this configuration."""
-    return [
-        *_table("encoder.embed_tokens", "word_embedding/table"),
-        *_encoder(config),
-        *_decoder(config),
-    ]
-
-
-WORDS = "encoder.embed_tokens.weight"
-TIED = ("decoder.embed_tokens.weight", "encoder.embed_tokens_bag.weight", "decoder.output_projection.weight")
-"""Official names that hold the word embedding again."""
-
-ADDED_BY_IFSEG = re.compile(r"decoder\.(embed_seg_positions|seg_pos_ln|seg_rel_pos_table_list\.\d+)\.")
-"""Parameters that OFA checkpoints lack; the official code starts them fresh."""
-
-CARRIED = re.compile(
-    r"(encoder|decoder)\.(version|(token|image|seg)_rp_bucket|image_position_idx|(bin|seg)_id_offset|region_prefix)$"
-    r"|.*\.num_batches_tracked$"
-    r"|(encoder|decoder)\.seg_(embed_tokens|projection)\.weight$"
-)
-"""Names that the model does not compute with: constant buffers, and category embeddings, which are made anew from the
-category names. They are carried along so that a state dict survives the round trip."""
-
-
-class Converted(NamedTuple):
-    """An official state dict in our terms.
-
-    variables: nested dict of arrays in our layout, in the data types of the file.
-    carried: official name -> array, what only the official code needs (tied copies excepted).
-    tied: which of the names in `TIED` the state dict held.
-    """
-
-    variables: Variables
-    carried: dict[str, np.ndarray]
-    tied: tuple[str, ...]
-
-
-def config_from_official(shapes: Mapping[str, tuple[int, ...]]) -> OFAConfig:
-    """Reads the model's configuration off the shapes of an official state dict.
-
-    The trained grid is that of the segmentation positions, or 32 in an OFA checkpoint, which has none.
+    Data types are those of the source.
 
     Raises:
-        CheckpointError: a parameter that decides the configuration is missing.
+        CheckpointError: `source` is not an OFA or IFSeg model.
+        StorageError: `target` exists already as a directory, or cannot be written.
+        ConfigError: both are of the same format.
     """
-
-    def shape(name: str) -> tuple[int, ...]:
-        if name not in shapes:
-            raise CheckpointError(f"not an OFA or IFSeg checkpoint: it has no {name}")
-        return tuple(shapes[name])
-
-    def count(pattern: str) -> int:
-        found = {match.group(1) for name in shapes if (match := re.match(pattern, name))}
-        return len(found)
-
-    words, width = shape(WORDS)
-    grid = 32
-    if "decoder.embed_seg_positions.weight" in shapes:
-        grid = round((shape("decoder.embed_seg_positions.weight")[0] - 1) ** 0.5)
-    trunk = r"encoder\.embed_images\.layer{}\.(\d+)\."
-    stages = [count(trunk.format(stage)) for stage in range(1, 9)]
-    return OFAConfig(
-        width=width,
-        ffn_width=shape("encoder.layers.0.fc1.weight")[0],
-        heads=shape("encoder.layers.0.self_attn.c_attn")[0],
-        encoder_layers=count(r"encoder\.layers\.(\d+)\."),
-        decoder_layers=count(r"decoder\.layers\.(\d+)\."),
-        resnet_stages=tuple(blocks for blocks in stages if blocks),
-        resnet_width=shape("encoder.embed_images.conv1.weight")[0],
-        vocabulary_size=words,
-        image_grid=grid,
-        segmentation_grid=grid,
-        image_bucket=round((shape("encoder.embed_image_positions.weight")[0] - 1) ** 0.5),
-        token_bucket=(shape("encoder.token_rel_pos_table_list.0.weight")[0] + 1) // 2,
-        max_positions=shape("encoder.embed_positions.weight")[0] - 2,
-    )
+    stored = storage.read(source)
+    if target.suffix == ".pt":
+        storage.write_official(target, stored.config, stored.converted)
+        return
+    if source.is_dir():
+        raise ConfigError(f"{source} is a model directory already; name a target that ends in .pt")
+    words = source / storage.WORDS_FILE
+    storage.write_directory(target, stored.config, stored.converted, {}, words if words.exists() else None)
 
 
-def from_official(tensors: Mapping[str, TensorSource], config: OFAConfig, seed: int = 0) -> Converted:
-    """Official state dict -> our variables.
-
-    Args:
-        tensors: official name -> tensor, read one at a time.
-        config: from `config_from_official`.
-        seed: for the parameters that an OFA checkpoint lacks: segmentation positions normal with deviation D**-0.5,
-            their norm 1 and 0, their tables 0, as the official code starts them.
-
-    Raises:
-        CheckpointError: names are missing or left over (both are listed), shapes do not fit, or a tied copy differs.
-    """
-    table = rules(config)
-    ours = {official for official, _, _ in table}
-    tied = tuple(name for name in TIED if name in tensors)
-    carried = [name for name in tensors if name not in ours and CARRIED.match(name)]
-    missing = [name for name in ours if name not in tensors and not ADDED_BY_IFSEG.match(name)]
-    unused = sorted(set(tensors) - ours - set(tied) - set(carried))
-    if missing or unused:
-        raise CheckpointError(_mismatch(sorted(missing), unused))
-    variables: Variables = {}
-    for official, path, layout in table:
-        if official in tensors:
-            value = layout.to_ours(tensors[official].read())
-        else:
-            value = _fresh(official, config, seed)
-        _set(variables, path, value)
-    words = variables["params"]["word_embedding"]["table"]
-    for name in tied:
-        if not np.array_equal(tensors[name].read(), words):
-            raise CheckpointError(f"{name} differs from {WORDS}; only checkpoints with tied embeddings are supported")
-    return Converted(variables, {name: tensors[name].read() for name in carried}, tied)
+def main(_: list[str]) -> None:
+    """The command."""
+    options = flags.FLAGS
+    convert(resolve(options.checkpoint), Path(options.out))
+    print(f"wrote {options.out}")
 
 
-def to_official(converted: Converted, config: OFAConfig) -> dict[str, np.ndarray]:
-    """Inverse of `from_official`: official name -> array; tied names share one array."""
-    state = {
-        official: np.ascontiguousarray(layout.to_official(np.asarray(_get(converted.variables, path))))
-        for official, path, layout in rules(config)
-    }
-    return state | dict.fromkeys(converted.tied, state[WORDS]) | converted.carried
-
-
-def flatten(variables: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested dicts -> {"params/encoder/...": leaf}."""
-    flat: dict[str, Any] = {}
-    for key, value in variables.items():
-        path = f"{prefix}{key}"
-        flat |= flatten(value, f"{path}/") if isinstance(value, Mapping) else {path: value}
-    return flat
-
-
-def unflatten(flat: Mapping[str, Any]) -> Variables:
-    """Inverse of `flatten`."""
-    variables: Variables = {}
-    for path, value in flat.items():
-        _set(variables, path, value)
-    return variables
-
-
-def _fresh(official: str, config: OFAConfig, seed: int) -> np.ndarray:
-    if "embed_seg_positions" in official:
-        rows = config.segmentation_grid**2 + 1
-        values = np.random.default_rng(seed).standard_normal((rows, config.width))
-        return (values * config.width**-0.5).astype(np.float32)
-    if "seg_pos_ln" in official:
-        return (np.ones if official.endswith("weight") else np.zeros)(config.width, np.float32)
-    return np.zeros(((2 * config.segmentation_grid - 1) ** 2 + 3, config.heads), np.float32)
-
-
-def _mismatch(missing: list[str], unused: list[str]) -> str:
-    def listing(names: list[str]) -> str:
-        shown = ", ".join(names[:20])
-        return f"{shown}, and {len(names) - 20} more" if len(names) > 20 else shown
-
-    parts = [f"missing: {listing(missing)}"] * bool(missing) + [f"not known: {listing(unused)}"] * bool(unused)
-    return f"the parameters do not fit an OFA or IFSeg model; {'; '.join(parts)}"
-
-
-def _set(variables: Variables, path: str, value: Any) -> None:
-    *parents, leaf = path.split("/")
-    for parent in parents:
-        variables = variables.setdefault(parent, {})
-    variables[leaf] = value
-
-
-def _get(variables: Mapping[str, Any], path: str) -> Any:
-    for part in path.split("/"):
-        variables = variables[part]
-    return variables
+if __name__ == "__main__":
+    flags.DEFINE_string("checkpoint", None, "An official .pt (or its name, e.g. ofa_base) or a directory.", required=True)
+    flags.DEFINE_string("out", None, "A new directory, or a file that ends in .pt.", required=True)
+    cli.run(main)

@@ -14,6 +14,7 @@ import numpy as np
 
 from ifseg_jax.config import OFAConfig
 from ifseg_jax.ofa import OFA, grid_size
+from ifseg_jax.positions import Grid
 from ifseg_jax.vocabulary import BOS, Words
 from vlseg.nn.resize import interpolation_matrix
 
@@ -128,6 +129,11 @@ def label_maps(
 
     maps = jax.lax.map(block, rows.reshape(batch, blocks, row_block, h).swapaxes(0, 1))
     return maps.swapaxes(0, 1).reshape(batch, blocks * row_block, width)[:, :height].astype(jnp.int32)
+
+
+def cell_mask(cells: jax.Array | None, rows: int, columns: int) -> jax.Array | None:
+    """bool [B, rows * columns], True at valid cells; None when nothing is padded. `cells`: int32 [B, 2] or None."""
+    return Grid(rows, columns, cells).valid()
 
 
 def bucket_side(pixels: int, stride: int) -> int:

@@ -15,14 +15,14 @@ import jax.numpy as jnp
 from ifseg_jax.vocabulary import BOS, EOS, PAD
 from vlseg.data.tiny_world import NAMES, Scene
 
-SOURCE_LENGTH = 34
-TARGET_LENGTH = 14
-PLACES = 4
+SOURCE_LENGTH = 31
+TARGET_LENGTH = 19
+PLACES = 6
 LOCATION_BINS = 17
 """Locations are quantised to multiples of 1/16 of the image side, like OFA's <bin_i> words."""
 
 TASKS = ("caption", "name_region", "name_region_candidates", "name_places", "yes_no", "ground", "infill")
-TASK_WEIGHTS = (0.10, 0.10, 0.30, 0.20, 0.08, 0.10, 0.12)
+TASK_WEIGHTS = (0.08, 0.05, 0.15, 0.45, 0.05, 0.08, 0.14)
 
 
 class Questions(NamedTuple):

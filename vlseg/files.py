@@ -74,12 +74,12 @@ def atomic_file(path: PathLike) -> Iterator[BinaryIO]:
     if target.is_dir():
         raise StorageError(f"cannot write {os.fspath(path)}: it is a directory; name a file")
     temporary = _hidden_sibling(target)
-    with _storage_errors(path):
+    with storage_errors(path):
         file = open(temporary, "xb")  # noqa: SIM115 - closed before the renaming, or on failure
     try:
-        with _storage_errors(path, _DESTINATION_ERRNOS):
+        with storage_errors(path, _DESTINATION_ERRNOS):
             yield file
-        with _storage_errors(path):
+        with storage_errors(path):
             file.flush()
             os.fsync(file.fileno())
             file.close()
@@ -108,12 +108,12 @@ def atomic_directory(path: PathLike, overwrite: bool = False) -> Iterator[Path]:
     target = Path(os.path.realpath(path))
     _check_replaceable(path, target, overwrite)
     temporary = _hidden_sibling(target)
-    with _storage_errors(path):
+    with storage_errors(path):
         temporary.mkdir()
     try:
-        with _storage_errors(path, _DESTINATION_ERRNOS):
+        with storage_errors(path, _DESTINATION_ERRNOS):
             yield temporary
-        with _storage_errors(path):
+        with storage_errors(path):
             _sync_tree(temporary)
             _check_replaceable(path, target, overwrite)
             _move_into_place(temporary, target)
@@ -141,7 +141,7 @@ def _write_remote(path: str, data: bytes) -> None:
     # Imported here: local paths are the rule, and this brings in the clients of object stores.
     from etils import epath
 
-    with _storage_errors(path):
+    with storage_errors(path):
         epath.Path(path).write_bytes(data)  # object stores show an object only when it is complete
 
 
@@ -188,7 +188,7 @@ def _sync(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def _storage_errors(path: PathLike, errnos: frozenset[int] | None = None) -> Iterator[None]:
+def storage_errors(path: PathLike, errnos: frozenset[int] | None = None) -> Iterator[None]:
     """Turns an OSError (of the given numbers, or any) into a StorageError about `path`."""
     try:
         yield

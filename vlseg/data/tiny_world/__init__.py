@@ -1,5 +1,6 @@
 """A procedural world of named textures and named objects with dense labels, generated on the device from a key."""
 
+from vlseg.data.tiny_world.dataset import TinyWorldDataset
 from vlseg.data.tiny_world.names import HYPERNYMS, NAMES, OBJECTS, SYNONYMS, TEXTURES
 from vlseg.data.tiny_world.world import MAX_OBJECTS, SPLITS, Scene, scene, scene_at, scenes, split_key
 
@@ -12,6 +13,7 @@ __all__ = [
     "SYNONYMS",
     "TEXTURES",
     "Scene",
+    "TinyWorldDataset",
     "scene",
     "scene_at",
     "scenes",

@@ -1,0 +1,30 @@
+"""Adapts the bundled model to the words of the tiny world; `configs/tiny.py:supervised` trains on its scenes instead.
+
+python -m ifseg_jax.train --config=configs/tiny.py --workdir=runs/tiny
+python -m ifseg_jax.train --config=configs/tiny.py:supervised --workdir=runs/tiny_supervised
+
+Hardware: two CPU cores.
+"""
+
+import ml_collections
+
+from configs import ifseg_base
+
+
+def get_config(mode: str = "image_free") -> ml_collections.ConfigDict:
+    """Settings of the demo; `mode` is "image_free" or "supervised"."""
+    config = ifseg_base.get_config()
+    config.checkpoint = "tiny"
+    config.mode = mode
+    config.categories = (
+        "grass,water,sand,bricks,wood,snow,carpet,marble,"
+        "apple,banana,tree,house,car,fish,star,mushroom,cup,umbrella"
+    )
+    config.model = ml_collections.ConfigDict({"remat": "none"})
+    config.adaptation.update({"steps": 400, "batch_size": 32, "learning_rate": 3e-4, "max_side": 8})
+    config.data.source = "tiny_world"
+    config.data.options = {"split": "train", "count": 20000}
+    config.evaluation.data = "tiny_world"
+    config.evaluation.options = {"split": "test", "count": 500}
+    config.checkpoint_every = 200
+    return config

@@ -1,0 +1,231 @@
+"""Training OFA to segment: image-free on artificial images, or supervised on real ones (IFSeg, Sec. 2.2-2.3).
+
+One set of settings, one loss, one optimizer; the modes differ in where the image tokens come from. The frozen parts
+are the image trunk, its projection and the word embeddings, so image-free steps need neither trunk nor word table.
+"""
+
+import dataclasses
+import functools
+import re
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from tqdm import tqdm
+
+from ifseg_jax import official
+from ifseg_jax.artificial import artificial_batch
+from ifseg_jax.config import OFAConfig
+from ifseg_jax.inference import WordEmbeddings
+from ifseg_jax.losses import upsampled_cross_entropy
+from ifseg_jax.model import IFSeg
+from ifseg_jax.ofa import OFA
+from vlseg.errors import ConfigError
+from vlseg.training import optimizers
+
+FROZEN = re.compile(r"params/(encoder/(resnet|image_projection)|word_embedding)/")
+UNUSED = re.compile(
+    r"params/decoder/(word_positions|image_positions|word_position_norm|image_position_norm|code_embedding_norm"
+    r"|token_table_\d+)"
+)
+"""Decoder parameters that spatially conditioned decoding never reads; they get no update, not even weight decay."""
+
+State = dict[str, Any]
+Variables = dict[str, jax.Array]
+Metrics = dict[str, jax.Array]
+
+
+@dataclasses.dataclass(frozen=True)
+class Adaptation:
+    """Optimization settings; the defaults are the official ones (alinlab/ifseg).
+
+    steps, batch_size, learning_rate: cosine decay to 0 over the steps, no warm-up.
+    b1, b2, epsilon, weight_decay, clip_norm: AdamW with a global-norm clip.
+    image_size: side of the training images in pixels; the target has this size, the grid image_size / stride cells.
+    max_side: S, the largest side of an artificial word map.
+    row_block: rows of pixels that the loss handles at a time.
+    seed: of everything random.
+    """
+
+    steps: int = 2000
+    batch_size: int = 16
+    learning_rate: float = 5e-5
+    warmup_steps: int = 0
+    b1: float = 0.9
+    b2: float = 0.999
+    epsilon: float = 1e-8
+    weight_decay: float = 0.1
+    clip_norm: float = 1.0
+    image_size: int | None = None
+    max_side: int = 32
+    row_block: int = 16
+    seed: int = 0
+
+    def optimizer(self) -> optax.GradientTransformation:
+        """The optimizer of these settings."""
+        schedule = optimizers.learning_rate_schedule(self.learning_rate, self.steps, self.warmup_steps)
+        return optimizers.adamw(
+            schedule,
+            b1=self.b1,
+            b2=self.b2,
+            epsilon=self.epsilon,
+            weight_decay=self.weight_decay,
+            clip_norm=self.clip_norm,
+        )
+
+    def side(self, config: OFAConfig) -> int:
+        """Side of the training images in pixels: `image_size`, or the size that the model was trained at."""
+        side = self.image_size or config.image_grid * config.stride
+        if side % config.stride:
+            raise ConfigError(f"image_size {side} is not a multiple of {config.stride}, the pixels per token")
+        return side
+
+
+def split(variables: Any, config: OFAConfig) -> tuple[Variables, Variables]:
+    """Variables as (trained, kept), both flat: "params/..." -> array."""
+    flat = official.flatten(variables)
+    tables = "cell" if config.decoder_positions == "encoder_image" else "image"
+    unused = re.compile(rf"params/decoder/{tables}_table_\d+")
+
+    def is_kept(name: str) -> bool:
+        patterns = (FROZEN, UNUSED, unused)
+        return not name.startswith("params/") or any(pattern.match(name) for pattern in patterns)
+
+    kept = {name: value for name, value in flat.items() if is_kept(name)}
+    return {name: value for name, value in flat.items() if name not in kept}, kept
+
+
+def initial_state(trained: Variables, optimizer: optax.GradientTransformation) -> State:
+    """What a training step changes. Arrays are copied, because steps give their buffers away."""
+    params = jax.tree.map(jnp.copy, trained)
+    return {"params": params, "optimizer": optimizer.init(params)}
+
+
+def segmentation_loss(
+    config: OFAConfig,
+    variables: Any,
+    words: WordEmbeddings,
+    cells: jax.Array,
+    targets: jax.Array,
+    key: jax.Array,
+    row_block: int,
+) -> jax.Array:
+    """Cross entropy of upsampled logits of image tokens [B, h, w, D] against targets int32 [B, H, W]."""
+    logits = OFA(config).apply(
+        variables,
+        cells,
+        words.categories,
+        words.prompt,
+        words.bos,
+        method=OFA.segment,
+        deterministic=False,
+        rngs={"dropout": key},
+    )
+    return upsampled_cross_entropy(logits, targets, row_block=row_block)
+
+
+def _update(state: State, optimizer: optax.GradientTransformation, loss: Callable[[Any], jax.Array]) -> tuple[State, Metrics]:
+    value, gradients = jax.value_and_grad(loss)(state["params"])
+    updates, optimizer_state = optimizer.update(gradients, state["optimizer"], state["params"])
+    params = optax.apply_updates(state["params"], updates)
+    return {"params": params, "optimizer": optimizer_state}, {"loss": value}
+
+
+def image_free_step(
+    config: OFAConfig, settings: Adaptation, words: WordEmbeddings, kept: Variables
+) -> Callable[[State, int], tuple[State, Metrics]]:
+    """The jitted step (state, number) -> (state, metrics) on artificial images.
+
+    Step n depends on the state, the seed and n alone. The state's buffers are donated.
+
+    Args:
+        config, settings: of model and optimization.
+        words: embeddings of the categories.
+        kept: the frozen part of the variables, from `split`; trunk and word table are not used.
+    """
+    side = settings.side(config)
+    optimizer = settings.optimizer()
+    base = jax.random.key(settings.seed)
+    constant = {name: value for name, value in kept.items() if not FROZEN.match(name) and name.startswith("params/")}
+
+    @functools.partial(jax.jit, donate_argnums=0)
+    def step(
+        state: State, constant: Variables, words: WordEmbeddings, number: jax.Array
+    ) -> tuple[State, Metrics]:
+        map_key, dropout_key = jax.random.split(jax.random.fold_in(base, number))
+        categories = words.categories.shape[0]
+        grid = side // config.stride
+        batch = artificial_batch(map_key, settings.batch_size, categories, grid, side, settings.max_side)
+
+        def loss(params: Any) -> jax.Array:
+            cells = words.categories[batch.grids]
+            variables = official.unflatten({**constant, **params})
+            return segmentation_loss(config, variables, words, cells, batch.targets, dropout_key, settings.row_block)
+
+        return _update(state, optimizer, loss)
+
+    return lambda state, number: step(state, constant, words, jnp.asarray(number))
+
+
+def supervised_step(
+    config: OFAConfig,
+    settings: Adaptation,
+    words: WordEmbeddings,
+    kept: Variables,
+    batches: Callable[[int], tuple[Any, Any]],
+) -> Callable[[State, int], tuple[State, Metrics]]:
+    """The step (state, number) -> (state, metrics) on real images.
+
+    Args:
+        config, settings, words: as for `image_free_step`.
+        kept: the frozen part of the variables, from `split`.
+        batches: number -> (images uint8 [B, H, W, 3], targets int [B, H, W]), a pure function of the number.
+    """
+    optimizer = settings.optimizer()
+    base = jax.random.key(settings.seed)
+    frozen = {name: value for name, value in kept.items() if "word_embedding" not in name}
+
+    @functools.partial(jax.jit, donate_argnums=0)
+    def step(
+        state: State, frozen: Any, words: WordEmbeddings, images: jax.Array, targets: jax.Array, number: jax.Array
+    ) -> tuple[State, Metrics]:
+        key = jax.random.fold_in(base, number)
+        model = OFA(config)
+        pixels = images.astype(jnp.float32) / 127.5 - 1.0
+        features = model.apply(official.unflatten(frozen), pixels, method=OFA.image_features)
+        cells = model.apply(official.unflatten(frozen), features, method=OFA.image_embeddings)
+
+        def loss(params: Any) -> jax.Array:
+            variables = official.unflatten({**frozen, **params})
+            return segmentation_loss(config, variables, words, cells, targets, key, settings.row_block)
+
+        return _update(state, optimizer, loss)
+
+    def run(state: State, number: int) -> tuple[State, Metrics]:
+        images, targets = batches(number)
+        return step(state, frozen, words, images, targets, jnp.asarray(number))
+
+    return run
+
+
+def adapted(model: IFSeg, categories: tuple[str, ...], state: State, kept: Variables) -> IFSeg:
+    """The model with the trained parameters of `state`, for these categories."""
+    carried = {name: tensor for name, tensor in model.carried.items() if ".seg_" not in name}
+    variables = official.unflatten({**kept, **state["params"]})
+    return dataclasses.replace(model, variables=variables, categories=categories, carried=carried)
+
+
+def adapt(model: IFSeg, categories: tuple[str, ...], settings: Adaptation, *, progress: bool | None = None) -> IFSeg:
+    """Image-free training in memory; see `IFSeg.adapt`. `progress` None shows a bar on terminals only."""
+    names = model.words(categories).names
+    words = model.word_embeddings(categories)
+    trained, kept = split(model.variables, model.config)
+    state = initial_state(trained, settings.optimizer())
+    step = image_free_step(model.config, settings, words, kept)
+    hidden = not sys.stderr.isatty() if progress is None else not progress
+    for number in tqdm(range(settings.steps), desc="adapt", unit="step", disable=hidden):
+        state, _ = step(state, number)
+    return adapted(model, names, state, kept)

@@ -1,0 +1,90 @@
+"""Scores a model on labelled images, with and without kNN averaging.
+
+python -m ifseg_jax.evaluate --checkpoint=MODEL --data=FOLDER --out=DIR
+
+FOLDER holds images/, labels/ (PNG) and names.txt; --data=tiny_world evaluates on held-out scenes of the tiny world.
+Every image is scored at its original size. Prints mIoU, mAcc, aAcc and IoU per class; writes metrics.json.
+"""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from absl import flags
+from tqdm import tqdm
+
+from ifseg_jax.model import IFSeg, load
+from vlseg import cli, files
+from vlseg.data.sources import Dataset, open_dataset
+from vlseg.errors import ConfigError
+from vlseg.evaluation import confusion
+from vlseg.evaluation.confusion import SegmentationMetrics
+
+
+def evaluate(
+    model: IFSeg,
+    dataset: Dataset,
+    rounds: Sequence[int] = (0,),
+    *,
+    categories: Sequence[str] | None = None,
+    batch_size: int = 1,
+) -> list[SegmentationMetrics]:
+    """Metrics over a data set for several numbers of kNN averaging rounds, with one forward pass per image.
+
+    Args:
+        model: to be scored.
+        dataset: see `vlseg.data.sources`; streamed.
+        rounds: rounds of averaging, 0 for none.
+        categories: the prompt's words for the data set's classes, in their order; by default its names.
+        batch_size: images per forward pass.
+
+    Raises:
+        ConfigError: as many categories as the data set has classes are needed.
+    """
+    names = tuple(categories or dataset.names)
+    if len(names) != len(dataset.names):
+        raise ConfigError(f"{len(names)} categories do not fit the data set's {len(dataset.names)} classes")
+    words = model.word_embeddings(names)
+    counts = [confusion.zeros(len(names)) for _ in rounds]
+    bar = tqdm(total=len(dataset), desc="evaluate", unit="image", disable=not sys.stderr.isatty())
+    for batch in model.batches(iter(dataset), lambda example: example.image, batch_size):
+        images = [example.image for example in batch]
+        results, grids = model.grid_probabilities(images, words, rounds, batch_size)
+        sizes = [image.shape[:2] for image in images]
+        for number, probabilities in enumerate(results):
+            for example, predicted in zip(batch, model.label_maps(probabilities, grids, sizes), strict=True):
+                label = np.asarray(example.label)
+                counts[number] = confusion.update(counts[number], predicted, label, dataset.ignore_label)
+        bar.update(len(batch))
+    bar.close()
+    return [confusion.compute(count) for count in counts]
+
+
+def main(_: list[str]) -> None:
+    """The command."""
+    options = flags.FLAGS
+    model = load(options.checkpoint, tokenizer=options.tokenizer)
+    dataset = open_dataset(options.data)
+    averaged = model.inference.knn_iterations
+    rounds = [0, averaged] if averaged else [0]
+    results = evaluate(model, dataset, rounds, batch_size=options.batch_size)
+    titles = ["without kNN averaging", f"with kNN averaging ({model.inference.knn_k} neighbours, {averaged} rounds)"]
+    report = {}
+    for title, key, metrics in zip(titles, ("plain", "knn"), results, strict=False):
+        print(f"{title}\n{metrics.table(dataset.names)}\n")
+        report[key] = metrics.to_dict(dataset.names)
+    if options.out:
+        out = Path(options.out)
+        out.mkdir(parents=True, exist_ok=True)
+        files.atomic_write_json(out / "metrics.json", {"images": len(dataset), **report})
+        print(f"wrote {out / 'metrics.json'}")
+
+
+if __name__ == "__main__":
+    flags.DEFINE_string("checkpoint", "tiny", "tiny, ofa_base (or another size), a .pt file or a model directory.")
+    flags.DEFINE_string("tokenizer", None, "Directory or hub name of a tokenizer; not needed for tiny.")
+    flags.DEFINE_string("data", None, "A folder with images/, labels/ and names.txt, or tiny_world.", required=True)
+    flags.DEFINE_string("out", None, "Where metrics.json goes.")
+    flags.DEFINE_integer("batch_size", 1, "Images per forward pass.", lower_bound=1)
+    cli.run(main)

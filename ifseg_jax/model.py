@@ -1,0 +1,342 @@
+"""The public model: load, adapt, segment, save."""
+
+import dataclasses
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from PIL import Image
+
+from ifseg_jax import inference, storage
+from ifseg_jax.config import OFAConfig
+from ifseg_jax.official import Converted, TensorSource
+from ifseg_jax.inference import Prediction, WordEmbeddings
+from ifseg_jax.knn import knn_average
+from ifseg_jax.vocabulary import Tokenizer, Words, encode_categories, load_tokenizer
+from vlseg import visualize
+from vlseg.data import images as image_files
+from vlseg.errors import CheckpointError, ConfigError, VocabularyError
+from vlseg.nn.resize import resize_bilinear
+
+BUNDLED = "tiny"
+Item = TypeVar("Item")
+ImageSource = str | os.PathLike[str] | Image.Image | np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class Inference:
+    """How real images are segmented; the defaults are the official evaluation's.
+
+    short_side, long_side: pixels; an image is resized so that its short side has `short_side`, unless its long side
+        would then exceed `long_side`.
+    knn_k, knn_iterations: neighbours and rounds of probability averaging; 0 rounds switch it off.
+    """
+
+    short_side: int = 512
+    long_side: int = 2048
+    knn_k: int = 3
+    knn_iterations: int = 25
+
+
+@dataclasses.dataclass(frozen=True)
+class Segmentation:
+    """The segmentation of one image.
+
+    label_map: int32 [H, W], indices into `labels`, at the image's original size.
+    labels: the category names.
+    grid_probabilities: float32 [h, w, M] on the token grid.
+    image: the image, uint8 [H, W, 3].
+    """
+
+    label_map: np.ndarray
+    labels: tuple[str, ...]
+    grid_probabilities: np.ndarray
+    image: np.ndarray
+
+    @property
+    def probabilities(self) -> np.ndarray:
+        """float32 [H, W, M], bilinearly upsampled; made anew at each access because it is large."""
+        height, width = self.label_map.shape
+        return np.asarray(resize_bilinear(jnp.asarray(self.grid_probabilities)[None], height, width)[0])
+
+    def overlay(self, alpha: float = 0.5) -> Image.Image:
+        """The image under its coloured label map, with a legend."""
+        return visualize.overlay(self.image, self.label_map, self.labels, alpha)
+
+
+@dataclasses.dataclass(frozen=True)
+class IFSeg:
+    """An OFA model that segments images into categories given as words. Frozen: methods return new objects.
+
+    config: sizes and options. variables: {"params", "batch_stats"}, float32 arrays.
+    tokenizer: from a text to word ids, or None if only ready-made ids will be used.
+    inference: how images are treated.
+    categories: what the model was adapted to, the default of the methods below; empty if it was not.
+    carried, tied: what an official checkpoint held besides; see `ifseg_jax.official.Converted`.
+    words_file: the model's own vocabulary, copied along when it is saved.
+    """
+
+    config: OFAConfig
+    variables: Mapping[str, Any]
+    tokenizer: Tokenizer | None = None
+    inference: Inference = Inference()
+    categories: tuple[str, ...] = ()
+    carried: Mapping[str, TensorSource] = dataclasses.field(default_factory=dict)
+    tied: tuple[str, ...] = ()
+    words_file: Path | None = None
+
+    def words(self, categories: Sequence[str] | None = None) -> Words:
+        """Ids of the categories and of the prompt.
+
+        Raises:
+            VocabularyError: no categories, duplicates, blanks; no tokenizer; a text longer than the model reads.
+        """
+        chosen = self.categories if categories is None else categories
+        if self.tokenizer is None:
+            raise VocabularyError(
+                "this checkpoint has no tokenizer: give tokenizer=DIRECTORY with the official utils/BPE files "
+                "(encoder.json, vocab.bpe, dict.txt) or with Hugging Face tokenizer files of OFA"
+            )
+        words = encode_categories(chosen, self.tokenizer)
+        if len(words.prompt_ids) > self.config.max_positions:
+            raise VocabularyError(
+                f"the prompt with {len(words.names)} categories has {len(words.prompt_ids)} tokens; "
+                f"the model reads at most {self.config.max_positions}"
+            )
+        if max(words.prompt_ids) >= self.config.vocabulary_size:
+            raise VocabularyError(
+                f"the tokenizer gives id {max(words.prompt_ids)}, the model knows {self.config.vocabulary_size} words"
+            )
+        return words
+
+    def word_embeddings(self, categories: Sequence[str] | None = None) -> WordEmbeddings:
+        """Embeddings of categories, prompt and <s>."""
+        return inference.embed_words(self.variables["params"]["word_embedding"]["table"], self.words(categories))
+
+    def logits(self, images: jax.Array, categories: Sequence[str] | None = None) -> jax.Array:
+        """Category logits on the token grid, before kNN averaging.
+
+        Args:
+            images: float32 [B, H, W, 3] in [-1, 1], already of the size to be used (or uint8).
+            categories: M names.
+
+        Returns:
+            float32 [B, h, w, M], h = ceil(H / 16) for the official models.
+        """
+        return self._predict(images, categories).logits
+
+    def _predict(self, images: jax.Array, categories: Sequence[str] | None) -> Prediction:
+        return inference.predict(self.config, self.variables, self.word_embeddings(categories), jnp.asarray(images))
+
+    def artificial_logits(self, grids: jax.Array, categories: Sequence[str] | None = None) -> jax.Array:
+        """The image-free branch: int [B, h, w] category ids in the place of image tokens -> float32 [B, h, w, M]."""
+        words = self.word_embeddings(categories)
+        return inference.artificial_logits(self.config, self.variables, words, jnp.asarray(grids))
+
+    def image_features(self, images: jax.Array) -> jax.Array:
+        """Features of the image trunk: float32 [B, H, W, 3] in [-1, 1] -> float32 [B, h, w, 1024]."""
+        return inference.image_features(self.config, self.variables, jnp.asarray(images))
+
+    def segment(
+        self,
+        image: ImageSource | Sequence[ImageSource],
+        categories: Sequence[str] | None = None,
+        *,
+        knn: bool = True,
+    ) -> Any:
+        """Segments an image, or each of a list.
+
+        Args:
+            image: a path, a PIL image or uint8 [H, W, 3]; or a list of them.
+            categories: names; by default those that the model was adapted to.
+            knn: average probabilities over nearest neighbours as `inference` says.
+
+        Returns:
+            A `Segmentation`, or a list of them in the order of the images.
+        """
+        if isinstance(image, Sequence) and not isinstance(image, str):
+            segmented = dict(self.segment_each(image, categories, knn=knn))
+            return [segmented[index] for index in range(len(image))]
+        return next(self.segment_each([image], categories, knn=knn))[1]
+
+    def segment_each(
+        self,
+        images: Iterable[ImageSource],
+        categories: Sequence[str] | None = None,
+        *,
+        knn: bool = True,
+        batch_size: int = 1,
+    ) -> Iterator[tuple[int, Segmentation]]:
+        """Segments a stream of images; each is read when it is its turn.
+
+        Images whose padded sizes agree are batched, so with `batch_size` above 1 results come out of order.
+
+        Yields:
+            (index of the image in the stream, its segmentation).
+        """
+        chosen = tuple(self.categories if categories is None else categories)
+        embeddings, names = self.word_embeddings(chosen), self.words(chosen).names
+        rounds = self.inference.knn_iterations if knn else 0
+        stream = ((index, image_files.read_image(source)) for index, source in enumerate(images))
+        for batch in self.batches(stream, lambda item: item[1], batch_size):
+            pixels = [item[1] for item in batch]
+            (probabilities,), grids = self.grid_probabilities(pixels, embeddings, (rounds,), batch_size)
+            maps = self.label_maps(probabilities, grids, [image.shape[:2] for image in pixels])
+            host = np.asarray(probabilities)
+            for row, (index, image) in enumerate(batch):
+                rows, columns = grids[row]
+                yield index, Segmentation(maps[row], names, host[row, :rows, :columns], image)
+
+    def batches(
+        self, items: Iterable[Item], image_of: Callable[[Item], np.ndarray], batch_size: int
+    ) -> Iterator[list[Item]]:
+        """Groups a stream into lists of at most `batch_size` items whose images share a padded size."""
+        waiting: dict[tuple[int, int], list[Item]] = {}
+        for item in items:
+            height, width = self.inference_size(image_of(item).shape)
+            bucket = inference.bucket_side(height, self.config.stride), inference.bucket_side(width, self.config.stride)
+            group = waiting.setdefault(bucket, [])
+            group.append(item)
+            if len(group) == batch_size:
+                yield waiting.pop(bucket)
+        yield from waiting.values()
+
+    def inference_size(self, shape: Sequence[int]) -> tuple[int, int]:
+        """Height and width at which an image of `shape` (H, W, ...) is segmented."""
+        return image_files.rescaled_size(shape[0], shape[1], self.inference.short_side, self.inference.long_side)
+
+    def grid_probabilities(
+        self, images: Sequence[np.ndarray], words: WordEmbeddings, rounds: Sequence[int], batch_size: int = 1
+    ) -> tuple[list[jax.Array], list[tuple[int, int]]]:
+        """Probabilities on padded grids, for several numbers of averaging rounds after one forward pass.
+
+        Args:
+            images: uint8 [H, W, 3] each, original sizes that share a bucket.
+            words: from `word_embeddings`.
+            rounds: rounds of kNN averaging, 0 for none.
+            batch_size: the batch is filled up to this size, so that its shape is static.
+
+        Returns:
+            Per entry of `rounds` float32 [batch_size, h, w, M]; and the valid (rows, columns) of each image.
+        """
+        sizes = [self.inference_size(image.shape) for image in images]
+        resized = [image_files.resize_image(image, size) for image, size in zip(images, sizes, strict=True)]
+        resized += resized[-1:] * (batch_size - len(resized))
+        batch, valid = inference.pad_images(resized, self.config.stride)
+        prediction = inference.predict(self.config, self.variables, words, batch, valid)
+        probabilities = jax.nn.softmax(prediction.logits, axis=-1)
+        results = [self._average(probabilities, prediction, number) for number in rounds]
+        stride = self.config.stride
+        return results, [(-(-height // stride), -(-width // stride)) for height, width in sizes]
+
+    def _average(self, probabilities: jax.Array, prediction: Prediction, rounds: int) -> jax.Array:
+        if not rounds:
+            return probabilities
+        batch, rows, columns, categories = probabilities.shape
+        mask = inference.cell_mask(prediction.cells, rows, columns)
+        features = prediction.features.reshape(batch, rows * columns, -1)
+        flat = probabilities.reshape(batch, rows * columns, categories)
+        return knn_average(flat, features, self.inference.knn_k, rounds, mask).reshape(probabilities.shape)
+
+    @staticmethod
+    def label_maps(
+        probabilities: jax.Array, grids: Sequence[tuple[int, int]], sizes: Sequence[tuple[int, ...]]
+    ) -> list[np.ndarray]:
+        """int32 [H, W] label maps of original `sizes` from padded grid probabilities [B, h, w, M]."""
+        filler = len(probabilities) - len(sizes)
+        height = inference.output_side(max(size[0] for size in sizes))
+        width = inference.output_side(max(size[1] for size in sizes))
+        grid_array = np.asarray([*grids, *[grids[-1]] * filler], np.int32)
+        size_array = np.asarray([*sizes, *[sizes[-1]] * filler], np.int32)
+        maps = np.asarray(inference.label_maps(probabilities, grid_array, size_array, height, width))
+        return [maps[row, : size[0], : size[1]] for row, size in enumerate(sizes)]
+
+    def adapt(self, categories: Sequence[str], steps: int = 2000, **settings: Any) -> "IFSeg":
+        """Adapts the model to categories without any image (Sec. 2.3 of the paper).
+
+        Args:
+            categories: names.
+            steps: optimization steps.
+            settings: any field of `ifseg_jax.adaptation.Adaptation`, e.g. `batch_size`, `learning_rate`, `seed`.
+
+        Returns:
+            A new model whose default categories are these.
+        """
+        from ifseg_jax import adaptation
+
+        return adaptation.adapt(self, tuple(categories), adaptation.Adaptation(steps=steps, **settings))
+
+    def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
+        """Writes a directory of safetensors and JSON that `load` reads anywhere; whole or not at all.
+
+        Raises:
+            StorageError: it exists and `overwrite` is False, or it cannot be written.
+        """
+        settings = {"inference": dataclasses.asdict(self.inference), "categories": list(self.categories)}
+        storage.write_directory(path, self.config, self.converted(), settings, self.words_file, overwrite)
+
+    def converted(self) -> Converted:
+        """The model as `ifseg_jax.official` and `ifseg_jax.storage` take it."""
+        variables = jax.tree.map(np.asarray, dict(self.variables))
+        return Converted(variables, dict(self.carried), self.tied)
+
+
+def load(
+    source: str | os.PathLike[str] = BUNDLED,
+    tokenizer: Tokenizer | str | os.PathLike[str] | None = None,
+    **options: Any,
+) -> IFSeg:
+    """Loads a model.
+
+    Args:
+        source: "tiny" (bundled), the name of an official checkpoint such as "ofa_base" (downloaded once), an official
+            `.pt`, or a directory written by `IFSeg.save`.
+        tokenizer: a callable from a text to ids, or what `load_tokenizer` takes; by default the model's own, if any.
+        options: fields of `OFAConfig` that change no parameter, e.g. `dtype="bfloat16"`.
+
+    Raises:
+        CheckpointError, VocabularyError, DownloadError: with one line that says what to do.
+    """
+    path = resolve(source)
+    stored = storage.read(path, place=lambda array: jnp.asarray(array, jnp.float32))
+    words_file = None
+    if stored.directory is not None and (stored.directory / storage.WORDS_FILE).exists():
+        words_file = stored.directory / storage.WORDS_FILE
+    if tokenizer is None and words_file is not None:
+        tokenizer = words_file.parent
+    if tokenizer is not None and not callable(tokenizer):
+        tokenizer = load_tokenizer(tokenizer)
+    try:
+        config = dataclasses.replace(stored.config, **options)
+        settings = Inference(**stored.settings.get("inference", {}))
+    except TypeError as error:
+        raise ConfigError(f"{source}: {error}") from error
+    return IFSeg(
+        config=config,
+        variables=stored.converted.variables,
+        tokenizer=tokenizer,
+        inference=settings,
+        categories=tuple(stored.settings.get("categories", ())),
+        carried=stored.converted.carried,
+        tied=stored.converted.tied,
+        words_file=words_file,
+    )
+
+
+def resolve(source: str | os.PathLike[str]) -> Path:
+    """Path of a checkpoint given as for `load`; official ones are downloaded at the first use."""
+    from ifseg_jax import download
+
+    name = os.fspath(source)
+    if Path(name).exists():
+        return Path(name)
+    if name == BUNDLED:
+        return Path(__file__).with_name(BUNDLED)
+    if name in download.OFFICIAL_CHECKPOINTS:
+        return download.fetch(name)
+    known = ", ".join([BUNDLED, *download.OFFICIAL_CHECKPOINTS])
+    raise CheckpointError(f"no such checkpoint: {name} is neither a file, a directory nor one of {known}")

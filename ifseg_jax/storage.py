@@ -1,0 +1,158 @@
+"""Models on disk: our directory of safetensors and JSON, and official PyTorch archives.
+
+A directory holds `config.json` (model and inference settings, categories if the model was adapted to some),
+`model.safetensors` (our names and layout), `official.safetensors` (what only the official code needs, if any) and
+`words.txt` (a word-level vocabulary, if the model has its own).
+"""
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from ifseg_jax import official
+from ifseg_jax.config import OFAConfig
+from ifseg_jax.official import ArrayTensor, Converted, TensorSource
+from vlseg import files, torch_files
+from vlseg.errors import CheckpointError, ConfigError
+
+FORMAT, VERSION = "ifseg_jax", 1
+CONFIG_FILE, WEIGHTS_FILE, OFFICIAL_FILE, WORDS_FILE = (
+    "config.json",
+    "model.safetensors",
+    "official.safetensors",
+    "words.txt",
+)
+Place = Callable[[np.ndarray], Any]
+
+
+class Stored(NamedTuple):
+    """A model as read from disk.
+
+    settings: further parts of config.json ("inference", "categories"). directory: where it lies, None for an archive.
+    """
+
+    config: OFAConfig
+    converted: Converted
+    settings: Mapping[str, Any]
+    directory: Path | None
+
+
+class SafetensorsTensor(NamedTuple):
+    """One tensor of a safetensors file, read on demand."""
+
+    path: Path
+    name: str
+    shape: tuple[int, ...]
+
+    def read(self) -> np.ndarray:
+        """Its values."""
+        with safe_open(self.path, framework="numpy") as file:
+            return file.get_tensor(self.name)
+
+
+def read(path: str | os.PathLike[str], place: Place = np.ascontiguousarray) -> Stored:
+    """Reads a directory of ours or an official archive, one tensor at a time.
+
+    Args:
+        path: a directory, or a PyTorch archive with an OFA or IFSeg state dict.
+        place: see `official.from_official`.
+
+    Raises:
+        CheckpointError: there is no such file, it is broken, or it is not such a model.
+    """
+    path = Path(path)
+    return _read_directory(path, place) if path.is_dir() else _read_archive(path, place)
+
+
+def _read_archive(path: Path, place: Place) -> Stored:
+    tensors = torch_files.load_state_dict(path)
+    try:
+        config = official.config_from_official({name: tensor.shape for name, tensor in tensors.items()})
+        return Stored(config, official.from_official(tensors, config, place=place), {}, None)
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error}") from error
+
+
+def _read_directory(path: Path, place: Place) -> Stored:
+    config, settings = _read_config(path)
+    weights = _open_safetensors(path / WEIGHTS_FILE)
+    expected = {ours for _, ours, _ in official.rules(config)}
+    missing, unused = sorted(expected - set(weights)), sorted(set(weights) - expected)
+    if missing or unused:
+        raise CheckpointError(f"{path / WEIGHTS_FILE}: {official.mismatch(missing, unused)}")
+    variables = official.unflatten({name: place(tensor.read()) for name, tensor in weights.items()})
+    carried: dict[str, TensorSource] = {}
+    if (path / OFFICIAL_FILE).exists():
+        carried = dict(_open_safetensors(path / OFFICIAL_FILE))
+    return Stored(config, Converted(variables, carried, tuple(settings.get("tied", ()))), settings, path)
+
+
+def _read_config(path: Path) -> tuple[OFAConfig, Mapping[str, Any]]:
+    try:
+        settings = json.loads((path / CONFIG_FILE).read_text())
+        if settings["format"] != FORMAT:
+            raise CheckpointError(f"{path} holds a model of format {settings['format']!r}, not {FORMAT!r}")
+        return OFAConfig.from_dict(settings["model"]), settings
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{path} is not a model directory: it has no {CONFIG_FILE}") from error
+    except (ValueError, KeyError, TypeError, OSError, ConfigError) as error:
+        raise CheckpointError(f"{path / CONFIG_FILE} cannot be used: {error}") from error
+
+
+def _open_safetensors(path: Path) -> dict[str, SafetensorsTensor]:
+    try:
+        with safe_open(path, framework="numpy") as file:
+            return {
+                name: SafetensorsTensor(path, name, tuple(file.get_slice(name).get_shape())) for name in file.keys()
+            }
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{path} is missing") from error
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path} cannot be read: {error}") from error
+
+
+def write_directory(
+    path: str | os.PathLike[str],
+    config: OFAConfig,
+    converted: Converted,
+    settings: Mapping[str, Any],
+    words: Path | None = None,
+    overwrite: bool = False,
+) -> None:
+    """Writes a directory of ours; whole or not at all.
+
+    Args:
+        path: must not exist unless `overwrite`.
+        settings: JSON-ready parts of config.json besides the model's own.
+        words: a word-level vocabulary to copy into it.
+
+    Raises:
+        StorageError: it cannot be written.
+    """
+    described = {"format": FORMAT, "version": VERSION, "model": config.to_dict(), "tied": list(converted.tied)}
+    flat = {name: np.ascontiguousarray(value) for name, value in official.flatten(converted.variables).items()}
+    with files.atomic_directory(path, overwrite=overwrite) as temporary:
+        with files.storage_errors(path):
+            save_file(flat, temporary / WEIGHTS_FILE)
+            if converted.carried:
+                carried = {name: np.ascontiguousarray(tensor.read()) for name, tensor in converted.carried.items()}
+                save_file(carried, temporary / OFFICIAL_FILE)
+        if words:
+            files.atomic_write_bytes(temporary / WORDS_FILE, words.read_bytes())
+        files.atomic_write_json(temporary / CONFIG_FILE, {**described, **settings})
+
+
+def write_official(path: str | os.PathLike[str], config: OFAConfig, converted: Converted) -> None:
+    """Writes a PyTorch archive {"model": state dict} under the official names, loadable by the official code."""
+    torch_files.save(path, {"model": official.to_official(converted, config)})
+
+
+def as_tensors(arrays: Mapping[str, np.ndarray]) -> dict[str, TensorSource]:
+    """Arrays in memory as tensor sources."""
+    return {name: ArrayTensor(array) for name, array in arrays.items()}

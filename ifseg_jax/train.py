@@ -1,0 +1,143 @@
+"""Adapts OFA to categories, image-free or supervised.
+
+python -m ifseg_jax.train --config=configs/coco.py --config.checkpoint=ofa_base.pt --workdir=runs/coco
+
+WORKDIR receives config.json, checkpoints, metrics.jsonl, TensorBoard events, and at the end WORKDIR/model, which
+`ifseg_jax.load`, evaluate, predict and export read. The same command continues a run that was stopped.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import ml_collections
+import numpy as np
+from absl import flags
+from ml_collections import config_flags
+
+from ifseg_jax import adaptation
+from ifseg_jax.evaluate import evaluate
+from ifseg_jax.model import IFSeg, load
+from vlseg import cli, labels, visualize
+from vlseg.data import transforms
+from vlseg.data.folder import batch_indices, names_from
+from vlseg.data.sources import Dataset, open_dataset
+from vlseg.errors import ConfigError
+from vlseg.training import checkpoints, loop
+
+MODES = ("image_free", "supervised")
+
+
+def categories_of(config: ml_collections.ConfigDict) -> tuple[str, ...]:
+    """The categories of a configuration: a list of ours by name, a names file, or names with commas.
+
+    Raises:
+        ConfigError: none are given.
+    """
+    given = config.categories
+    if not given:
+        raise ConfigError("config.categories is empty: give a list such as coco_stuff_171, a names file or 'cat,grass'")
+    return labels.load(given) if given in labels.known() else names_from(given)
+
+
+def supervised_batches(
+    dataset: Dataset, settings: adaptation.Adaptation, side: int
+) -> Callable[[int], tuple[np.ndarray, np.ndarray]]:
+    """Training batches of a data set as a pure function of the step: augmented crops of `side` pixels."""
+
+    def batch(step: int) -> tuple[np.ndarray, np.ndarray]:
+        indices = batch_indices(len(dataset), settings.batch_size, settings.seed, step)
+        pairs = []
+        for position, index in enumerate(indices):
+            example = dataset[int(index)]
+            rng = np.random.default_rng((settings.seed, step, position))
+            pairs.append(transforms.random_crop(example.image, example.label, (side, side), rng))
+        images, targets = zip(*pairs, strict=True)
+        return np.stack(images), np.stack(targets).astype(np.int32)
+
+    return batch
+
+
+def train(config: ml_collections.ConfigDict, workdir: str | Path) -> Path:
+    """Runs or resumes a training run and writes its model.
+
+    Returns:
+        The model directory.
+
+    Raises:
+        VlsegError: anything wrong with the configuration, checkpoint, data or working directory.
+    """
+    if config.mode not in MODES:
+        raise ConfigError(f"config.mode {config.mode!r} is none of {', '.join(MODES)}")
+    try:
+        settings = adaptation.Adaptation(**config.adaptation)
+    except TypeError as error:
+        raise ConfigError(f"config.adaptation: {error}") from error
+    categories = categories_of(config)
+    model = load(config.checkpoint, tokenizer=config.tokenizer or None, **config.model)
+    names = model.words(categories).names
+    side = settings.side(model.config)
+    words = model.word_embeddings(categories)
+    trained, kept = adaptation.split(model.variables, model.config)
+    if config.mode == "image_free":
+        step = adaptation.image_free_step(model.config, settings, words, kept)
+    else:
+        dataset = open_training_data(config, categories)
+        batches = supervised_batches(dataset, settings, side)
+        step = adaptation.supervised_step(model.config, settings, words, kept, batches)
+    path = checkpoints.open_workdir(workdir, config.to_dict())
+    state = adaptation.initial_state(trained, settings.optimizer())
+    schedule = loop.Schedule(settings.steps, config.log_every, config.checkpoint_every, config.keep_checkpoints)
+    state = loop.train(state, step, path, schedule, on_log=print_line)
+    result = adaptation.adapted(model, names, state, kept)
+    result.save(path / "model", overwrite=True)
+    if config.evaluation.data:
+        report(result, config, path)
+    return path / "model"
+
+
+def open_training_data(config: ml_collections.ConfigDict, categories: tuple[str, ...]) -> Dataset:
+    """The labelled images of a supervised run.
+
+    Raises:
+        ConfigError: no data set is given, or its classes do not fit the categories.
+    """
+    if not config.data.source:
+        raise ConfigError("a supervised run needs images: give --config.data.source=FOLDER")
+    dataset = open_dataset(config.data.source, **config.data.get("options", {}))
+    if len(dataset.names) != len(categories):
+        raise ConfigError(f"{len(categories)} categories do not fit the data set's {len(dataset.names)} classes")
+    return dataset
+
+
+def report(model: IFSeg, config: ml_collections.ConfigDict, path: Path) -> None:
+    """Scores the model on the evaluation data, prints the result, and leaves a picture of the first images."""
+    dataset = open_dataset(config.evaluation.data, **config.evaluation.get("options", {}))
+    rounds = [0, model.inference.knn_iterations] if model.inference.knn_iterations else [0]
+    for number, metrics in zip(rounds, evaluate(model, dataset, rounds, categories=model.categories), strict=True):
+        print(f"kNN averaging rounds: {number}\n{metrics.table(model.categories)}\n")
+    colours = visualize.palette(len(model.categories))
+    rows = []
+    for index in range(min(4, len(dataset))):
+        example = dataset[index]
+        predicted = model.segment(example.image).label_map
+        rows.append(
+            [example.image, visualize.colorize(np.asarray(example.label), colours), visualize.colorize(predicted, colours)]
+        )
+    visualize.save_image(path / "examples.png", visualize.panel(rows, ["image", "label", "prediction"]))
+
+
+def print_line(step: int, metrics: dict[str, float]) -> None:
+    """One line of progress."""
+    print(f"step {step}  " + "  ".join(f"{name} {value:.4g}" for name, value in metrics.items()), flush=True)
+
+
+def main(_: list[str]) -> Any:
+    """The command."""
+    print(f"wrote {train(flags.FLAGS.config, flags.FLAGS.workdir)}")
+
+
+if __name__ == "__main__":
+    config_flags.DEFINE_config_file("config", help_string="A file such as configs/coco.py.")
+    flags.DEFINE_string("workdir", None, "Where everything of this run goes.", required=True)
+    cli.run(main)

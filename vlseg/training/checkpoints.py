@@ -1,0 +1,90 @@
+"""Checkpoints of a training run, with Orbax, and the configuration that they belong to."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+
+from vlseg import files
+from vlseg.errors import CheckpointError, ConfigError, StorageError
+
+CONFIG_FILE = "config.json"
+
+
+class Checkpoints:
+    """Saves and restores the state of one run in `workdir/checkpoints`.
+
+    Orbax writes each step into a temporary directory and renames it, so a half-written checkpoint is never restored.
+    """
+
+    def __init__(self, workdir: str | os.PathLike[str], every: int, keep: int = 2) -> None:
+        """`every` steps a checkpoint is due; the last `keep` stay."""
+        options = ocp.CheckpointManagerOptions(max_to_keep=keep, save_interval_steps=every)
+        self._manager = ocp.CheckpointManager(Path(workdir).absolute() / "checkpoints", options=options)
+
+    def restore(self, like: Any) -> tuple[Any, int]:
+        """The newest state and its step, or (`like`, 0) when there is none yet.
+
+        Raises:
+            CheckpointError: the stored state has another structure than `like`.
+        """
+        step = self._manager.latest_step()
+        if step is None:
+            return like, 0
+        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
+        try:
+            return self._manager.restore(step, args=ocp.args.StandardRestore(abstract)), step
+        except (ValueError, KeyError, TypeError) as error:
+            raise CheckpointError(
+                f"checkpoint {step} of this working directory does not fit the model: {str(error).splitlines()[0]}"
+            ) from error
+
+    def save(self, step: int, state: Any, *, force: bool = False) -> None:
+        """Saves when one is due, or always with `force`. Returns before the files are complete."""
+        if self._manager.latest_step() != step:
+            self._manager.save(step, args=ocp.args.StandardSave(state), force=force)
+
+    def close(self) -> None:
+        """Waits for pending writes."""
+        self._manager.wait_until_finished()
+        self._manager.close()
+
+
+def open_workdir(workdir: str | os.PathLike[str], config: dict[str, Any]) -> Path:
+    """Makes a working directory for this configuration, or checks that an existing one is of the same.
+
+    Raises:
+        ConfigError: the directory holds a run of another configuration; the settings that differ are named.
+        StorageError: it cannot be made.
+    """
+    path = Path(workdir)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StorageError(f"cannot make the working directory {path}: {error.strerror}") from error
+    config = json.loads(json.dumps(config))
+    recorded = path / CONFIG_FILE
+    if not recorded.exists():
+        files.atomic_write_json(recorded, config)
+        return path
+    try:
+        before = json.loads(recorded.read_text())
+    except ValueError as error:
+        raise ConfigError(f"{recorded} is not readable: {error}") from error
+    different = sorted(_differences(before, config))
+    if different:
+        raise ConfigError(
+            f"{path} holds a run with other settings ({', '.join(different[:8])}); choose another --workdir or remove it"
+        )
+    return path
+
+
+def _differences(a: Any, b: Any, prefix: str = "") -> list[str]:
+    if isinstance(a, dict) and isinstance(b, dict):
+        return [
+            name for key in sorted(set(a) | set(b)) for name in _differences(a.get(key), b.get(key), f"{prefix}{key}.")
+        ]
+    return [] if a == b else [prefix.rstrip(".")]
