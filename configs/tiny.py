@@ -21,7 +21,7 @@ def get_config(mode: str = "image_free") -> ml_collections.ConfigDict:
         "apple,banana,tree,house,car,fish,star,mushroom,cup,umbrella"
     )
     config.model = ml_collections.ConfigDict({"remat": "none"})
-    config.adaptation.update({"steps": 400, "batch_size": 32, "learning_rate": 3e-4, "max_side": 8})
+    config.adaptation.update({"steps": 200, "batch_size": 16, "learning_rate": 3e-4, "max_side": 8})
     config.data.source = "tiny_world"
     config.data.options = {"split": "train", "count": 20000}
     config.evaluation.data = "tiny_world"

@@ -29,7 +29,7 @@ from vlseg.training import optimizers
 FROZEN = re.compile(r"params/(encoder/(resnet|image_projection)|word_embedding)/")
 UNUSED = re.compile(
     r"params/decoder/(word_positions|image_positions|word_position_norm|image_position_norm|code_embedding_norm"
-    r"|token_table_\d+)"
+    r"|layers/token_table)"
 )
 """Decoder parameters that spatially conditioned decoding never reads; they get no update, not even weight decay."""
 
@@ -87,8 +87,8 @@ class Adaptation:
 def split(variables: Any, config: OFAConfig) -> tuple[Variables, Variables]:
     """Variables as (trained, kept), both flat: "params/..." -> array."""
     flat = official.flatten(variables)
-    tables = "cell" if config.decoder_positions == "encoder_image" else "image"
-    unused = re.compile(rf"params/decoder/{tables}_table_\d+")
+    table = "cell" if config.decoder_positions == "encoder_image" else "image"
+    unused = re.compile(rf"params/decoder/layers/{table}_table")
 
     def is_kept(name: str) -> bool:
         patterns = (FROZEN, UNUSED, unused)

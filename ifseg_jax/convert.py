@@ -13,6 +13,8 @@ from ifseg_jax.model import resolve
 from vlseg import cli
 from vlseg.errors import ConfigError
 
+OFFICIAL_SUFFIX = ".pt"
+
 
 def convert(source: Path, target: Path) -> None:
     """Converts a checkpoint in either direction; the suffix .pt of `target` asks for the official format.
@@ -24,14 +26,15 @@ def convert(source: Path, target: Path) -> None:
         StorageError: `target` exists already as a directory, or cannot be written.
         ConfigError: both are of the same format.
     """
+    if source.is_dir() != (target.suffix == OFFICIAL_SUFFIX):
+        kind = "a model directory" if source.is_dir() else "an official checkpoint"
+        wanted = f"ends in {OFFICIAL_SUFFIX}" if source.is_dir() else f"does not end in {OFFICIAL_SUFFIX}"
+        raise ConfigError(f"{source} is {kind} already; name a target that {wanted}")
     stored = storage.read(source)
-    if target.suffix == ".pt":
-        storage.write_official(target, stored.config, stored.converted)
-        return
     if source.is_dir():
-        raise ConfigError(f"{source} is a model directory already; name a target that ends in .pt")
-    words = source / storage.WORDS_FILE
-    storage.write_directory(target, stored.config, stored.converted, {}, words if words.exists() else None)
+        storage.write_official(target, stored.config, stored.converted)
+    else:
+        storage.write_directory(target, stored.config, stored.converted, {})
 
 
 def main(_: list[str]) -> None:

@@ -64,8 +64,12 @@ def evaluate(
 def main(_: list[str]) -> None:
     """The command."""
     options = flags.FLAGS
-    model = load(options.checkpoint, tokenizer=options.tokenizer)
     dataset = open_dataset(options.data)
+    out = Path(options.out) if options.out else None
+    if out:
+        with files.storage_errors(out):
+            out.mkdir(parents=True, exist_ok=True)
+    model = load(options.checkpoint, tokenizer=options.tokenizer)
     averaged = model.inference.knn_iterations
     rounds = [0, averaged] if averaged else [0]
     results = evaluate(model, dataset, rounds, batch_size=options.batch_size)
@@ -74,9 +78,7 @@ def main(_: list[str]) -> None:
     for title, key, metrics in zip(titles, ("plain", "knn"), results, strict=False):
         print(f"{title}\n{metrics.table(dataset.names)}\n")
         report[key] = metrics.to_dict(dataset.names)
-    if options.out:
-        out = Path(options.out)
-        out.mkdir(parents=True, exist_ok=True)
+    if out:
         files.atomic_write_json(out / "metrics.json", {"images": len(dataset), **report})
         print(f"wrote {out / 'metrics.json'}")
 

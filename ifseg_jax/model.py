@@ -23,6 +23,9 @@ from vlseg.errors import CheckpointError, ConfigError, VocabularyError
 from vlseg.nn.resize import resize_bilinear
 
 BUNDLED = "tiny"
+OPTIONS = ("dropout", "drop_path", "decoder_positions", "dtype", "remat", "query_blocks")
+"""Settings of a model that change none of its parameters, which `load` takes."""
+
 Item = TypeVar("Item")
 ImageSource = str | os.PathLike[str] | Image.Image | np.ndarray
 
@@ -40,6 +43,13 @@ class Inference:
     long_side: int = 2048
     knn_k: int = 3
     knn_iterations: int = 25
+
+    def __post_init__(self) -> None:
+        least = {"short_side": 1, "long_side": 1, "knn_k": 1, "knn_iterations": 0}
+        for name, minimum in least.items():
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < minimum:
+                raise ConfigError(f"inference setting {name} is {value!r}; it must be an integer from {minimum} up")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -296,11 +306,14 @@ def load(
         source: "tiny" (bundled), the name of an official checkpoint such as "ofa_base" (downloaded once), an official
             `.pt`, or a directory written by `IFSeg.save`.
         tokenizer: a callable from a text to ids, or what `load_tokenizer` takes; by default the model's own, if any.
-        options: fields of `OFAConfig` that change no parameter, e.g. `dtype="bfloat16"`.
+        options: fields of `OFAConfig` named in `OPTIONS`, e.g. `dtype="bfloat16"`.
 
     Raises:
-        CheckpointError, VocabularyError, DownloadError: with one line that says what to do.
+        CheckpointError, ConfigError, VocabularyError, DownloadError: with one line that says what to do.
     """
+    unknown = sorted(set(options) - set(OPTIONS))
+    if unknown:
+        raise ConfigError(f"a loaded model has no option {', '.join(unknown)}; there are {', '.join(OPTIONS)}")
     path = resolve(source)
     stored = storage.read(path, place=lambda array: jnp.asarray(array, jnp.float32))
     words_file = None
@@ -311,12 +324,11 @@ def load(
     if tokenizer is not None and not callable(tokenizer):
         tokenizer = load_tokenizer(tokenizer)
     try:
-        config = dataclasses.replace(stored.config, **options)
         settings = Inference(**stored.settings.get("inference", {}))
-    except TypeError as error:
-        raise ConfigError(f"{source}: {error}") from error
+    except (TypeError, ConfigError) as error:
+        raise CheckpointError(f"{path / storage.CONFIG_FILE} cannot be used: {error}") from error
     return IFSeg(
-        config=config,
+        config=dataclasses.replace(stored.config, **options),
         variables=stored.converted.variables,
         tokenizer=tokenizer,
         inference=settings,

@@ -7,28 +7,24 @@ preceding cell, and comparing the decoder's output with one averaged word embedd
 Everything is a pure function of (variables, inputs). Arrays are [B, ...]; N is the number of image cells, T of words.
 """
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from ifseg_jax import positions
 from ifseg_jax.config import OFAConfig
 from ifseg_jax.positions import Grid
 from ifseg_jax.transformer import (
-    MASKED,
+    DecoderContext,
     DecoderLayer,
+    EncoderContext,
     EncoderLayer,
-    KeyBlock,
-    Memory,
     PositionPair,
-    QueryBlock,
     dense,
-    layer_class,
     layer_norm,
+    stack,
 )
 from vlseg.nn.resnet import ResNet, halve
 
@@ -56,25 +52,9 @@ class Encoded(NamedTuple):
         return self.tokens[:, : self.grid.cells if self.grid else 0]
 
 
-def row_blocks(rows: int, blocks: int) -> list[slice]:
-    """Splits `rows` into at most `blocks` nearly equal ranges."""
-    edges = np.unique(np.linspace(0, rows, min(blocks, rows) + 1).astype(int))
-    return [slice(int(a), int(b)) for a, b in zip(edges[:-1], edges[1:], strict=True)]
-
-
-def all_to_all(queries: int, keys: int, blocks: int) -> list[QueryBlock]:
-    """Every query attends to every key without a relative bias, in blocks of queries."""
-    return [QueryBlock(block, [KeyBlock(slice(0, keys))]) for block in row_blocks(queries, blocks)]
-
-
-def causal_bias(queries: slice, keys: int) -> jax.Array:
-    """MASKED where the key comes after the query, else 0: float32 [queries, keys]."""
-    return jnp.where(jnp.arange(queries.start, queries.stop)[:, None] >= jnp.arange(keys), 0.0, MASKED)
-
-
-def drop_path_rates(config: OFAConfig, layers: int) -> np.ndarray:
-    """Stochastic depth of each of `layers` layers, rising linearly from 0."""
-    return np.linspace(0.0, config.drop_path, layers)
+def drop_path_rates(config: OFAConfig, layers: int) -> jax.Array:
+    """Stochastic depth of each of `layers` layers, rising linearly from 0: float32 [layers]."""
+    return jnp.linspace(0.0, config.drop_path, layers)
 
 
 class Encoder(nn.Module):
@@ -96,14 +76,7 @@ class Encoder(nn.Module):
         self.image_position_norm = layer_norm(config)
         self.position_query = dense(config, config.width)
         self.position_key = dense(config, config.width)
-        layer = layer_class(EncoderLayer, config, static_argnums=(3, 5))
-        self.layers = [layer(config, rate) for rate in drop_path_rates(config, config.encoder_layers)]
-        zeros = nn.initializers.zeros
-        token_shape = (2 * config.token_bucket - 1, config.heads)
-        image_shape = ((2 * config.image_bucket - 1) ** 2 + 3, config.heads)
-        numbers = range(config.encoder_layers)
-        self.token_tables = [self.param(f"token_table_{i}", zeros, token_shape) for i in numbers]
-        self.image_tables = [self.param(f"image_table_{i}", zeros, image_shape) for i in numbers]
+        self.layers = stack(EncoderLayer, config, config.encoder_layers)
         self.norm = layer_norm(config)
         self.dropout = nn.Dropout(config.dropout)
 
@@ -159,37 +132,10 @@ class Encoder(nn.Module):
         mask = _joint_mask(grid, word_mask, batch, length)
         scale = (2 * config.width // config.heads) ** -0.5
         pair = PositionPair(self.position_query(position) * scale, self.position_key(position))
-        for layer, blocks in zip(self.layers, self._blocks(grid, length), strict=True):
-            x = layer(x, pair, blocks, mask, deterministic)
-        return Encoded(self.norm(x), position, mask, grid)
-
-    def _blocks(self, grid: Grid | None, length: int) -> list[list[QueryBlock]]:
-        """Attention pattern of each layer: everything to everything, with relative biases within cells and words."""
-        config = self.config
-        buckets = positions.token_buckets(config.token_bucket, config.max_positions)
-        cells = grid.cells if grid else 0
         axes = positions.relative_axes(grid, config.image_grid) if grid else None
-        words = slice(cells, cells + length)
-
-        def blocks(token_table: jax.Array, image_table: jax.Array) -> list[QueryBlock]:
-            to_words = [KeyBlock(words, lambda: positions.token_bias(token_table, buckets, length))]
-            if grid is None or axes is None:
-                return [QueryBlock(words, to_words)]
-            offsets = positions.offsets_table(image_table, config.image_bucket, config.image_grid)
-            image_keys = slice(0, cells)
-            result = [
-                QueryBlock(
-                    slice(rows.start * grid.columns, rows.stop * grid.columns),
-                    [
-                        KeyBlock(image_keys, lambda rows=rows: positions.relative_bias(offsets, axes, rows)),
-                        KeyBlock(words),
-                    ],
-                )
-                for rows in row_blocks(grid.rows, config.query_blocks)
-            ]
-            return [*result, QueryBlock(words, [KeyBlock(image_keys), *to_words])]
-
-        return [blocks(*tables) for tables in zip(self.token_tables, self.image_tables, strict=True)]
+        context = EncoderContext(pair, axes, mask)
+        x, _ = self.layers(x, context, drop_path_rates(config, config.encoder_layers), deterministic)
+        return Encoded(self.norm(x), position, mask, grid)
 
 
 def _joint_mask(grid: Grid | None, word_mask: jax.Array | None, batch: int, length: int) -> jax.Array | None:
@@ -229,17 +175,7 @@ class Decoder(nn.Module):
         self.self_position_key = dense(config, config.width)
         self.cross_position_query = dense(config, config.width)
         self.cross_position_key = dense(config, config.width)
-        layer = layer_class(DecoderLayer, config, static_argnums=(5, 6, 8))
-        self.layers = [layer(config, rate) for rate in drop_path_rates(config, config.decoder_layers)]
-        shapes = {
-            "token": (2 * config.token_bucket - 1, config.heads),
-            "image": ((2 * config.image_bucket - 1) ** 2 + 3, config.heads),
-            "cell": ((2 * config.segmentation_grid - 1) ** 2 + 3, config.heads),
-        }
-        numbers = range(config.decoder_layers)
-        self.tables = {
-            name: [self.param(f"{name}_table_{i}", zeros, shape) for i in numbers] for name, shape in shapes.items()
-        }
+        self.layers = stack(DecoderLayer, config, config.decoder_layers)
         self.norm = layer_norm(config)
         self.dropout = nn.Dropout(config.dropout)
 
@@ -249,17 +185,7 @@ class Decoder(nn.Module):
         """Causal decoding of word embeddings [B, L, D] into hidden states [B, L, D] (Eq. 8-9)."""
         length = words.shape[1]
         position = self.word_position_norm(self.word_positions[:length])[None]
-        buckets = positions.token_buckets(self.config.token_bucket, self.config.max_positions)
-        whole = slice(0, length)
-
-        def blocks(table: jax.Array) -> list[QueryBlock]:
-            def bias() -> jax.Array:
-                return positions.token_bias(table, buckets, length) + causal_bias(whole, length)
-
-            return [QueryBlock(whole, [KeyBlock(whole, bias)])]
-
-        layers = [blocks(table) for table in self.tables["token"]]
-        return self._run(self.embedding_norm(words), position, encoded, layers, mask, deterministic)
+        return self._run(self.embedding_norm(words), position, encoded, None, mask, deterministic)
 
     def cells(
         self, bos: jax.Array, encoded: Encoded, encoder_positions: jax.Array | None, *, deterministic: bool = True
@@ -276,59 +202,33 @@ class Decoder(nn.Module):
         assert grid is not None, "spatially conditioned decoding needs image cells"
         inputs = encoded.image_tokens
         bos = jnp.broadcast_to(bos.astype(inputs.dtype), (inputs.shape[0], 1, config.width))
-        # The last cell conditions nothing; leaving it out keeps the sequence as long as the grid. In a padded batch it
-        # can only be padding or the last valid cell of its row.
-        inputs = jnp.concatenate([bos, inputs[:, : grid.cells - 1]], axis=1)
+        inputs = jnp.concatenate([bos, inputs], axis=1)
         if encoder_positions is None:
             first = self.cell_positions[:1][None]
             square = self.cell_positions[1:].reshape(config.segmentation_grid, config.segmentation_grid, -1)
             cells = positions.resized_square(square, grid)
             raw = jnp.concatenate([jnp.broadcast_to(first, (cells.shape[0], 1, config.width)), cells], axis=1)
             position = self.cell_position_norm(raw)
-            tables, bucket, trained = self.tables["cell"], config.segmentation_grid, config.segmentation_grid
+            trained = config.segmentation_grid
         else:
             position = encoder_positions
-            tables, bucket, trained = self.tables["image"], config.image_bucket, config.image_grid
+            trained = config.image_grid
         axes = positions.relative_axes(grid, trained)
         valid = grid.valid()
         mask = None
         if valid is not None:
-            mask = jnp.concatenate([jnp.ones((valid.shape[0], 1), bool), valid[:, : grid.cells - 1]], axis=1)
-        layers = [self._cell_blocks(grid, positions.offsets_table(t, bucket, trained), t, axes) for t in tables]
-        x = self._run(self.embedding_norm(inputs), position[:, : grid.cells], encoded, layers, mask, deterministic)
+            mask = jnp.concatenate([jnp.ones((valid.shape[0], 1), bool), valid], axis=1)
+        x = self._run(self.embedding_norm(inputs), position, encoded, axes, mask, deterministic)
         if grid.size is None:
-            return x
+            return x[:, : grid.cells]  # the last cell conditions nothing
         return jnp.take_along_axis(x, grid.preceding()[..., None], axis=1)
-
-    def _cell_blocks(
-        self, grid: Grid, offsets: jax.Array, table: jax.Array, axes: positions.RelativeAxes
-    ) -> list[QueryBlock]:
-        """Causal self-attention over <s> and the cells: elements 0 and 1 + cell.
-
-        A block of grid rows sees only the rows up to its own, so about half of the scores are never computed.
-        """
-        elements = grid.cells  # <s> and all cells but the last
-        start_row = table[-2].reshape(1, -1, 1, 1)  # bias of every cell towards <s>
-        blocks = [QueryBlock(slice(0, 1), [KeyBlock(slice(0, 1))])]
-        for rows in row_blocks(grid.rows, self.config.query_blocks):
-            first, last = rows.start * grid.columns, min(rows.stop * grid.columns, elements - 1)
-            if first == last:
-                continue
-
-            def bias(rows: slice = rows, first: int = first, last: int = last) -> jax.Array:
-                relative = positions.relative_bias(offsets, axes, rows, slice(0, rows.stop))
-                return relative[:, :, : last - first, :last] + causal_bias(slice(first, last), last)
-
-            keys = [KeyBlock(slice(0, 1), lambda: start_row), KeyBlock(slice(1, last + 1), bias)]
-            blocks.append(QueryBlock(slice(first + 1, last + 1), keys))
-        return blocks
 
     def _run(
         self,
         x: jax.Array,
         position: jax.Array,
         encoded: Encoded,
-        self_blocks: Sequence[Sequence[QueryBlock]],
+        axes: positions.RelativeAxes | None,
         mask: jax.Array | None,
         deterministic: bool,
     ) -> jax.Array:
@@ -339,10 +239,8 @@ class Decoder(nn.Module):
         cross_pair = PositionPair(
             self.cross_position_query(position) * scale, self.cross_position_key(encoded.positions)
         )
-        cross_blocks = all_to_all(x.shape[1], encoded.tokens.shape[1], config.query_blocks)
-        memory = Memory(encoded.tokens, encoded.mask)
-        for layer, blocks in zip(self.layers, self_blocks, strict=True):
-            x = layer(x, memory, self_pair, cross_pair, blocks, cross_blocks, mask, deterministic)
+        context = DecoderContext(encoded.tokens, encoded.mask, self_pair, cross_pair, axes, mask)
+        x, _ = self.layers(x, context, drop_path_rates(config, config.decoder_layers), deterministic)
         return self.norm(x)
 
 

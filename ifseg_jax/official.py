@@ -15,7 +15,6 @@ from ifseg_jax.config import OFAConfig
 from vlseg.errors import CheckpointError
 
 Variables = dict[str, Any]
-Rule = tuple[str, str, "Layout"]
 
 
 class TensorSource(Protocol):
@@ -55,6 +54,19 @@ SAME = Layout(lambda x: x, lambda x: x)
 LINEAR = Layout(lambda x: x.T, lambda x: x.T)
 CONVOLUTION = Layout(lambda x: x.transpose(2, 3, 1, 0), lambda x: x.transpose(3, 2, 0, 1))
 
+class Rule(NamedTuple):
+    """One official parameter.
+
+    official: its name. path: where it stands in our variables. layout: how it is laid out there.
+    layer: its index along the leading axis of stacked layers, or None.
+    """
+
+    official: str
+    path: str
+    layout: Layout
+    layer: int | None = None
+
+
 _NORM = {"weight": "scale", "bias": "bias"}
 _BATCH_NORM = {"weight": "params/{}/scale", "bias": "params/{}/bias"} | {
     "running_mean": "batch_stats/{}/mean",
@@ -63,23 +75,26 @@ _BATCH_NORM = {"weight": "params/{}/scale", "bias": "params/{}/bias"} | {
 
 
 def _linear(official: str, ours: str) -> list[Rule]:
-    return [(f"{official}.weight", f"params/{ours}/kernel", LINEAR), (f"{official}.bias", f"params/{ours}/bias", SAME)]
+    return [
+        Rule(f"{official}.weight", f"params/{ours}/kernel", LINEAR),
+        Rule(f"{official}.bias", f"params/{ours}/bias", SAME),
+    ]
 
 
 def _norm(official: str, ours: str) -> list[Rule]:
-    return [(f"{official}.{leaf}", f"params/{ours}/{name}", SAME) for leaf, name in _NORM.items()]
+    return [Rule(f"{official}.{leaf}", f"params/{ours}/{name}", SAME) for leaf, name in _NORM.items()]
 
 
 def _batch_norm(official: str, ours: str) -> list[Rule]:
-    return [(f"{official}.{leaf}", path.format(ours), SAME) for leaf, path in _BATCH_NORM.items()]
+    return [Rule(f"{official}.{leaf}", path.format(ours), SAME) for leaf, path in _BATCH_NORM.items()]
 
 
 def _table(official: str, ours: str) -> list[Rule]:
-    return [(f"{official}.weight", f"params/{ours}", SAME)]
+    return [Rule(f"{official}.weight", f"params/{ours}", SAME)]
 
 
 def _attention(official: str, ours: str) -> list[Rule]:
-    rules = [(f"{official}.c_attn", f"params/{ours}/head_scale", SAME)]
+    rules = [Rule(f"{official}.c_attn", f"params/{ours}/head_scale", SAME)]
     for name, path in (("q_proj", "query"), ("k_proj", "key"), ("v_proj", "value"), ("out_proj", "out")):
         rules += _linear(f"{official}.{name}", f"{ours}/{path}")
     return rules
@@ -95,16 +110,18 @@ def _feed_forward(official: str, ours: str) -> list[Rule]:
 
 
 def _resnet(official: str, ours: str, stages: Iterable[int]) -> list[Rule]:
-    rules = [(f"{official}.conv1.weight", f"params/{ours}/conv1/kernel", CONVOLUTION)]
+    rules = [Rule(f"{official}.conv1.weight", f"params/{ours}/conv1/kernel", CONVOLUTION)]
     rules += _batch_norm(f"{official}.bn1", f"{ours}/bn1")
     for stage, blocks in enumerate(stages, start=1):
         for block in range(blocks):
             source, target = f"{official}.layer{stage}.{block}", f"{ours}/layer{stage}_{block}"
             for number in (1, 2, 3):
-                rules.append((f"{source}.conv{number}.weight", f"params/{target}/conv{number}/kernel", CONVOLUTION))
+                kernel = f"params/{target}/conv{number}/kernel"
+                rules.append(Rule(f"{source}.conv{number}.weight", kernel, CONVOLUTION))
                 rules += _batch_norm(f"{source}.bn{number}", f"{target}/bn{number}")
             if block == 0:
-                rules.append((f"{source}.downsample.0.weight", f"params/{target}/downsample_conv/kernel", CONVOLUTION))
+                kernel = f"params/{target}/downsample_conv/kernel"
+                rules.append(Rule(f"{source}.downsample.0.weight", kernel, CONVOLUTION))
                 rules += _batch_norm(f"{source}.downsample.1", f"{target}/downsample_bn")
     return rules
 
@@ -122,14 +139,15 @@ def _encoder(config: OFAConfig) -> list[Rule]:
     rules += _linear("encoder.pos_q_linear", "encoder/position_query")
     rules += _linear("encoder.pos_k_linear", "encoder/position_key")
     rules += _norm("encoder.layer_norm", "encoder/norm")
-    for i in range(config.encoder_layers):
-        source, target = f"encoder.layers.{i}", f"encoder/layers_{i}"
-        rules += _attention(f"{source}.self_attn", f"{target}/attention")
-        rules += _norm(f"{source}.self_attn_layer_norm", f"{target}/attention_norm")
-        rules += _norm(f"{source}.attn_ln", f"{target}/attention_output_norm")
-        rules += _feed_forward(source, target)
-        rules += _table(f"encoder.token_rel_pos_table_list.{i}", f"encoder/token_table_{i}")
-        rules += _table(f"encoder.image_rel_pos_table_list.{i}", f"encoder/image_table_{i}")
+    for layer in range(config.encoder_layers):
+        source, target = f"encoder.layers.{layer}", "encoder/layers"
+        stacked = _attention(f"{source}.self_attn", f"{target}/attention")
+        stacked += _norm(f"{source}.self_attn_layer_norm", f"{target}/attention_norm")
+        stacked += _norm(f"{source}.attn_ln", f"{target}/attention_output_norm")
+        stacked += _feed_forward(source, target)
+        stacked += _table(f"encoder.token_rel_pos_table_list.{layer}", f"{target}/token_table")
+        stacked += _table(f"encoder.image_rel_pos_table_list.{layer}", f"{target}/image_table")
+        rules += [rule._replace(layer=layer) for rule in stacked]
     return rules
 
 
@@ -146,22 +164,23 @@ def _decoder(config: OFAConfig) -> list[Rule]:
         rules += _linear(f"decoder.{kind}_pos_q_linear", f"decoder/{kind}_position_query")
         rules += _linear(f"decoder.{kind}_pos_k_linear", f"decoder/{kind}_position_key")
     rules += _norm("decoder.layer_norm", "decoder/norm")
-    for i in range(config.decoder_layers):
-        source, target = f"decoder.layers.{i}", f"decoder/layers_{i}"
-        rules += _attention(f"{source}.self_attn", f"{target}/attention")
-        rules += _attention(f"{source}.encoder_attn", f"{target}/cross_attention")
-        rules += _norm(f"{source}.self_attn_layer_norm", f"{target}/attention_norm")
-        rules += _norm(f"{source}.self_attn_ln", f"{target}/attention_output_norm")
-        rules += _norm(f"{source}.encoder_attn_layer_norm", f"{target}/cross_attention_norm")
-        rules += _norm(f"{source}.cross_attn_ln", f"{target}/cross_attention_output_norm")
-        rules += _feed_forward(source, target)
-        for official, ours in (("token", "token"), ("image", "image"), ("seg", "cell")):
-            rules += _table(f"decoder.{official}_rel_pos_table_list.{i}", f"decoder/{ours}_table_{i}")
+    for layer in range(config.decoder_layers):
+        source, target = f"decoder.layers.{layer}", "decoder/layers"
+        stacked = _attention(f"{source}.self_attn", f"{target}/attention")
+        stacked += _attention(f"{source}.encoder_attn", f"{target}/cross_attention")
+        stacked += _norm(f"{source}.self_attn_layer_norm", f"{target}/attention_norm")
+        stacked += _norm(f"{source}.self_attn_ln", f"{target}/attention_output_norm")
+        stacked += _norm(f"{source}.encoder_attn_layer_norm", f"{target}/cross_attention_norm")
+        stacked += _norm(f"{source}.cross_attn_ln", f"{target}/cross_attention_output_norm")
+        stacked += _feed_forward(source, target)
+        for name, ours in (("token", "token"), ("image", "image"), ("seg", "cell")):
+            stacked += _table(f"decoder.{name}_rel_pos_table_list.{layer}", f"{target}/{ours}_table")
+        rules += [rule._replace(layer=layer) for rule in stacked]
     return rules
 
 
 def rules(config: OFAConfig) -> list[Rule]:
-    """(official name, path in our variables, layout) of every parameter of a model of this configuration."""
+    """The rule of every parameter of a model of this configuration; layers in order."""
     return [
         *_table("encoder.embed_tokens", "word_embedding/table"),
         *_encoder(config),
@@ -258,7 +277,7 @@ def from_official(
         CheckpointError: names are missing or left over (both are listed), shapes do not fit, or a tied copy differs.
     """
     table = rules(config)
-    ours = {official for official, _, _ in table}
+    ours = {rule.official for rule in table}
     tied = tuple(name for name in TIED if name in tensors)
     carried = [name for name in tensors if name not in ours and CARRIED.match(name)]
     missing = [name for name in ours if name not in tensors and not ADDED_BY_IFSEG.match(name)]
@@ -266,12 +285,14 @@ def from_official(
     if missing or unused:
         raise CheckpointError(mismatch(sorted(missing), unused))
     variables: Variables = {}
-    for official, path, layout in table:
-        if official in tensors:
-            value = layout.to_ours(tensors[official].read())
-        else:
-            value = _fresh(official, config, seed)
-        _set(variables, path, place(value))
+    for path, parts in _by_path(table).items():
+        arrays = [
+            rule.layout.to_ours(tensors[rule.official].read())
+            if rule.official in tensors
+            else _fresh(rule.official, config, seed)
+            for rule in parts
+        ]
+        _set(variables, path, place(arrays[0] if parts[0].layer is None else np.stack(arrays)))
     words = tensors[WORDS].read() if tied else None
     for name in tied:
         if words is None or not np.array_equal(tensors[name].read(), words):
@@ -281,10 +302,11 @@ def from_official(
 
 def to_official(converted: Converted, config: OFAConfig) -> dict[str, np.ndarray]:
     """Inverse of `from_official`: official name -> array; tied names share one array."""
-    state = {
-        official: np.ascontiguousarray(layout.to_official(np.asarray(_get(converted.variables, path))))
-        for official, path, layout in rules(config)
-    }
+    state = {}
+    for rule in rules(config):
+        value = np.asarray(_get(converted.variables, rule.path))
+        value = value if rule.layer is None else value[rule.layer]
+        state[rule.official] = np.ascontiguousarray(rule.layout.to_official(value))
     carried = {name: tensor.read() for name, tensor in converted.carried.items()}
     return state | dict.fromkeys(converted.tied, state[WORDS]) | carried
 
@@ -304,6 +326,14 @@ def unflatten(flat: Mapping[str, Any]) -> Variables:
     for path, value in flat.items():
         _set(variables, path, value)
     return variables
+
+
+def _by_path(table: Iterable[Rule]) -> dict[str, list[Rule]]:
+    """Rules by path; those of stacked layers stand together, in order."""
+    grouped: dict[str, list[Rule]] = {}
+    for rule in table:
+        grouped.setdefault(rule.path, []).append(rule)
+    return grouped
 
 
 def _fresh(official: str, config: OFAConfig, seed: int) -> np.ndarray:

@@ -70,6 +70,11 @@ class RelativeAxes(NamedTuple):
     rows: jax.Array
     columns: jax.Array
 
+    @property
+    def cells(self) -> int:
+        """Number of padded cells N = R * C."""
+        return self.rows.shape[1] * self.columns.shape[1]
+
 
 def relative_axes(grid: Grid, trained: int) -> RelativeAxes:
     """Resizing weights from a `trained` x `trained` grid to `grid`, for queries and keys at once."""
@@ -95,7 +100,10 @@ def offsets_table(table: jax.Array, bucket: int, trained: int) -> jax.Array:
 def relative_bias(
     offsets: jax.Array, axes: RelativeAxes, query_rows: slice = slice(None), key_rows: slice = slice(None)
 ) -> jax.Array:
-    """2-D relative bias between cells: float32 [b, H, queries, keys], cells in raster order.
+    """2-D relative bias between cells: float32 [b, H, query rows, columns, key rows, columns].
+
+    The grid axes stay apart: merging them here would force a transposed copy, while sums with scores that are viewed
+    in the same six axes read the array in place.
 
     Args:
         offsets: [2g - 1, 2g - 1, H] from `offsets_table`.
@@ -103,9 +111,7 @@ def relative_bias(
         query_rows, key_rows: static ranges of grid rows to compute.
     """
     by_row = jnp.einsum("yxh,zqky->zhqkx", offsets, axes.rows[:, query_rows, key_rows])
-    bias = jnp.einsum("zhqkx,zcdx->zhqckd", by_row, axes.columns)
-    b, heads, q, c, k, d = bias.shape
-    return bias.reshape(b, heads, q * c, k * d)
+    return jnp.einsum("zhqkx,zcdx->zhqckd", by_row, axes.columns)
 
 
 def token_buckets(bucket: int, max_positions: int) -> np.ndarray:

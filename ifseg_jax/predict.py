@@ -18,7 +18,7 @@ from ifseg_jax.model import Segmentation, load
 from vlseg import cli, files, visualize
 from vlseg.data import images as image_files
 from vlseg.data.folder import names_from
-from vlseg.errors import StorageError, VocabularyError
+from vlseg.errors import VocabularyError
 
 
 def output_names(paths: list[Path]) -> list[str]:
@@ -56,11 +56,9 @@ def main(_: list[str]) -> None:
         raise VocabularyError('this model was not adapted to categories: name some, e.g. --labels="cat,grass,dog"')
     model.words(labels)
     out = Path(options.out)
-    try:
+    with files.storage_errors(out):
         for folder in ("overlays", "labels"):
             (out / folder).mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise StorageError(f"cannot make {out}: {error.strerror}") from error
     names = output_names(paths)
     entries: dict[int, dict[str, object]] = {}
     results = model.segment_each(paths, labels, knn=options.knn, batch_size=options.batch_size)

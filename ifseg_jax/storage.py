@@ -18,8 +18,9 @@ from safetensors.numpy import save_file
 from ifseg_jax import official
 from ifseg_jax.config import OFAConfig
 from ifseg_jax.official import ArrayTensor, Converted, TensorSource
+from ifseg_jax.shapes import Shape, official_shapes, parameter_shapes
 from vlseg import files, torch_files
-from vlseg.errors import CheckpointError, ConfigError
+from vlseg.errors import CheckpointError, ConfigError, StorageError
 
 FORMAT, VERSION = "ifseg_jax", 1
 CONFIG_FILE, WEIGHTS_FILE, OFFICIAL_FILE, WORDS_FILE = (
@@ -64,7 +65,8 @@ def read(path: str | os.PathLike[str], place: Place = np.ascontiguousarray) -> S
         place: see `official.from_official`.
 
     Raises:
-        CheckpointError: there is no such file, it is broken, or it is not such a model.
+        CheckpointError: there is no such file, it is broken, or it is not such a model; parameters whose shapes do not
+            fit its configuration are named.
     """
     path = Path(path)
     return _read_directory(path, place) if path.is_dir() else _read_archive(path, place)
@@ -72,20 +74,37 @@ def read(path: str | os.PathLike[str], place: Place = np.ascontiguousarray) -> S
 
 def _read_archive(path: Path, place: Place) -> Stored:
     tensors = torch_files.load_state_dict(path)
+    found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     try:
-        config = official.config_from_official({name: tensor.shape for name, tensor in tensors.items()})
+        config = official.config_from_official(found)
+        _check_shapes(found, official_shapes(config))
         return Stored(config, official.from_official(tensors, config, place=place), {}, None)
-    except CheckpointError as error:
+    except (CheckpointError, ConfigError) as error:
         raise CheckpointError(f"{path}: {error}") from error
 
 
+def _check_shapes(found: Mapping[str, Shape], expected: Mapping[str, Shape]) -> None:
+    """Raises CheckpointError if shapes that are in both differ."""
+    wrong = [
+        f"{name} is {list(found[name])} instead of {list(shape)}"
+        for name, shape in expected.items()
+        if name in found and found[name] != shape
+    ]
+    if wrong:
+        more = f", and {len(wrong) - 3} more" if len(wrong) > 3 else ""
+        raise CheckpointError(f"shapes do not fit the model's configuration: {', '.join(wrong[:3])}{more}")
+
+
 def _read_directory(path: Path, place: Place) -> Stored:
-    config, settings = _read_config(path)
+    config, expected, settings = _read_config(path)
     weights = _open_safetensors(path / WEIGHTS_FILE)
-    expected = {ours for _, ours, _ in official.rules(config)}
-    missing, unused = sorted(expected - set(weights)), sorted(set(weights) - expected)
-    if missing or unused:
-        raise CheckpointError(f"{path / WEIGHTS_FILE}: {official.mismatch(missing, unused)}")
+    missing, unused = sorted(set(expected) - set(weights)), sorted(set(weights) - set(expected))
+    try:
+        if missing or unused:
+            raise CheckpointError(official.mismatch(missing, unused))
+        _check_shapes({name: tensor.shape for name, tensor in weights.items()}, expected)
+    except CheckpointError as error:
+        raise CheckpointError(f"{path / WEIGHTS_FILE}: {error}") from error
     variables = official.unflatten({name: place(tensor.read()) for name, tensor in weights.items()})
     carried: dict[str, TensorSource] = {}
     if (path / OFFICIAL_FILE).exists():
@@ -93,15 +112,19 @@ def _read_directory(path: Path, place: Place) -> Stored:
     return Stored(config, Converted(variables, carried, tuple(settings.get("tied", ()))), settings, path)
 
 
-def _read_config(path: Path) -> tuple[OFAConfig, Mapping[str, Any]]:
+def _read_config(path: Path) -> tuple[OFAConfig, dict[str, Shape], Mapping[str, Any]]:
+    """Configuration, the shapes that follow from it, and all of config.json."""
     try:
         settings = json.loads((path / CONFIG_FILE).read_text())
         if settings["format"] != FORMAT:
             raise CheckpointError(f"{path} holds a model of format {settings['format']!r}, not {FORMAT!r}")
-        return OFAConfig.from_dict(settings["model"]), settings
+        config = OFAConfig.from_dict(settings["model"])
+        return config, parameter_shapes(config), settings
     except FileNotFoundError as error:
         raise CheckpointError(f"{path} is not a model directory: it has no {CONFIG_FILE}") from error
-    except (ValueError, KeyError, TypeError, OSError, ConfigError) as error:
+    except KeyError as error:
+        raise CheckpointError(f"{path / CONFIG_FILE} cannot be used: it lacks {error}") from error
+    except (ValueError, TypeError, ArithmeticError, OSError, ConfigError) as error:
         raise CheckpointError(f"{path / CONFIG_FILE} cannot be used: {error}") from error
 
 
@@ -138,14 +161,20 @@ def write_directory(
     described = {"format": FORMAT, "version": VERSION, "model": config.to_dict(), "tied": list(converted.tied)}
     flat = {name: np.ascontiguousarray(value) for name, value in official.flatten(converted.variables).items()}
     with files.atomic_directory(path, overwrite=overwrite) as temporary:
-        with files.storage_errors(path):
-            save_file(flat, temporary / WEIGHTS_FILE)
-            if converted.carried:
-                carried = {name: np.ascontiguousarray(tensor.read()) for name, tensor in converted.carried.items()}
-                save_file(carried, temporary / OFFICIAL_FILE)
+        _save(flat, temporary / WEIGHTS_FILE, path)
+        if converted.carried:
+            carried = {name: np.ascontiguousarray(tensor.read()) for name, tensor in converted.carried.items()}
+            _save(carried, temporary / OFFICIAL_FILE, path)
         if words:
             files.atomic_write_bytes(temporary / WORDS_FILE, words.read_bytes())
         files.atomic_write_json(temporary / CONFIG_FILE, {**described, **settings})
+
+
+def _save(arrays: dict[str, np.ndarray], file: Path, destination: str | os.PathLike[str]) -> None:
+    try:
+        save_file(arrays, file)
+    except SafetensorError as error:  # the library's word for a full disk, too
+        raise StorageError(f"cannot write {os.fspath(destination)}: {error}") from error
 
 
 def write_official(path: str | os.PathLike[str], config: OFAConfig, converted: Converted) -> None:

@@ -40,6 +40,15 @@ def categories_of(config: ml_collections.ConfigDict) -> tuple[str, ...]:
     return labels.load(given) if given in labels.known() else names_from(given)
 
 
+def check_counts(config: ml_collections.ConfigDict, settings: adaptation.Adaptation) -> None:
+    """Raises ConfigError for a number of steps, images or checkpoints below 1."""
+    counts = {name: config[name] for name in ("log_every", "checkpoint_every", "keep_checkpoints")}
+    counts |= {f"adaptation.{name}": getattr(settings, name) for name in ("steps", "batch_size", "max_side")}
+    for name, value in counts.items():
+        if value < 1:
+            raise ConfigError(f"config.{name} is {value}; it must be 1 or more")
+
+
 def supervised_batches(
     dataset: Dataset, settings: adaptation.Adaptation, side: int
 ) -> Callable[[int], tuple[np.ndarray, np.ndarray]]:
@@ -73,6 +82,7 @@ def train(config: ml_collections.ConfigDict, workdir: str | Path) -> Path:
         settings = adaptation.Adaptation(**config.adaptation)
     except TypeError as error:
         raise ConfigError(f"config.adaptation: {error}") from error
+    check_counts(config, settings)
     categories = categories_of(config)
     model = load(config.checkpoint, tokenizer=config.tokenizer or None, **config.model)
     names = model.words(categories).names

@@ -1,14 +1,18 @@
 """Transformer blocks of OFA (OFA-Sys/OFA): pre-norm, with extra norms inside, per-head scales and position biases."""
 
 import functools
+import itertools
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from ifseg_jax import positions
 from ifseg_jax.config import OFAConfig
+from ifseg_jax.positions import RelativeAxes
 from vlseg.nn.broadcast import broadcast_batch
 from vlseg.nn.drop_path import DropPath
 
@@ -21,7 +25,7 @@ class KeyBlock(NamedTuple):
     """A range of keys that some queries attend to.
 
     keys: static range of the key sequence.
-    bias: makes an additive bias broadcastable to [B, H, queries, keys], or None. A function, so that a backward pass
+    bias: makes an additive bias for `add_bias`, [B or 1, H, queries, keys], or None. A function, so that a backward pass
         that recomputes attention recomputes the bias too instead of keeping it.
     """
 
@@ -60,22 +64,37 @@ def split_heads(x: jax.Array, heads: int) -> jax.Array:
     return x.reshape(batch, length, heads, width // heads).transpose(0, 2, 1, 3)
 
 
+def add_bias(score: jax.Array, bias: jax.Array) -> jax.Array:
+    """Adds a bias to scores [B, H, n, m]; the bias may split n and m into several axes, and have one row for B."""
+    batch, heads = score.shape[:2]
+    bias = broadcast_batch(bias, batch)
+    if bias.ndim == score.ndim:
+        return score + bias
+    return (score.reshape(batch, heads, *bias.shape[2:]) + bias).reshape(score.shape)
+
+
 def attend(
-    query: jax.Array, keys: Sequence[jax.Array], values: Sequence[jax.Array], biases: Sequence[jax.Array | None]
+    query: jax.Array,
+    keys: Sequence[jax.Array],
+    values: Sequence[jax.Array],
+    biases: Sequence[jax.Array | None],
+    masks: Sequence[jax.Array | None],
 ) -> jax.Array:
     """Attention of one block of queries to several blocks of keys under a common softmax.
 
     Args:
         query: [B, H, n, E]. keys: arrays [B, H, m_i, E]. values: arrays [B, H, m_i, d].
-        biases: per key block, broadcastable to [B, H, n, m_i], or None.
+        biases: per key block, for `add_bias`, or None.
+        masks: per key block, additive and broadcastable to [B, H, n, m_i], or None.
 
     Returns:
         [B, H, n, d], in the dtype of the values. Scores and softmax are float32.
     """
     scores = []
-    for key, bias in zip(keys, biases, strict=True):
+    for key, bias, mask in zip(keys, biases, masks, strict=True):
         score = jnp.einsum("bhne,bhme->bhnm", query, key, preferred_element_type=jnp.float32)
-        scores.append(score if bias is None else score + broadcast_batch(bias, score.shape[0]))
+        score = score if bias is None else add_bias(score, bias)
+        scores.append(score if mask is None else score + mask)
     peak = functools.reduce(jnp.maximum, [jnp.max(score, axis=-1, keepdims=True) for score in scores])
     weights = [jnp.exp(score - jax.lax.stop_gradient(peak)) for score in scores]
     total = sum(jnp.sum(weight, axis=-1, keepdims=True) for weight in weights)
@@ -118,24 +137,19 @@ class Attention(nn.Module):
             return jnp.concatenate([split_heads(content, heads), split_heads(extra, heads)], axis=-1)
 
         query, key = with_position(query, position.queries), with_position(key, position.keys)
-        mask_bias = None if key_mask is None else jnp.where(key_mask, 0.0, MASKED)[:, None, None, :]
+        mask = None if key_mask is None else jnp.where(key_mask, 0.0, MASKED)[:, None, None, :]
 
         def attend_block(block: QueryBlock, query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
-            biases = []
-            for keys in block.keys:
-                bias = None if keys.bias is None else keys.bias()
-                if mask_bias is not None:
-                    mask = mask_bias[..., keys.keys]
-                    bias = mask if bias is None else bias + mask
-                biases.append(bias)
+            biases = [None if keys.bias is None else keys.bias() for keys in block.keys]
             slices = [keys.keys for keys in block.keys]
-            return attend(query, [key[:, :, s] for s in slices], [value[:, :, s] for s in slices], biases)
+            masks = [None if mask is None else mask[..., s] for s in slices]
+            return attend(query, [key[:, :, s] for s in slices], [value[:, :, s] for s in slices], biases, masks)
 
         outputs = []
         for block in blocks:
             function = functools.partial(attend_block, block)
             if config.remat == "attention":
-                function = jax.checkpoint(function)
+                function = jax.checkpoint(function, prevent_cse=False)  # inside a scan nothing is merged
             outputs.append(function(query[:, :, block.queries], key, value))
         output = jnp.concatenate(outputs, axis=2) * head_scale[:, None, None].astype(value.dtype)
         batch, _, length, _ = output.shape
@@ -160,81 +174,193 @@ class Residual(nn.Module):
     """Dropout and stochastic depth on a branch, then the sum with its input."""
 
     config: OFAConfig
-    drop_path: float
 
     @nn.compact
-    def __call__(self, x: jax.Array, branch: jax.Array, deterministic: bool) -> jax.Array:
-        """x + drop_path(dropout(branch)), all [B, n, D]."""
+    def __call__(self, x: jax.Array, branch: jax.Array, drop_path: jax.Array, deterministic: bool) -> jax.Array:
+        """x + drop_path(dropout(branch)), all [B, n, D]; `drop_path` is this layer's rate."""
         branch = nn.Dropout(self.config.dropout)(branch, deterministic=deterministic)
-        return x + DropPath(self.drop_path)(branch, deterministic=deterministic)
+        return x + DropPath()(branch, drop_path, deterministic=deterministic)
+
+
+class EncoderContext(NamedTuple):
+    """What every encoder layer shares. The grid is empty for words alone.
+
+    position: projected position embeddings of all tokens.
+    axes: how relative positions of the trained grid map to this one, or None without cells.
+    mask: bool [B, N + T], False at padding, or None.
+    """
+
+    position: PositionPair
+    axes: RelativeAxes | None
+    mask: jax.Array | None
 
 
 class EncoderLayer(nn.Module):
-    """Self-attention and feed-forward."""
+    """Self-attention and feed-forward, with the layer's own tables of relative positions.
+
+    Layers run under `nn.scan`: one compiled body, parameters stacked along a leading axis.
+    """
 
     config: OFAConfig
-    drop_path: float
 
     @nn.compact
     def __call__(
-        self,
-        x: jax.Array,
-        position: PositionPair,
-        blocks: Sequence[QueryBlock],
-        mask: jax.Array | None,
-        deterministic: bool,
-    ) -> jax.Array:
-        """[B, n, D] -> [B, n, D]."""
+        self, x: jax.Array, context: EncoderContext, drop_path: jax.Array, deterministic: bool
+    ) -> tuple[jax.Array, None]:
+        """[B, n, D] -> ([B, n, D], None)."""
         config = self.config
+        zeros = nn.initializers.zeros
+        token_table = self.param("token_table", zeros, (2 * config.token_bucket - 1, config.heads))
+        image_table = self.param("image_table", zeros, ((2 * config.image_bucket - 1) ** 2 + 3, config.heads))
+        blocks = encoder_blocks(config, context.axes, token_table, image_table, x.shape[1])
         y = layer_norm(config, "attention_norm")(x)
-        y = Attention(config, name="attention")(y, y, position, blocks, mask)
+        y = Attention(config, name="attention")(y, y, context.position, blocks, context.mask)
         y = layer_norm(config, "attention_output_norm")(y)
-        x = Residual(config, self.drop_path)(x, y, deterministic)
+        x = Residual(config)(x, y, drop_path, deterministic)
         y = FeedForward(config, name="ffn")(layer_norm(config, "ffn_norm")(x))
-        return Residual(config, self.drop_path)(x, y, deterministic)
+        return Residual(config)(x, y, drop_path, deterministic), None
 
 
-class Memory(NamedTuple):
-    """What the decoder's cross-attention sees: tokens [B, m, D] and their mask [B, m] or None."""
+class DecoderContext(NamedTuple):
+    """What every decoder layer shares.
 
-    tokens: jax.Array
+    memory: encoder output [B, m, D]; memory_mask: bool [B, m] or None.
+    self_position, cross_position: projected position embeddings.
+    axes: as in `EncoderContext` for spatially conditioned decoding; None when decoding words.
+    mask: bool [B, n], False at padding, or None.
+    """
+
+    memory: jax.Array
+    memory_mask: jax.Array | None
+    self_position: PositionPair
+    cross_position: PositionPair
+    axes: RelativeAxes | None
     mask: jax.Array | None
 
 
 class DecoderLayer(nn.Module):
-    """Self-attention, cross-attention and feed-forward."""
+    """Self-attention, cross-attention and feed-forward, with the layer's own tables of relative positions."""
 
     config: OFAConfig
-    drop_path: float
 
     @nn.compact
     def __call__(
-        self,
-        x: jax.Array,
-        memory: Memory,
-        self_position: PositionPair,
-        cross_position: PositionPair,
-        self_blocks: Sequence[QueryBlock],
-        cross_blocks: Sequence[QueryBlock],
-        mask: jax.Array | None,
-        deterministic: bool,
-    ) -> jax.Array:
-        """[B, n, D] -> [B, n, D]."""
+        self, x: jax.Array, context: DecoderContext, drop_path: jax.Array, deterministic: bool
+    ) -> tuple[jax.Array, None]:
+        """[B, n, D] -> ([B, n, D], None)."""
         config = self.config
+        zeros = nn.initializers.zeros
+        token_table = self.param("token_table", zeros, (2 * config.token_bucket - 1, config.heads))
+        image_table = self.param("image_table", zeros, ((2 * config.image_bucket - 1) ** 2 + 3, config.heads))
+        cell_table = self.param("cell_table", zeros, ((2 * config.segmentation_grid - 1) ** 2 + 3, config.heads))
+        if context.axes is None:
+            blocks = word_blocks(config, token_table, x.shape[1])
+        elif config.decoder_positions == "encoder_image":
+            offsets = positions.offsets_table(image_table, config.image_bucket, config.image_grid)
+            blocks = cell_blocks(config, context.axes, offsets, image_table[-2])
+        else:
+            offsets = positions.offsets_table(cell_table, config.segmentation_grid, config.segmentation_grid)
+            blocks = cell_blocks(config, context.axes, offsets, cell_table[-2])
         y = layer_norm(config, "attention_norm")(x)
-        y = Attention(config, name="attention")(y, y, self_position, self_blocks, mask)
+        y = Attention(config, name="attention")(y, y, context.self_position, blocks, context.mask)
         y = layer_norm(config, "attention_output_norm")(y)
-        x = Residual(config, self.drop_path)(x, y, deterministic)
+        x = Residual(config)(x, y, drop_path, deterministic)
         y = layer_norm(config, "cross_attention_norm")(x)
-        y = Attention(config, name="cross_attention")(y, memory.tokens, cross_position, cross_blocks, memory.mask)
+        blocks = all_to_all(x.shape[1], context.memory.shape[1], config.query_blocks)
+        y = Attention(config, name="cross_attention")(
+            y, context.memory, context.cross_position, blocks, context.memory_mask
+        )
         y = layer_norm(config, "cross_attention_output_norm")(y)
-        x = Residual(config, self.drop_path)(x, y, deterministic)
+        x = Residual(config)(x, y, drop_path, deterministic)
         y = FeedForward(config, name="ffn")(layer_norm(config, "ffn_norm")(x))
-        return Residual(config, self.drop_path)(x, y, deterministic)
+        return Residual(config)(x, y, drop_path, deterministic), None
 
 
-def layer_class(layer: type[nn.Module], config: OFAConfig, static_argnums: tuple[int, ...]) -> Any:
-    """`layer`, rematerialised as a whole when the configuration says so. Argument 0 is the module itself."""
-    if config.remat != "layer":
-        return layer
-    return nn.remat(layer, static_argnums=static_argnums)
+def stack(layer: type[nn.Module], config: OFAConfig, length: int, name: str | None = None) -> nn.Module:
+    """`length` layers as one scanned module: (x, context, drop path rates [length], deterministic) -> (x, None)."""
+    if config.remat == "layer":
+        layer = nn.remat(layer, prevent_cse=False, static_argnums=(4,))
+    scanned = nn.scan(
+        layer,
+        variable_axes={"params": 0},
+        split_rngs={"params": True, "dropout": True},
+        in_axes=(nn.broadcast, 0, nn.broadcast),
+        length=length,
+    )
+    return scanned(config, name=name)
+
+
+def row_blocks(rows: int, blocks: int) -> list[slice]:
+    """Splits `rows` into at most `blocks` nearly equal ranges."""
+    edges = np.unique(np.linspace(0, rows, min(blocks, rows) + 1).astype(int))
+    return [slice(int(a), int(b)) for a, b in itertools.pairwise(edges)]
+
+
+def all_to_all(queries: int, keys: int, blocks: int) -> list[QueryBlock]:
+    """Every query attends to every key without a relative bias, in blocks of queries."""
+    return [QueryBlock(block, [KeyBlock(slice(0, keys))]) for block in row_blocks(queries, blocks)]
+
+
+def causal_bias(queries: slice, keys: int) -> jax.Array:
+    """MASKED where the key comes after the query, else 0: float32 [queries, keys]."""
+    return jnp.where(jnp.arange(queries.start, queries.stop)[:, None] >= jnp.arange(keys), 0.0, MASKED)
+
+
+def encoder_blocks(
+    config: OFAConfig, axes: RelativeAxes | None, token_table: jax.Array, image_table: jax.Array, length: int
+) -> list[QueryBlock]:
+    """Everything attends to everything, with relative biases among cells and among words.
+
+    `length` is N + T; cells come first.
+    """
+    buckets = positions.token_buckets(config.token_bucket, config.max_positions)
+    cells = axes.cells if axes else 0
+    words = slice(cells, length)
+    to_words = [KeyBlock(words, lambda: positions.token_bias(token_table, buckets, length - cells))]
+    if axes is None:
+        return [QueryBlock(words, to_words)]
+    offsets = positions.offsets_table(image_table, config.image_bucket, config.image_grid)
+    image_keys, columns = slice(0, cells), axes.columns.shape[1]
+    result = []
+    for rows in row_blocks(axes.rows.shape[1], config.query_blocks):
+
+        def bias(rows: slice = rows) -> jax.Array:
+            return positions.relative_bias(offsets, axes, rows)
+
+        queries = slice(rows.start * columns, rows.stop * columns)
+        result.append(QueryBlock(queries, [KeyBlock(image_keys, bias), KeyBlock(words)]))
+    return [*result, QueryBlock(words, [KeyBlock(image_keys), *to_words])]
+
+
+def word_blocks(config: OFAConfig, token_table: jax.Array, length: int) -> list[QueryBlock]:
+    """Causal self-attention over `length` words."""
+    buckets = positions.token_buckets(config.token_bucket, config.max_positions)
+    whole = slice(0, length)
+
+    def bias() -> jax.Array:
+        return positions.token_bias(token_table, buckets, length) + causal_bias(whole, length)
+
+    return [QueryBlock(whole, [KeyBlock(whole, bias)])]
+
+
+def cell_blocks(
+    config: OFAConfig, axes: RelativeAxes, offsets: jax.Array, start_bias: jax.Array
+) -> list[QueryBlock]:
+    """Causal self-attention over <s> and the cells: elements 0 and 1 + cell.
+
+    A block of grid rows sees only the rows up to its own, so about half of the scores are never computed.
+    `start_bias` [H] is the bias of every cell towards <s>.
+    """
+    columns = axes.columns.shape[1]
+    start = start_bias.reshape(1, -1, 1, 1)
+    blocks = [QueryBlock(slice(0, 1), [KeyBlock(slice(0, 1))])]
+    for rows in row_blocks(axes.rows.shape[1], config.query_blocks):
+
+        def bias(rows: slice = rows) -> jax.Array:
+            relative = positions.relative_bias(offsets, axes, rows, slice(0, rows.stop))
+            causal = causal_bias(slice(rows.start * columns, rows.stop * columns), rows.stop * columns)
+            return relative + causal.reshape(relative.shape[2:])
+
+        keys = [KeyBlock(slice(0, 1), lambda: start), KeyBlock(slice(1, 1 + rows.stop * columns), bias)]
+        blocks.append(QueryBlock(slice(1 + rows.start * columns, 1 + rows.stop * columns), keys))
+    return blocks

@@ -6,18 +6,17 @@ import jax.numpy as jnp
 
 
 class DropPath(nn.Module):
-    """Drops the residual branch of whole examples (stochastic depth, Huang et al. 2016), scaling the survivors.
-
-    Attributes:
-        rate: probability in [0, 1) that an example loses this branch during training.
-    """
-
-    rate: float
+    """Drops the residual branch of whole examples (stochastic depth, Huang et al. 2016), scaling the survivors."""
 
     @nn.compact
-    def __call__(self, x: jax.Array, *, deterministic: bool) -> jax.Array:
-        """`x` float [B, ...] -> the same shape and dtype. Uses the rng stream "dropout" unless `deterministic`."""
-        if deterministic or self.rate == 0.0:
+    def __call__(self, x: jax.Array, rate: float | jax.Array, *, deterministic: bool) -> jax.Array:
+        """`x` float [B, ...] -> the same shape and dtype.
+
+        `rate` in [0, 1) is the probability that an example loses this branch; it may be traced. Uses the rng stream
+        "dropout" unless `deterministic`.
+        """
+        if deterministic:
             return x
-        keep = jax.random.bernoulli(self.make_rng("dropout"), 1.0 - self.rate, (x.shape[0],) + (1,) * (x.ndim - 1))
-        return jnp.where(keep, x / (1.0 - self.rate), jnp.zeros_like(x))
+        shape = (x.shape[0],) + (1,) * (x.ndim - 1)
+        keep = jax.random.bernoulli(self.make_rng("dropout"), 1.0 - rate, shape)
+        return jnp.where(keep, x / jnp.asarray(1.0 - rate, x.dtype), jnp.zeros_like(x))

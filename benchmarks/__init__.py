@@ -1,0 +1,1 @@
+"""What the speed tables are made by."""

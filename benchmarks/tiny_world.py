@@ -1,0 +1,87 @@
+"""How well the bundled model segments the tiny world: the table of the README.
+
+python -m benchmarks.tiny_world --out=runs/tiny_world
+
+For each seed: the unadapted model, image-free adaptation, and supervised fine-tuning with the same settings, all scored
+on held-out scenes, with and without kNN averaging. Writes results.json and prints means with the spread over seeds
+(the standard deviation).
+"""
+
+import statistics
+from pathlib import Path
+
+from absl import flags
+
+from configs import tiny
+from ifseg_jax import adaptation
+from ifseg_jax.adaptation import Adaptation
+from ifseg_jax.evaluate import evaluate
+from ifseg_jax.model import IFSeg, load
+from ifseg_jax.train import supervised_batches
+from vlseg import cli, files
+from vlseg.data.tiny_world import NAMES, TinyWorldDataset
+
+MODES = ("image_free", "supervised")
+Scores = dict[str, float]
+
+
+def supervised(model: IFSeg, settings: Adaptation) -> IFSeg:
+    """The model after supervised fine-tuning on training scenes."""
+    words = model.word_embeddings(NAMES)
+    trained, kept = adaptation.split(model.variables, model.config)
+    dataset = TinyWorldDataset("train", count=20_000, seed=settings.seed)
+    batches = supervised_batches(dataset, settings, settings.side(model.config))
+    step = adaptation.supervised_step(model.config, settings, words, kept, batches)
+    state = adaptation.initial_state(trained, settings.optimizer())
+    for number in range(settings.steps):
+        state, _ = step(state, number)
+    return adaptation.adapted(model, NAMES, state, kept)
+
+
+def score(model: IFSeg, dataset: TinyWorldDataset) -> Scores:
+    """mIoU in percent without ("plain") and with ("knn") averaging."""
+    plain, knn = evaluate(model, dataset, (0, model.inference.knn_iterations), categories=NAMES, batch_size=10)
+    return {"plain": 100 * plain.miou, "knn": 100 * knn.miou}
+
+
+def main(_: list[str]) -> None:
+    """The command."""
+    options = flags.FLAGS
+    out = Path(options.out)
+    out.mkdir(parents=True, exist_ok=True)
+    base = load(options.checkpoint)
+    dataset = TinyWorldDataset("test", count=options.scenes)
+    results: dict[str, list[Scores]] = {"unadapted": [score(base, dataset)]}
+    print("unadapted", results["unadapted"][0], flush=True)
+    for seed in range(options.seeds):
+        settings = Adaptation(**{**tiny.get_config().adaptation, "seed": seed})
+        for mode in MODES:
+            if mode == "image_free":
+                model = adaptation.adapt(base, NAMES, settings)
+            else:
+                model = supervised(base, settings)
+            results.setdefault(mode, []).append(score(model, dataset))
+            print(f"seed {seed}", mode, results[mode][-1], flush=True)
+    files.atomic_write_json(out / "results.json", {"scenes": options.scenes, "mIoU": results})
+    print(table(results))
+
+
+def table(results: dict[str, list[Scores]]) -> str:
+    """A Markdown table of means and spreads."""
+    lines = ["| model | mIoU | mIoU with kNN averaging |", "|---|---|---|"]
+    for mode, scores in results.items():
+        cells = []
+        for key in ("plain", "knn"):
+            values = [entry[key] for entry in scores]
+            spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
+            cells.append(f"{statistics.mean(values):.1f}{spread}")
+        lines.append(f"| {mode.replace('_', '-')} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    flags.DEFINE_string("checkpoint", "tiny", "The model to adapt.")
+    flags.DEFINE_string("out", None, "Where results.json goes.", required=True)
+    flags.DEFINE_integer("seeds", 5, "Adaptation seeds.", lower_bound=1)
+    flags.DEFINE_integer("scenes", 500, "Held-out scenes.", lower_bound=1)
+    cli.run(main)

@@ -1,0 +1,335 @@
+"""The public model: what users call, from loading to overlays."""
+
+import dataclasses
+import json
+import shutil
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+from safetensors.numpy import load_file, save_file
+
+import ifseg_jax
+from ifseg_jax import download, official, storage
+from vlseg import torch_files
+from vlseg.errors import CheckpointError, ConfigError, DownloadError, ImageError, StorageError, VocabularyError
+
+CATEGORIES = ("grass", "house", "tree", "car")
+
+
+def picture(height: int, width: int, seed: int = 0) -> np.ndarray:
+    """Smooth colours with some noise, uint8 [height, width, 3]."""
+    rng = np.random.default_rng(seed)
+    small = Image.fromarray(rng.integers(0, 256, (4, 4, 3), dtype=np.uint8))
+    return np.asarray(small.resize((width, height), Image.Resampling.BICUBIC))
+
+
+def flat(model: ifseg_jax.IFSeg) -> dict[str, np.ndarray]:
+    return {name: np.asarray(value) for name, value in official.flatten(model.variables).items()}
+
+
+@pytest.fixture
+def directory(micro_directory, tmp_path):
+    """A copy of the micro model's directory, to be damaged."""
+    return shutil.copytree(micro_directory, tmp_path / "model")
+
+
+# Saving and loading
+
+
+def test_round_trip_keeps_everything(micro_model, tmp_path):
+    settings = ifseg_jax.Inference(short_side=48, long_side=96, knn_k=2, knn_iterations=7)
+    model = dataclasses.replace(micro_model, categories=CATEGORIES, inference=settings)
+    model.save(tmp_path / "model")
+    again = ifseg_jax.load(tmp_path / "model")
+    assert again.config == model.config
+    assert again.inference == settings
+    assert again.categories == CATEGORIES
+    assert again.words() == model.words()
+    assert flat(again).keys() == flat(model).keys()
+    for name, value in flat(model).items():
+        np.testing.assert_array_equal(flat(again)[name], value, err_msg=name)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model"]
+
+
+def test_an_official_model_round_trips_through_a_directory(golden_square, tmp_path):
+    torch_files.save(tmp_path / "a.pt", {"model": dict(golden_square.state)})
+    ifseg_jax.load(tmp_path / "a.pt").save(tmp_path / "b")
+    stored = storage.read(tmp_path / "b")
+    state = official.to_official(stored.converted, stored.config)
+    assert state.keys() == golden_square.state.keys()
+    for name, value in golden_square.state.items():
+        np.testing.assert_array_equal(state[name], value, err_msg=name)
+
+
+def test_saving_replaces_only_when_asked(micro_model, tmp_path):
+    micro_model.save(tmp_path / "model")
+    adapted = dataclasses.replace(micro_model, categories=("grass",))
+    with pytest.raises(StorageError, match="exists already"):
+        adapted.save(tmp_path / "model")
+    assert ifseg_jax.load(tmp_path / "model").categories == ()
+    adapted.save(tmp_path / "model", overwrite=True)
+    # Onto the very directory that it was read from.
+    again = ifseg_jax.load(tmp_path / "model")
+    again.save(tmp_path / "model", overwrite=True)
+    assert ifseg_jax.load(tmp_path / "model").categories == ("grass",)
+
+
+def test_load_options(micro_directory, micro_model):
+    model = ifseg_jax.load(micro_directory, dtype="bfloat16", remat="layer")
+    assert (model.config.dtype, model.config.remat) == ("bfloat16", "layer")
+    assert {value.dtype for value in flat(model).values()} == {np.dtype(np.float32)}
+    images = picture(40, 40)[None]
+    logits, exact = model.logits(images, CATEGORIES), micro_model.logits(images, CATEGORIES)
+    assert logits.dtype == np.float32
+    np.testing.assert_allclose(logits, exact, atol=0.1 * float(np.abs(exact).max()))
+    assert not np.array_equal(logits, exact)
+
+
+@pytest.mark.parametrize("options", [{"width": 64}, {"dtipe": "bfloat16"}, {"dtype": "int8"}, {"remat": "all"}])
+def test_load_refuses_options(micro_directory, options):
+    with pytest.raises(ConfigError, match="|".join(options)):
+        ifseg_jax.load(micro_directory, **options)
+
+
+def test_the_bundled_model_loads():
+    model = ifseg_jax.load()
+    assert model.words(["grass", "water"]).names == ("grass", "water")
+    assert model.config.stride == 8
+
+
+def test_official_checkpoints_need_a_network(monkeypatch, tmp_path):
+    monkeypatch.setenv("VLSEG_CACHE", str(tmp_path))
+    monkeypatch.setenv("no_proxy", "*")
+    # Nothing listens on the port of "discard".
+    closed = download.OfficialCheckpoint("http://127.0.0.1:9/ofa_base.pt")
+    monkeypatch.setitem(download.OFFICIAL_CHECKPOINTS, "ofa_base", closed)
+    with pytest.raises(DownloadError, match=rf"127\.0\.0\.1:9.*put it at {tmp_path}/ofa_base\.pt"):
+        ifseg_jax.load("ofa_base")
+
+
+def test_no_such_checkpoint(tmp_path):
+    with pytest.raises(CheckpointError, match=r"neither a file, a directory nor one of tiny, ofa_tiny"):
+        ifseg_jax.load(tmp_path / "absent.pt")
+
+
+# Damaged directories
+
+
+def edit_config(directory, **changes) -> None:
+    path = directory / storage.CONFIG_FILE
+    settings = json.loads(path.read_text())
+    path.write_text(json.dumps(settings | {"model": settings["model"] | changes}))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"width": 64}, r"word_embedding/table is \[67, 32\] instead of \[67, 64\], .*, and \d+ more"),
+        ({"max_positions": 63}, r"word_positions is \[66, 32\] instead of \[65, 32\]"),
+        ({"resnet_width": 16}, r"resnet/conv1/kernel is \[7, 7, 3, 8\] instead of \[7, 7, 3, 16\]"),
+        ({"encoder_layers": 3}, r"encoder/layers/\S+ is \[2, \d+.*\] instead of \[3, \d+"),
+        ({"resnet_stages": [1, 2]}, r"missing: .*encoder/resnet/layer2_1/"),
+        ({"resnet_stages": [1]}, r"not known: .*encoder/resnet/layer2_0/"),
+        ({"width": 33}, r"config\.json cannot be used: width 33"),
+        ({"heads": 0}, r"config\.json cannot be used"),
+        ({"encoder_layers": "2"}, r"config\.json cannot be used"),
+        ({"colour": 1}, r"unknown model settings: colour"),
+    ],
+)
+def test_a_configuration_that_does_not_fit_the_weights(directory, changes, message):
+    edit_config(directory, **changes)
+    with pytest.raises(CheckpointError, match=message):
+        ifseg_jax.load(directory)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "cannot be used"),
+        ("[]", "cannot be used"),
+        ('{"model": {}}', "lacks 'format'"),
+        ('{"format": "other", "model": {}}', "format 'other'"),
+        ('{"format": "ifseg_jax"}', "lacks 'model'"),
+        ('{"format": "ifseg_jax", "model": []}', "does not fit|shapes do not fit|missing"),
+    ],
+)
+def test_a_configuration_that_is_none(directory, text, message):
+    (directory / storage.CONFIG_FILE).write_text(text)
+    with pytest.raises(CheckpointError, match=message):
+        ifseg_jax.load(directory)
+
+
+@pytest.mark.parametrize("inference", [{"short_side": "64"}, {"knn_k": 0}, {"sides": 2}, []])
+def test_inference_settings_that_are_none(directory, inference):
+    path = directory / storage.CONFIG_FILE
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"inference": inference}))
+    if inference == []:
+        assert ifseg_jax.load(directory).inference == ifseg_jax.Inference()
+        return
+    with pytest.raises(CheckpointError, match=r"config\.json cannot be used"):
+        ifseg_jax.load(directory)
+
+
+def test_weights_that_are_damaged(directory):
+    weights = directory / storage.WEIGHTS_FILE
+    content = weights.read_bytes()
+    for damaged in (content[:-100], content[:5], b"", b"text" * 100):
+        weights.write_bytes(damaged)
+        with pytest.raises(CheckpointError, match=r"model\.safetensors cannot be read"):
+            ifseg_jax.load(directory)
+    weights.unlink()
+    with pytest.raises(CheckpointError, match=r"model\.safetensors is missing"):
+        ifseg_jax.load(directory)
+
+
+def test_weights_of_another_shape(directory):
+    arrays = load_file(directory / storage.WEIGHTS_FILE)
+    name = "params/encoder/layers/ffn/fc1/kernel"
+    turned = np.ascontiguousarray(arrays[name].swapaxes(1, 2))
+    save_file(arrays | {name: turned}, directory / storage.WEIGHTS_FILE)
+    with pytest.raises(CheckpointError, match=rf"{name} is \[2, 64, 32\] instead of \[2, 32, 64\]$"):
+        ifseg_jax.load(directory)
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "message"),
+    [
+        ("encoder.layers.1.fc1.weight", (64, 128), r"fc1\.weight is \[64, 128\] instead of \[128, 64\]"),
+        ("encoder.embed_images.layer2.0.conv2.weight", (128, 128), r"conv2\.weight is \[128, 128\] instead of"),
+        ("encoder.layers.0.self_attn.c_attn", (3,), r"width 64 is not a multiple of heads 3"),
+        ("decoder.pos_ln.weight", (), r"decoder\.pos_ln\.weight is \[\] instead of \[64\]"),
+    ],
+)
+def test_official_weights_of_another_shape(golden_square, tmp_path, name, shape, message):
+    assert golden_square.state[name].shape != shape
+    state = dict(golden_square.state) | {name: np.zeros(shape, np.float32)}
+    torch_files.save(tmp_path / "model.pt", {"model": state})
+    with pytest.raises(CheckpointError, match=rf"model\.pt: .*{message}"):
+        ifseg_jax.load(tmp_path / "model.pt")
+
+
+# Segmentation
+
+
+def test_segmentation_of_one_image(micro_model, tmp_path):
+    image = picture(45, 60)
+    result = micro_model.segment(image, CATEGORIES)
+    assert result.label_map.shape == (45, 60) and result.label_map.dtype == np.int32
+    assert result.labels == CATEGORIES
+    assert result.probabilities.shape == (45, 60, 4) and result.probabilities.dtype == np.float32
+    # Short side 40, so 40 x 53 pixels of 8 x 8 per cell.
+    assert result.grid_probabilities.shape == (5, 7, 4) and result.grid_probabilities.dtype == np.float32
+    np.testing.assert_array_equal(result.image, image)
+    np.testing.assert_allclose(result.probabilities.sum(axis=-1), 1, atol=1e-5)
+    np.testing.assert_allclose(result.grid_probabilities.sum(axis=-1), 1, atol=1e-5)
+    first, second = np.sort(result.probabilities, axis=-1)[..., :-3:-1].transpose(2, 0, 1)
+    clear = first - second > 1e-5
+    assert clear.mean() > 0.9
+    np.testing.assert_array_equal(result.label_map[clear], result.probabilities.argmax(axis=-1)[clear])
+
+
+def test_every_kind_of_image_is_segmented_alike(micro_model, tmp_path):
+    image, other = picture(45, 60), picture(60, 45, seed=1)
+    path = tmp_path / "image.png"
+    Image.fromarray(image).save(path)
+    expected = micro_model.segment(image, CATEGORIES).grid_probabilities
+    for source in (path, str(path), Image.fromarray(image), np.dstack([image, image[..., 0]])):
+        np.testing.assert_array_equal(micro_model.segment(source, CATEGORIES).grid_probabilities, expected)
+    results = micro_model.segment([path, other, image], CATEGORIES)
+    assert [result.label_map.shape for result in results] == [(45, 60), (60, 45), (45, 60)]
+    for result in (results[0], results[2]):
+        np.testing.assert_allclose(result.grid_probabilities, expected, atol=1e-5)
+    assert micro_model.segment([], CATEGORIES) == []
+
+
+def test_batches_come_out_of_order_but_alike(micro_model):
+    images = [picture(40, 40, 0), picture(40, 120, 1), picture(40, 40, 2)]
+    alone = micro_model.segment(images, CATEGORIES)
+    batched = list(micro_model.segment_each(images, CATEGORIES, batch_size=2))
+    assert [index for index, _ in batched] == [0, 2, 1]
+    for index, result in batched:
+        np.testing.assert_allclose(result.grid_probabilities, alone[index].grid_probabilities, atol=1e-5)
+        np.testing.assert_array_equal(result.image, images[index])
+
+
+def test_averaging_can_be_switched_off(micro_model):
+    image = picture(40, 40)
+    plain = micro_model.segment(image, CATEGORIES, knn=False).grid_probabilities
+    expected = jax.nn.softmax(micro_model.logits(image[None], CATEGORIES), axis=-1)[0]
+    np.testing.assert_allclose(plain, expected, atol=1e-5)
+    assert np.abs(plain - micro_model.segment(image, CATEGORIES).grid_probabilities).max() > 1e-3
+
+
+def test_overlay(micro_model):
+    result = micro_model.segment(picture(40, 40), CATEGORIES)
+    overlay = result.overlay()
+    # The legend stands below or beside.
+    assert overlay.width >= 40 and overlay.height >= 40 and overlay.size != (40, 40)
+    corner = np.asarray(result.overlay(alpha=0))[:40, :40]
+    np.testing.assert_array_equal(corner, result.image)
+    assert (np.asarray(overlay)[:40, :40] != result.image).any()
+
+
+@pytest.mark.parametrize("image", [np.zeros((40, 40, 3), np.float32), np.zeros((4, 40, 3), np.uint8), "absent.png"])
+def test_images_that_cannot_be_segmented(micro_model, image):
+    with pytest.raises(ImageError):
+        micro_model.segment(image, CATEGORIES)
+
+
+@pytest.mark.parametrize(
+    ("categories", "message"),
+    [
+        ([], "no categories"),
+        (["grass", " "], "blank"),
+        (["grass", "Grass"], "both"),
+        (["grass", "xylophone"], "xylophone"),
+        (["tree " * 60], "reads at most 64"),
+        ("grass", "one string"),
+    ],
+)
+def test_categories_that_cannot_be_used(micro_model, categories, message):
+    with pytest.raises(VocabularyError, match=message):
+        micro_model.segment(picture(40, 40), categories)
+
+
+def test_categories_are_needed(micro_model):
+    with pytest.raises(VocabularyError, match="no categories"):
+        micro_model.segment(picture(40, 40))
+
+
+def test_a_tokenizer_of_a_larger_model(micro_model):
+    foreign = dataclasses.replace(micro_model, tokenizer=lambda text: [50_000])
+    with pytest.raises(VocabularyError, match="id 50000, the model knows 67 words"):
+        foreign.words(CATEGORIES)
+
+
+def test_no_tokenizer(micro_model):
+    with pytest.raises(VocabularyError, match="give tokenizer=DIRECTORY"):
+        dataclasses.replace(micro_model, tokenizer=None).words(CATEGORIES)
+
+
+# Adaptation
+
+
+def test_adaptation_returns_a_new_model(micro_model):
+    before = flat(micro_model)
+    adapted = micro_model.adapt(["grass", "house"], steps=2, batch_size=2, max_side=3)
+    assert adapted.categories == ("grass", "house")
+    assert micro_model.categories == ()
+    after = flat(adapted)
+    assert after.keys() == before.keys()
+    changed = {name for name, value in before.items() if not np.array_equal(after[name], value)}
+    assert any(name.startswith("params/encoder/layers/") for name in changed)
+    assert not any("resnet" in name or "word_embedding" in name for name in changed)
+    for name, value in flat(micro_model).items():
+        np.testing.assert_array_equal(value, before[name], err_msg=name)
+    assert adapted.segment(picture(40, 40)).labels == ("grass", "house")
+
+
+def test_models_and_results_are_frozen(micro_model):
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        micro_model.categories = ("grass",)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        micro_model.inference.knn_k = 5

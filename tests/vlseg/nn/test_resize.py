@@ -1,0 +1,83 @@
+import math
+from fractions import Fraction
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from vlseg.nn import interpolation_matrix, resize_bilinear, resize_nearest_indices
+
+SIDES = st.integers(1, 40)
+
+
+def weights(source: int, target: int) -> np.ndarray:
+    """The definition with exact fractions: linear interpolation at (i + 1/2) * source / target - 1/2, clamped."""
+    matrix = np.zeros((target, source))
+    for index in range(target):
+        centre = (index + Fraction(1, 2)) * Fraction(source, target) - Fraction(1, 2)
+        centre = min(max(centre, Fraction(0)), Fraction(source - 1))
+        low = math.floor(centre)
+        matrix[index, low] += float(1 - (centre - low))
+        if centre > low:
+            matrix[index, low + 1] += float(centre - low)
+    return matrix
+
+
+@settings(max_examples=30)
+@given(SIDES, SIDES)
+def test_weights(source, target):
+    matrix = interpolation_matrix(source, target)
+    assert matrix.shape == (target, source) and matrix.dtype == jnp.float32
+    np.testing.assert_allclose(matrix, weights(source, target), rtol=0, atol=1e-5)
+    np.testing.assert_allclose(matrix.sum(axis=1), 1.0, rtol=0, atol=1e-5)
+
+
+def test_the_same_size_is_the_identity():
+    for size in (1, 7, 32):
+        np.testing.assert_array_equal(interpolation_matrix(size, size), np.eye(size))
+
+
+def test_sizes_known_only_at_run_time():
+    function = jax.jit(lambda source, target: interpolation_matrix(source, target, 12, 20))
+    sources, targets = np.array([12, 5, 1, 9]), np.array([20, 7, 3, 2])
+    matrices = np.asarray(function(sources, targets))
+    assert matrices.shape == (4, 20, 12)
+    for matrix, source, target in zip(matrices, sources, targets, strict=True):
+        np.testing.assert_allclose(matrix[:target, :source], weights(source, target), rtol=0, atol=1e-5)
+        assert (matrix[:, source:] == 0).all()
+        np.testing.assert_allclose(matrix[target:, source - 1], 1.0, rtol=0, atol=1e-5)
+
+
+def test_a_size_from_an_array_needs_its_maximum():
+    with pytest.raises(TypeError, match="maximum"):
+        interpolation_matrix(jnp.asarray([3]), 4)
+    with pytest.raises(TypeError, match="maximum"):
+        interpolation_matrix(3, jnp.asarray([4]), 3)
+
+
+@pytest.mark.parametrize("size", [(6, 10), (3, 2), (1, 9)])
+def test_bilinear(size):
+    x = np.random.default_rng(0).standard_normal((2, 3, 5, 4)).astype(np.float32)
+    rows, columns = weights(3, size[0]), weights(5, size[1])
+    expected = np.einsum("yh,xw,bhwc->byxc", rows, columns, x)
+    np.testing.assert_allclose(resize_bilinear(jnp.asarray(x), *size), expected, rtol=0, atol=1e-5)
+
+
+def test_bilinear_keeps_the_type():
+    assert resize_bilinear(jnp.ones((1, 2, 2, 1), jnp.bfloat16), 5, 5).dtype == jnp.bfloat16
+
+
+@settings(max_examples=30)
+@given(st.integers(1, 4000), st.integers(1, 60))
+def test_nearest(source, target):
+    indices = resize_nearest_indices(source, target)
+    assert indices.dtype == jnp.int32
+    assert indices.tolist() == [index * source // target for index in range(target)]
+
+
+def test_nearest_of_several_sizes():
+    indices = resize_nearest_indices(jnp.asarray([3, 8]), 8)
+    assert indices.tolist() == [[index * 3 // 8 for index in range(8)], list(range(8))]
