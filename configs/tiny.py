@@ -17,8 +17,7 @@ def get_config(mode: str = "image_free") -> ml_collections.ConfigDict:
     config.checkpoint = "tiny"
     config.mode = mode
     config.categories = (
-        "grass,water,sand,bricks,wood,snow,carpet,marble,"
-        "apple,banana,tree,house,car,fish,star,mushroom,cup,umbrella"
+        "grass,water,sand,bricks,wood,snow,carpet,marble,apple,banana,tree,house,car,fish,star,mushroom,cup,umbrella"
     )
     config.model = ml_collections.ConfigDict({"remat": "none"})
     config.adaptation.update({"steps": 200, "batch_size": 16, "learning_rate": 3e-4, "max_side": 8})

@@ -1,8 +1,8 @@
 """IFSeg: image-free semantic segmentation with a vision-language encoder-decoder.
 
-    import ifseg_jax
-    model = ifseg_jax.load("tiny").adapt(["grass", "water", "house"], steps=300)
-    model.segment("photo.jpg").overlay().show()
+import ifseg_jax
+model = ifseg_jax.load("tiny").adapt(["grass", "water", "house"], steps=300)
+model.segment("photo.jpg").overlay().show()
 """
 
 from ifseg_jax.knn import knn_average

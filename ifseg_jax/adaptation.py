@@ -114,7 +114,8 @@ def segmentation_loss(
     row_block: int,
 ) -> jax.Array:
     """Cross entropy of upsampled logits of image tokens [B, h, w, D] against targets int32 [B, H, W]."""
-    logits = OFA(config).apply(
+    model: Any = OFA(config)
+    logits = model.apply(
         variables,
         cells,
         words.categories,
@@ -127,7 +128,9 @@ def segmentation_loss(
     return upsampled_cross_entropy(logits, targets, row_block=row_block)
 
 
-def _update(state: State, optimizer: optax.GradientTransformation, loss: Callable[[Any], jax.Array]) -> tuple[State, Metrics]:
+def _update(
+    state: State, optimizer: optax.GradientTransformation, loss: Callable[[Any], jax.Array]
+) -> tuple[State, Metrics]:
     value, gradients = jax.value_and_grad(loss)(state["params"])
     updates, optimizer_state = optimizer.update(gradients, state["optimizer"], state["params"])
     params = optax.apply_updates(state["params"], updates)
@@ -152,9 +155,7 @@ def image_free_step(
     constant = {name: value for name, value in kept.items() if not FROZEN.match(name) and name.startswith("params/")}
 
     @functools.partial(jax.jit, donate_argnums=0)
-    def step(
-        state: State, constant: Variables, words: WordEmbeddings, number: jax.Array
-    ) -> tuple[State, Metrics]:
+    def step(state: State, constant: Variables, words: WordEmbeddings, number: jax.Array) -> tuple[State, Metrics]:
         map_key, dropout_key = jax.random.split(jax.random.fold_in(base, number))
         categories = words.categories.shape[0]
         grid = side // config.stride
@@ -193,7 +194,7 @@ def supervised_step(
         state: State, frozen: Any, words: WordEmbeddings, images: jax.Array, targets: jax.Array, number: jax.Array
     ) -> tuple[State, Metrics]:
         key = jax.random.fold_in(base, number)
-        model = OFA(config)
+        model: Any = OFA(config)
         pixels = images.astype(jnp.float32) / 127.5 - 1.0
         features = model.apply(official.unflatten(frozen), pixels, method=OFA.image_features)
         cells = model.apply(official.unflatten(frozen), features, method=OFA.image_embeddings)

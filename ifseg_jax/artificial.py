@@ -3,14 +3,14 @@
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 
 from vlseg.nn.resize import resize_nearest_indices
 
 
 class ArtificialBatch(NamedTuple):
     """grids: int32 [B, h, w], the category that stands at every image token.
-    targets: int32 [B, H, W], the same maps at pixel resolution."""
+    targets: int32 [B, H, W], the same maps at pixel resolution.
+    """
 
     grids: jax.Array
     targets: jax.Array
@@ -41,8 +41,6 @@ def artificial_batch(
         size_key, map_key = jax.random.split(key)
         u, v = jax.random.randint(size_key, (2,), 1, max_side + 1)
         seed_map = jax.random.randint(map_key, (max_side, max_side), 0, categories)
-        return ArtificialBatch(
-            resize_map(seed_map, (u, v), grid, grid), resize_map(seed_map, (u, v), pixels, pixels)
-        )
+        return ArtificialBatch(resize_map(seed_map, (u, v), grid, grid), resize_map(seed_map, (u, v), pixels, pixels))
 
     return jax.vmap(one)(jax.random.split(key, batch))

@@ -28,7 +28,8 @@ class OFAConfig:
         decoder_positions: "segmentation" uses the segmentation position tables, as the official code does;
             "encoder_image" uses the encoder's image positions in the decoder, as the paper says (Sec. 2.2, footnote 4).
         dtype: of the computation, "float32" or "bfloat16"; parameters, softmax and losses stay float32.
-        remat: what the backward pass computes again instead of keeping: "none", "attention" scores, or each whole "layer".
+        remat: what the backward pass computes again instead of keeping: "none", "attention" (scores), or "layer"
+            (everything but the input of each layer).
         query_blocks: attention is computed in this many blocks of queries, so that scores stay small.
     """
 

@@ -45,6 +45,8 @@ def main(_: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    flags.DEFINE_string("checkpoint", None, "An official .pt (or its name, e.g. ofa_base) or a directory.", required=True)
+    flags.DEFINE_string(
+        "checkpoint", None, "An official .pt (or its name, e.g. ofa_base) or a directory.", required=True
+    )
     flags.DEFINE_string("out", None, "A new directory, or a file that ends in .pt.", required=True)
     cli.run(main)

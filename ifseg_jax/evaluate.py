@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
+import jax.numpy as jnp
 from absl import flags
 from tqdm import tqdm
 
@@ -54,8 +54,8 @@ def evaluate(
         sizes = [image.shape[:2] for image in images]
         for number, probabilities in enumerate(results):
             for example, predicted in zip(batch, model.label_maps(probabilities, grids, sizes), strict=True):
-                label = np.asarray(example.label)
-                counts[number] = confusion.update(counts[number], predicted, label, dataset.ignore_label)
+                label = jnp.asarray(example.label)
+                counts[number] = confusion.update(counts[number], jnp.asarray(predicted), label, dataset.ignore_label)
         bar.update(len(batch))
     bar.close()
     return [confusion.compute(count) for count in counts]

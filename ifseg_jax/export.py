@@ -35,7 +35,11 @@ from vlseg.errors import ConfigError, VocabularyError
 
 FORMATS = ("directory", "official", "stablehlo")
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
-CATEGORY_TABLES = ("encoder.seg_embed_tokens.weight", "decoder.seg_embed_tokens.weight", "decoder.seg_projection.weight")
+CATEGORY_TABLES = (
+    "encoder.seg_embed_tokens.weight",
+    "decoder.seg_embed_tokens.weight",
+    "decoder.seg_projection.weight",
+)
 """Official names of the category embeddings, which the official code keeps as parameters."""
 
 _DECODER_WORDS = "decoder.embed_tokens.weight"
@@ -120,7 +124,7 @@ def write_stablehlo(
     (batch,) = jax.export.symbolic_shape("b")
     images = jax.ShapeDtypeStruct((batch, height, width, 3), jnp.uint8)
     exported = jax.export.export(jax.jit(segmenter(model, knn)), platforms=tuple(platforms))(images)
-    files.atomic_write_bytes(path, exported.serialize())
+    files.atomic_write_bytes(path, bytes(exported.serialize()))
 
 
 def main(_: list[str]) -> None:
@@ -149,8 +153,12 @@ if __name__ == "__main__":
     flags.DEFINE_string("tokenizer", None, "Directory or hub name of a tokenizer; not needed for tiny.")
     flags.DEFINE_string("out", None, "A new directory, or a file.", required=True)
     flags.DEFINE_enum("format", "directory", FORMATS, "What to write.")
-    flags.DEFINE_string("labels", None, "Categories with commas, or a file with one per line; default: the model's own.")
-    flags.DEFINE_integer("height", None, "stablehlo: rows of the images; default: what it was trained at.", lower_bound=8)
+    flags.DEFINE_string(
+        "labels", None, "Categories with commas, or a file with one per line; default: the model's own."
+    )
+    flags.DEFINE_integer(
+        "height", None, "stablehlo: rows of the images; default: what it was trained at.", lower_bound=8
+    )
     flags.DEFINE_integer("width", None, "stablehlo: columns of the images.", lower_bound=8)
     flags.DEFINE_list("platforms", ["cpu", "cuda", "tpu"], "stablehlo: where the file shall run.")
     flags.DEFINE_bool("knn", True, "stablehlo: average probabilities over nearest neighbours.")

@@ -64,9 +64,7 @@ def inference(config: OFAConfig, height: int, width: int, words: int, categories
     """One image of `height` x `width` pixels, from pixels to logits."""
     cells = -(-height // config.stride) * -(-width // config.stride)
     return (
-        trunk(config, height, width)
-        + image_projection(config, cells)
-        + transformer(config, cells, words, categories)
+        trunk(config, height, width) + image_projection(config, cells) + transformer(config, cells, words, categories)
     )
 
 

@@ -51,11 +51,10 @@ def embed_words(table: jax.Array, words: Words) -> WordEmbeddings:
 
 
 @functools.partial(jax.jit, static_argnames="config")
-def image_features(
-    config: OFAConfig, variables: Any, images: jax.Array, sizes: jax.Array | None = None
-) -> jax.Array:
+def image_features(config: OFAConfig, variables: Any, images: jax.Array, sizes: jax.Array | None = None) -> jax.Array:
     """Trunk features [B, h, w, C] of images float32 [B, H, W, 3] in [-1, 1]."""
-    return OFA(config).apply(variables, images, sizes, method=OFA.image_features)
+    model: Any = OFA(config)
+    return model.apply(variables, images, sizes, method=OFA.image_features)
 
 
 class Prediction(NamedTuple):
@@ -76,23 +75,22 @@ def predict(
         images: uint8 [B, H, W, 3], or float32 in [-1, 1].
         sizes: int32 [B, 2], valid height and width in pixels; None when nothing is padded.
     """
-    model = OFA(config)
+    model: Any = OFA(config)
     if images.dtype == jnp.uint8:
         images = images.astype(jnp.float32) / 127.5 - 1.0
     features = model.apply(variables, images, sizes, method=OFA.image_features)
     embeddings = model.apply(variables, features, method=OFA.image_embeddings)
     cells = grid_size(sizes, len(config.resnet_stages))
-    logits = model.apply(
-        variables, embeddings, words.categories, words.prompt, words.bos, cells, method=OFA.segment
-    )
+    logits = model.apply(variables, embeddings, words.categories, words.prompt, words.bos, cells, method=OFA.segment)
     return Prediction(logits, features, cells)
 
 
 @functools.partial(jax.jit, static_argnames="config")
 def artificial_logits(config: OFAConfig, variables: Any, words: WordEmbeddings, grids: jax.Array) -> jax.Array:
     """Logits float32 [B, h, w, M] of artificial images: int [B, h, w] category ids in the place of image tokens."""
+    model: Any = OFA(config)
     cells = words.categories[grids]
-    return OFA(config).apply(variables, cells, words.categories, words.prompt, words.bos, method=OFA.segment)
+    return model.apply(variables, cells, words.categories, words.prompt, words.bos, method=OFA.segment)
 
 
 @functools.partial(jax.jit, static_argnames=("height", "width", "row_block"))

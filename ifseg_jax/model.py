@@ -13,9 +13,9 @@ from PIL import Image
 
 from ifseg_jax import inference, storage
 from ifseg_jax.config import OFAConfig
-from ifseg_jax.official import Converted, TensorSource
 from ifseg_jax.inference import Prediction, WordEmbeddings
 from ifseg_jax.knn import knn_average
+from ifseg_jax.official import Converted, TensorSource
 from ifseg_jax.vocabulary import Tokenizer, Words, encode_categories, load_tokenizer
 from vlseg import visualize
 from vlseg.data import images as image_files

@@ -160,7 +160,7 @@ class Decoder(nn.Module):
 
     def setup(self) -> None:
         config = self.config
-        normal, zeros = nn.initializers.normal(config.width**-0.5), nn.initializers.zeros
+        normal = nn.initializers.normal(config.width**-0.5)
         self.embedding_norm = layer_norm(config)
         self.code_embedding_norm = layer_norm(config)
         image_rows = config.image_bucket**2 + 1

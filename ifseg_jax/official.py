@@ -54,6 +54,7 @@ SAME = Layout(lambda x: x, lambda x: x)
 LINEAR = Layout(lambda x: x.T, lambda x: x.T)
 CONVOLUTION = Layout(lambda x: x.transpose(2, 3, 1, 0), lambda x: x.transpose(3, 2, 0, 1))
 
+
 class Rule(NamedTuple):
     """One official parameter.
 
@@ -347,6 +348,8 @@ def _fresh(official: str, config: OFAConfig, seed: int) -> np.ndarray:
 
 
 def mismatch(missing: list[str], unused: list[str]) -> str:
+    """The message about names that a checkpoint lacks or has too many."""
+
     def listing(names: list[str]) -> str:
         shown = ", ".join(names[:20])
         return f"{shown}, and {len(names) - 20} more" if len(names) > 20 else shown

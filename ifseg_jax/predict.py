@@ -37,8 +37,8 @@ def write(out: Path, name: str, path: Path, segmentation: Segmentation) -> dict[
     visualize.save_image(out / "overlays" / f"{name}.png", segmentation.overlay())
     label_path = out / "labels" / f"{name}.png"
     visualize.save_label_png(label_path, segmentation.label_map, len(segmentation.labels))
-    shares = np.bincount(segmentation.label_map.ravel(), minlength=len(segmentation.labels))
-    shares = shares / segmentation.label_map.size
+    pixels = np.bincount(segmentation.label_map.ravel(), minlength=len(segmentation.labels))
+    shares = pixels / segmentation.label_map.size
     height, width = segmentation.label_map.shape
     listed = {label: round(float(share), 6) for label, share in zip(segmentation.labels, shares, strict=True) if share}
     return {"image": str(path), "name": name, "height": height, "width": width, "shares": listed}

@@ -1,4 +1,6 @@
-"""Pre-trains a small OFA in the tiny world: `python -m ifseg_jax.pretrain --config=configs/tiny_pretrain.py --workdir=DIR`.
+"""Pre-trains a small OFA in the tiny world.
+
+python -m ifseg_jax.pretrain --config=configs/tiny_pretrain.py --workdir=DIR
 
 This makes the bundled weights. Scenes, questions and answers are drawn on the device; step t depends on the seed and t
 alone, so a run that is stopped and started again continues exactly. The result lies in WORKDIR/model.
@@ -19,8 +21,9 @@ from ml_collections import config_flags
 from ifseg_jax import pretraining_tasks as tasks
 from ifseg_jax import storage
 from ifseg_jax.config import OFAConfig
-from ifseg_jax.official import Converted
 from ifseg_jax.ofa import OFA
+from ifseg_jax.official import Converted
+from ifseg_jax.vocabulary import PAD
 from vlseg import cli
 from vlseg.data import tiny_world
 from vlseg.training import checkpoints, loop, optimizers
@@ -42,7 +45,7 @@ def answer_loss(
     def decode(model: OFA) -> jax.Array:
         features = model.image_features(images, train=True)
         words = model.embed_words(asked.source)
-        mask = asked.source != tasks.PAD
+        mask = jnp.not_equal(asked.source, PAD)
         encoded = model.encode(words, mask, model.image_embeddings(features), deterministic=False)
         return model.decode_words(asked.inputs, encoded, deterministic=False)
 
@@ -100,16 +103,12 @@ def pretrain(config: ml_collections.ConfigDict, workdir: str | Path) -> Path:
     optimizer, step = make_step(config, model, words)
     state = {**variables, "optimizer": optimizer.init(variables["params"])}
     schedule = loop.Schedule(config.steps, config.log_every, config.checkpoint_every)
-    state = loop.train(state, step, workdir, schedule, on_log=_print_line)
+    state = loop.train(state, step, workdir, schedule, on_log=loop.print_metrics)
     arrays = jax.tree.map(np.asarray, {"params": state["params"], "batch_stats": state["batch_stats"]})
     settings = {"inference": config.inference.to_dict(), "source": {"pretrain": config.to_dict()}}
     target = workdir / "model"
     storage.write_directory(target, model_config, Converted(arrays, {}, ()), settings, vocabulary, overwrite=True)
     return target
-
-
-def _print_line(step: int, metrics: dict[str, float]) -> None:
-    print(f"step {step}  " + "  ".join(f"{name} {value:.4g}" for name, value in metrics.items()), flush=True)
 
 
 def main(_: list[str]) -> None:

@@ -131,9 +131,8 @@ def _read_config(path: Path) -> tuple[OFAConfig, dict[str, Shape], Mapping[str, 
 def _open_safetensors(path: Path) -> dict[str, SafetensorsTensor]:
     try:
         with safe_open(path, framework="numpy") as file:
-            return {
-                name: SafetensorsTensor(path, name, tuple(file.get_slice(name).get_shape())) for name in file.keys()
-            }
+            names = list(file.keys())
+            return {name: SafetensorsTensor(path, name, tuple(file.get_slice(name).get_shape())) for name in names}
     except FileNotFoundError as error:
         raise CheckpointError(f"{path} is missing") from error
     except (SafetensorError, OSError) as error:

@@ -98,7 +98,7 @@ def train(config: ml_collections.ConfigDict, workdir: str | Path) -> Path:
     path = checkpoints.open_workdir(workdir, config.to_dict())
     state = adaptation.initial_state(trained, settings.optimizer())
     schedule = loop.Schedule(settings.steps, config.log_every, config.checkpoint_every, config.keep_checkpoints)
-    state = loop.train(state, step, path, schedule, on_log=print_line)
+    state = loop.train(state, step, path, schedule, on_log=loop.print_metrics)
     result = adaptation.adapted(model, names, state, kept)
     result.save(path / "model", overwrite=True)
     if config.evaluation.data:
@@ -132,14 +132,13 @@ def report(model: IFSeg, config: ml_collections.ConfigDict, path: Path) -> None:
         example = dataset[index]
         predicted = model.segment(example.image).label_map
         rows.append(
-            [example.image, visualize.colorize(np.asarray(example.label), colours), visualize.colorize(predicted, colours)]
+            [
+                example.image,
+                visualize.colorize(np.asarray(example.label), colours),
+                visualize.colorize(predicted, colours),
+            ]
         )
     visualize.save_image(path / "examples.png", visualize.panel(rows, ["image", "label", "prediction"]))
-
-
-def print_line(step: int, metrics: dict[str, float]) -> None:
-    """One line of progress."""
-    print(f"step {step}  " + "  ".join(f"{name} {value:.4g}" for name, value in metrics.items()), flush=True)
 
 
 def main(_: list[str]) -> Any:

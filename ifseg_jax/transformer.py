@@ -25,8 +25,8 @@ class KeyBlock(NamedTuple):
     """A range of keys that some queries attend to.
 
     keys: static range of the key sequence.
-    bias: makes an additive bias for `add_bias`, [B or 1, H, queries, keys], or None. A function, so that a backward pass
-        that recomputes attention recomputes the bias too instead of keeping it.
+    bias: makes an additive bias for `add_bias`, [B or 1, H, queries, keys], or None. A function, so that a backward
+        pass that recomputes attention recomputes the bias too instead of keeping it.
     """
 
     keys: slice
@@ -97,11 +97,12 @@ def attend(
         scores.append(score if mask is None else score + mask)
     peak = functools.reduce(jnp.maximum, [jnp.max(score, axis=-1, keepdims=True) for score in scores])
     weights = [jnp.exp(score - jax.lax.stop_gradient(peak)) for score in scores]
-    total = sum(jnp.sum(weight, axis=-1, keepdims=True) for weight in weights)
-    output = sum(
+    total = functools.reduce(jnp.add, [jnp.sum(weight, axis=-1, keepdims=True) for weight in weights])
+    products = [
         jnp.einsum("bhnm,bhmd->bhnd", weight.astype(value.dtype), value, preferred_element_type=jnp.float32)
         for weight, value in zip(weights, values, strict=True)
-    )
+    ]
+    output = functools.reduce(jnp.add, products)
     return (output / total).astype(values[0].dtype)
 
 
@@ -147,7 +148,7 @@ class Attention(nn.Module):
 
         outputs = []
         for block in blocks:
-            function = functools.partial(attend_block, block)
+            function: Callable[..., jax.Array] = functools.partial(attend_block, block)
             if config.remat == "attention":
                 function = jax.checkpoint(function, prevent_cse=False)  # inside a scan nothing is merged
             outputs.append(function(query[:, :, block.queries], key, value))
@@ -343,9 +344,7 @@ def word_blocks(config: OFAConfig, token_table: jax.Array, length: int) -> list[
     return [QueryBlock(whole, [KeyBlock(whole, bias)])]
 
 
-def cell_blocks(
-    config: OFAConfig, axes: RelativeAxes, offsets: jax.Array, start_bias: jax.Array
-) -> list[QueryBlock]:
+def cell_blocks(config: OFAConfig, axes: RelativeAxes, offsets: jax.Array, start_bias: jax.Array) -> list[QueryBlock]:
     """Causal self-attention over <s> and the cells: elements 0 and 1 + cell.
 
     A block of grid rows sees only the rows up to its own, so about half of the scores are never computed.

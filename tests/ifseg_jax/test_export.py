@@ -100,7 +100,7 @@ def test_without_averaging(model, images):
 
 def test_what_cannot_be_exported(model, micro_model, tmp_path):
     path = tmp_path / "model.jax"
-    with pytest.raises(ConfigError, match="abacus.*cpu, cuda"):
+    with pytest.raises(ConfigError, match=r"abacus.*cpu, cuda"):
         export.write_stablehlo(path, model, HEIGHT, WIDTH, ("cpu", "abacus"))
     with pytest.raises(ConfigError, match="missing"):
         export.write_stablehlo(path, model, HEIGHT, WIDTH, ())

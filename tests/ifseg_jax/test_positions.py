@@ -60,8 +60,11 @@ def resized_bias(table: np.ndarray, bucket: int, trained: int, height: int, widt
 
 
 def bias_of(table: np.ndarray, grid: Grid, *rows: slice) -> np.ndarray:
-    axes = relative_axes(grid, TRAINED)
-    return np.asarray(relative_bias(offsets_table(jnp.asarray(table), BUCKET, TRAINED), axes, *rows))
+    """The bias of ours: [b, H, queries, keys]."""
+    offsets = offsets_table(jnp.asarray(table), BUCKET, TRAINED)
+    bias = np.asarray(relative_bias(offsets, relative_axes(grid, TRAINED), *rows))
+    batch, heads, query_rows, columns, key_rows, _ = bias.shape
+    return bias.reshape(batch, heads, query_rows * columns, key_rows * columns)
 
 
 @pytest.fixture(scope="module")

@@ -77,7 +77,7 @@ def open_workdir(workdir: str | os.PathLike[str], config: dict[str, Any]) -> Pat
     different = sorted(_differences(before, config))
     if different:
         raise ConfigError(
-            f"{path} holds a run with other settings ({', '.join(different[:8])}); choose another --workdir or remove it"
+            f"{path} holds a run with other settings ({', '.join(different[:8])}); choose another --workdir"
         )
     return path
 

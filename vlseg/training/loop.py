@@ -86,6 +86,11 @@ def train(
     return state
 
 
+def print_metrics(step: int, metrics: dict[str, float]) -> None:
+    """One line of progress on standard output."""
+    print(f"step {step}  " + "  ".join(f"{name} {value:.4g}" for name, value in metrics.items()), flush=True)
+
+
 def _means(pending: list[dict[str, jax.Array]], step: int) -> dict[str, float]:
     host = jax.device_get(pending)
     values = {name: float(np.mean([metrics[name] for metrics in host])) for name in host[0]}

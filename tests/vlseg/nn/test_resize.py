@@ -26,13 +26,13 @@ def weights(source: int, target: int) -> np.ndarray:
     return matrix
 
 
-@settings(max_examples=30)
+@settings(max_examples=25)
 @given(SIDES, SIDES)
 def test_weights(source, target):
     matrix = interpolation_matrix(source, target)
     assert matrix.shape == (target, source) and matrix.dtype == jnp.float32
     np.testing.assert_allclose(matrix, weights(source, target), rtol=0, atol=1e-5)
-    np.testing.assert_allclose(matrix.sum(axis=1), 1.0, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(np.sum(matrix, axis=1), 1.0, rtol=0, atol=1e-5)
 
 
 def test_the_same_size_is_the_identity():
@@ -70,7 +70,7 @@ def test_bilinear_keeps_the_type():
     assert resize_bilinear(jnp.ones((1, 2, 2, 1), jnp.bfloat16), 5, 5).dtype == jnp.bfloat16
 
 
-@settings(max_examples=30)
+@settings(max_examples=25)
 @given(st.integers(1, 4000), st.integers(1, 60))
 def test_nearest(source, target):
     indices = resize_nearest_indices(source, target)
