@@ -1,7 +1,7 @@
 """IFSeg: image-free semantic segmentation with a vision-language encoder-decoder.
 
 import ifseg_jax
-model = ifseg_jax.load("tiny").adapt(["grass", "water", "house"], steps=300)
+model = ifseg_jax.load("tiny").adapt(["grass", "water", "house"])
 model.segment("photo.jpg").overlay().show()
 """
 

@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 from absl import flags
 
-from ifseg_jax import adaptation
 from ifseg_jax.evaluate import evaluate
 from ifseg_jax.model import IFSeg, load
 from vlseg import cli, files, visualize
@@ -44,11 +43,8 @@ def main(_: list[str]) -> None:
     out.mkdir(parents=True, exist_ok=True)
     model = load("tiny", remat="none")
     dataset = TinyWorldDataset("test", count=options.scenes)
-    settings = adaptation.Adaptation(
-        steps=options.steps, batch_size=16, learning_rate=3e-4, max_side=8, seed=options.seed
-    )
-    print(f"adapting to {len(NAMES)} words, {settings.steps} steps, no images", flush=True)
-    adapted = adaptation.adapt(model, NAMES, settings)
+    print(f"adapting to {len(NAMES)} words without images", flush=True)
+    adapted = model.adapt(NAMES, options.steps, seed=options.seed)
     rounds = (0, model.inference.knn_iterations)
     report = {}
     for title, candidate in (("unadapted", model), ("image-free", adapted)):
@@ -62,7 +58,7 @@ def main(_: list[str]) -> None:
 
 if __name__ == "__main__":
     flags.DEFINE_string("out", "demo", "Where the picture and the scores go.")
-    flags.DEFINE_integer("steps", 200, "Adaptation steps.", lower_bound=1)
+    flags.DEFINE_integer("steps", None, "Adaptation steps; by default the model's own number.", lower_bound=1)
     flags.DEFINE_integer("scenes", 200, "Held-out scenes to score.", lower_bound=ROWS)
     flags.DEFINE_integer("seed", 0, "Of the adaptation.")
     cli.run(main)

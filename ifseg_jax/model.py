@@ -85,6 +85,7 @@ class IFSeg:
     config: sizes and options. variables: {"params", "batch_stats"}, float32 arrays.
     tokenizer: from a text to word ids, or None if only ready-made ids will be used.
     inference: how images are treated.
+    adaptation: settings that suit this model better than the official ones, the defaults of `adapt`.
     categories: what the model was adapted to, the default of the methods below; empty if it was not.
     carried, tied: what an official checkpoint held besides; see `ifseg_jax.official.Converted`.
     words_file: the model's own vocabulary, copied along when it is saved.
@@ -94,6 +95,7 @@ class IFSeg:
     variables: Mapping[str, Any]
     tokenizer: Tokenizer | None = None
     inference: Inference = Inference()
+    adaptation: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     categories: tuple[str, ...] = ()
     carried: Mapping[str, TensorSource] = dataclasses.field(default_factory=dict)
     tied: tuple[str, ...] = ()
@@ -265,12 +267,12 @@ class IFSeg:
         maps = np.asarray(inference.label_maps(probabilities, grid_array, size_array, height, width))
         return [maps[row, : size[0], : size[1]] for row, size in enumerate(sizes)]
 
-    def adapt(self, categories: Sequence[str], steps: int = 2000, **settings: Any) -> "IFSeg":
+    def adapt(self, categories: Sequence[str], steps: int | None = None, **settings: Any) -> "IFSeg":
         """Adapts the model to categories without any image (Sec. 2.3 of the paper).
 
         Args:
             categories: names.
-            steps: optimization steps.
+            steps: optimization steps; by default the model's own number, or the official 2,000.
             settings: any field of `ifseg_jax.adaptation.Adaptation`, e.g. `batch_size`, `learning_rate`, `seed`.
 
         Returns:
@@ -278,7 +280,8 @@ class IFSeg:
         """
         from ifseg_jax import adaptation
 
-        return adaptation.adapt(self, tuple(categories), adaptation.Adaptation(steps=steps, **settings))
+        given = settings if steps is None else {"steps": steps, **settings}
+        return adaptation.adapt(self, tuple(categories), adaptation.Adaptation(**{**self.adaptation, **given}))
 
     def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
         """Writes a directory of safetensors and JSON that `load` reads anywhere; whole or not at all.
@@ -286,7 +289,11 @@ class IFSeg:
         Raises:
             StorageError: it exists and `overwrite` is False, or it cannot be written.
         """
-        settings = {"inference": dataclasses.asdict(self.inference), "categories": list(self.categories)}
+        settings = {
+            "inference": dataclasses.asdict(self.inference),
+            "adaptation": dict(self.adaptation),
+            "categories": list(self.categories),
+        }
         storage.write_directory(path, self.config, self.converted(), settings, self.words_file, overwrite)
 
     def converted(self) -> Converted:
@@ -332,6 +339,7 @@ def load(
         variables=stored.converted.variables,
         tokenizer=tokenizer,
         inference=settings,
+        adaptation=stored.settings.get("adaptation", {}),
         categories=tuple(stored.settings.get("categories", ())),
         carried=stored.converted.carried,
         tied=stored.converted.tied,

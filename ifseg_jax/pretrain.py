@@ -105,7 +105,8 @@ def pretrain(config: ml_collections.ConfigDict, workdir: str | Path) -> Path:
     schedule = loop.Schedule(config.steps, config.log_every, config.checkpoint_every)
     state = loop.train(state, step, workdir, schedule, on_log=loop.print_metrics)
     arrays = jax.tree.map(np.asarray, {"params": state["params"], "batch_stats": state["batch_stats"]})
-    settings = {"inference": config.inference.to_dict(), "source": {"pretrain": config.to_dict()}}
+    settings = {name: config[name].to_dict() for name in ("inference", "adaptation")}
+    settings["source"] = {"pretrain": config.to_dict()}
     target = workdir / "model"
     storage.write_directory(target, model_config, Converted(arrays, {}, ()), settings, vocabulary, overwrite=True)
     return target
