@@ -84,8 +84,8 @@ def train_task(config: OFAConfig) -> tuple[Callable[[], Any], int]:
     trained, kept = adaptation.split(variables, config)
     del variables
     step = adaptation.image_free_step(config, settings, words, kept)
-    state = [adaptation.initial_state(trained, settings.optimizer())]
-    trained.clear()
+    state = [adaptation.initial_state(trained, settings.optimizer(), copy=False)]
+    del trained
 
     def run() -> jax.Array:
         state[0], metrics = step(state[0], 0)

@@ -98,9 +98,12 @@ def split(variables: Any, config: OFAConfig) -> tuple[Variables, Variables]:
     return {name: value for name, value in flat.items() if name not in kept}, kept
 
 
-def initial_state(trained: Variables, optimizer: optax.GradientTransformation) -> State:
-    """What a training step changes. Arrays are copied, because steps give their buffers away."""
-    params = jax.tree.map(jnp.copy, trained)
+def initial_state(trained: Variables, optimizer: optax.GradientTransformation, *, copy: bool = True) -> State:
+    """What a training step changes.
+
+    Steps give the buffers of their state away, so the arrays are copied unless the caller needs `trained` no more.
+    """
+    params = jax.tree.map(jnp.copy, trained) if copy else trained
     return {"params": params, "optimizer": optimizer.init(params)}
 
 

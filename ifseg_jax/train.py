@@ -6,6 +6,7 @@ WORKDIR receives config.json, checkpoints, metrics.jsonl, TensorBoard events, an
 `ifseg_jax.load`, evaluate, predict and export read. The same command continues a run that was stopped.
 """
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -89,6 +90,7 @@ def train(config: ml_collections.ConfigDict, workdir: str | Path) -> Path:
     side = settings.side(model.config)
     words = model.word_embeddings(categories)
     trained, kept = adaptation.split(model.variables, model.config)
+    model = dataclasses.replace(model, variables={})  # the state takes over its arrays
     if config.mode == "image_free":
         step = adaptation.image_free_step(model.config, settings, words, kept)
     else:
@@ -96,7 +98,8 @@ def train(config: ml_collections.ConfigDict, workdir: str | Path) -> Path:
         batches = supervised_batches(dataset, settings, side)
         step = adaptation.supervised_step(model.config, settings, words, kept, batches)
     path = checkpoints.open_workdir(workdir, config.to_dict())
-    state = adaptation.initial_state(trained, settings.optimizer())
+    state = adaptation.initial_state(trained, settings.optimizer(), copy=False)
+    del trained
     schedule = loop.Schedule(settings.steps, config.log_every, config.checkpoint_every, config.keep_checkpoints)
     state = loop.train(state, step, path, schedule, on_log=loop.print_metrics)
     result = adaptation.adapted(model, names, state, kept)

@@ -1,12 +1,14 @@
 """Positions against the official definitions, written out cell by cell in NumPy."""
 
+import functools
 import math
 import zlib
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from ifseg_jax.positions import (
@@ -61,10 +63,15 @@ def resized_bias(table: np.ndarray, bucket: int, trained: int, height: int, widt
 
 def bias_of(table: np.ndarray, grid: Grid, *rows: slice) -> np.ndarray:
     """The bias of ours: [b, H, queries, keys]."""
-    offsets = offsets_table(jnp.asarray(table), BUCKET, TRAINED)
-    bias = np.asarray(relative_bias(offsets, relative_axes(grid, TRAINED), *rows))
-    batch, heads, query_rows, columns, key_rows, _ = bias.shape
-    return bias.reshape(batch, heads, query_rows * columns, key_rows * columns)
+
+    @jax.jit
+    def bias(table: jax.Array, size: jax.Array | None) -> jax.Array:
+        axes = relative_axes(grid._replace(size=size), TRAINED)
+        return relative_bias(offsets_table(table, BUCKET, TRAINED), axes, *rows)
+
+    values = np.asarray(bias(table, grid.size))
+    batch, heads, query_rows, columns, key_rows, _ = values.shape
+    return values.reshape(batch, heads, query_rows * columns, key_rows * columns)
 
 
 @pytest.fixture(scope="module")
@@ -122,7 +129,7 @@ def test_relative_bias_between_words(length):
     bucket, longest = 16, 40
     table = np.random.default_rng(0).standard_normal((2 * bucket - 1, HEADS)).astype(np.float32)
     buckets = token_buckets(bucket, longest)
-    bias = np.asarray(token_bias(jnp.asarray(table), buckets, length))
+    bias = np.asarray(jax.jit(lambda table: token_bias(table, buckets, length))(table))
     assert bias.shape == (1, HEADS, length, length)
     for query, key in np.ndindex(length, length):
         np.testing.assert_array_equal(bias[0, :, query, key], table[buckets[query - key + longest - 1]])
@@ -131,6 +138,16 @@ def test_relative_bias_between_words(length):
 @pytest.fixture(scope="module")
 def embeddings():
     return np.random.default_rng(1).standard_normal((BUCKET**2 + 1, WIDTH)).astype(np.float32)
+
+
+@functools.partial(jax.jit, static_argnums=(2, 3))
+def image_positions(embeddings: jax.Array, size: jax.Array | None, rows: int, columns: int) -> jax.Array:
+    return image_position_embeddings(embeddings, Grid(rows, columns, size), TRAINED, BUCKET)
+
+
+@functools.partial(jax.jit, static_argnums=(2, 3))
+def square_positions(square: jax.Array, size: jax.Array | None, rows: int, columns: int) -> jax.Array:
+    return resized_square(square, Grid(rows, columns, size))
 
 
 def position_oracle(embeddings: np.ndarray, rows: int, columns: int) -> np.ndarray:
@@ -145,9 +162,9 @@ def position_oracle(embeddings: np.ndarray, rows: int, columns: int) -> np.ndarr
     return resize(square, rows, columns).reshape(rows * columns, -1)
 
 
-@pytest.mark.parametrize("size", [(4, 4), (2, 3), (3, 5), (5, 3), (2, 6), (5, 4), (6, 7), (17, 1)])
+@pytest.mark.parametrize("size", [(4, 4), (2, 6), (5, 3), (5, 4), (17, 1)])
 def test_image_positions(embeddings, size):
-    found = image_position_embeddings(jnp.asarray(embeddings), Grid(*size), TRAINED, BUCKET)
+    found = image_positions(embeddings, None, *size)
     assert found.shape == (1, size[0] * size[1], WIDTH)
     np.testing.assert_allclose(found[0], position_oracle(embeddings, *size), rtol=0, atol=1e-5)
 
@@ -155,7 +172,7 @@ def test_image_positions(embeddings, size):
 def test_image_positions_of_padded_grids(embeddings):
     sizes = np.array([[6, 5], [3, 5], [4, 4], [4, 5], [1, 1]])  # on both sides of the trained number of cells
     grid = Grid(6, 5, jnp.asarray(sizes))
-    found = np.asarray(image_position_embeddings(jnp.asarray(embeddings), grid, TRAINED, BUCKET))
+    found = np.asarray(image_positions(embeddings, grid.size, grid.rows, grid.columns))
     valid = np.asarray(grid.valid())
     for row, size in enumerate(sizes):
         np.testing.assert_allclose(found[row][valid[row]], position_oracle(embeddings, *size), rtol=0, atol=1e-5)
@@ -165,16 +182,14 @@ def test_image_positions_of_padded_grids(embeddings):
 def test_segmentation_positions_are_always_resized(size):
     square = np.random.default_rng(2).standard_normal((TRAINED, TRAINED, WIDTH)).astype(np.float32)
     expected = resize(square, *size).reshape(-1, WIDTH)
-    np.testing.assert_allclose(resized_square(jnp.asarray(square), Grid(*size))[0], expected, rtol=0, atol=1e-5)
-    padded = Grid(7, 6, jnp.asarray([size]))
-    inner = np.asarray(resized_square(jnp.asarray(square), padded))[0][np.asarray(padded.valid())[0]]
-    np.testing.assert_allclose(inner, expected, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(square_positions(square, None, *size)[0], expected, rtol=0, atol=1e-5)
+    padded = np.asarray(square_positions(square, jnp.asarray([size]), 7, 6)).reshape(7, 6, WIDTH)
+    np.testing.assert_allclose(padded[: size[0], : size[1]].reshape(-1, WIDTH), expected, rtol=0, atol=1e-5)
 
 
-@settings(max_examples=20)
-@given(st.lists(st.tuples(st.integers(1, 4), st.integers(1, 5)), min_size=3, max_size=3))
-def test_preceding_cells(sizes):
+def test_preceding_cells():
     rows, columns = 4, 5
+    sizes = [(height, width) for height in range(1, rows + 1) for width in range(1, columns + 1)]
     grid = Grid(rows, columns, jnp.asarray(sizes))
     preceding, valid = np.asarray(grid.preceding()), np.asarray(grid.valid())
     for row, (height, width) in enumerate(sizes):
