@@ -190,8 +190,7 @@ class IFSeg:
         Yields:
             (index of the image in the stream, its segmentation).
         """
-        chosen = tuple(self.categories if categories is None else categories)
-        embeddings, names = self.word_embeddings(chosen), self.words(chosen).names
+        embeddings, names = self.word_embeddings(categories), self.words(categories).names
         rounds = self.inference.knn_iterations if knn else 0
         stream = ((index, image_files.read_image(source)) for index, source in enumerate(images))
         for batch in self.batches(stream, lambda item: item[1], batch_size):
@@ -281,7 +280,8 @@ class IFSeg:
         from ifseg_jax import adaptation
 
         given = settings if steps is None else {"steps": steps, **settings}
-        return adaptation.adapt(self, tuple(categories), adaptation.Adaptation(**{**self.adaptation, **given}))
+        names = self.words(categories).names
+        return adaptation.adapt(self, names, adaptation.Adaptation(**{**self.adaptation, **given}))
 
     def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
         """Writes a directory of safetensors and JSON that `load` reads anywhere; whole or not at all.

@@ -60,7 +60,7 @@ def answer_loss(
 
 def make_step(config: ml_collections.ConfigDict, model: OFA, words: tasks.TaskWords) -> tuple[Any, Any]:
     """The optimizer and the jitted step function of `vlseg.training.loop.train`."""
-    schedule = optimizers.learning_rate_schedule(config.learning_rate, config.steps, config.warmup_steps)
+    schedule = optimizers.learning_rate_schedule(config.learning_rate, config.schedule_steps, config.warmup_steps)
     optimizer = optimizers.adamw(schedule, b2=config.b2, weight_decay=config.weight_decay)
     scene_key = tiny_world.split_key("train", config.seed)
     task_key = jax.random.key(config.seed + 1)

@@ -31,7 +31,8 @@ class Questions(NamedTuple):
     source: int32 [B, SOURCE_LENGTH], <s> question </s>, padded.
     inputs: int32 [B, TARGET_LENGTH], the answer shifted right behind <s>.
     targets: int32 [B, TARGET_LENGTH], the answer and </s>, padded.
-    weights: float32 [B, TARGET_LENGTH], 1 where the answer counts, 0 at padding and at locations that are given.
+    weights: float32 [B, TARGET_LENGTH], 1 where the answer counts; 0 at padding, at locations that are given and at the
+        end of a list of places, whose length is always the same.
     """
 
     source: jax.Array

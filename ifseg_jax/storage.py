@@ -124,7 +124,7 @@ def _read_config(path: Path) -> tuple[OFAConfig, dict[str, Shape], Mapping[str, 
         raise CheckpointError(f"{path} is not a model directory: it has no {CONFIG_FILE}") from error
     except KeyError as error:
         raise CheckpointError(f"{path / CONFIG_FILE} cannot be used: it lacks {error}") from error
-    except (ValueError, TypeError, ArithmeticError, OSError, ConfigError) as error:
+    except (ValueError, TypeError, AttributeError, ArithmeticError, OSError, ConfigError) as error:
         raise CheckpointError(f"{path / CONFIG_FILE} cannot be used: {error}") from error
 
 
@@ -162,7 +162,8 @@ def write_directory(
     with files.atomic_directory(path, overwrite=overwrite) as temporary:
         _save(flat, temporary / WEIGHTS_FILE, path)
         if converted.carried:
-            carried = {name: np.ascontiguousarray(tensor.read()) for name, tensor in converted.carried.items()}
+            # Unlike np.ascontiguousarray this leaves scalars what they are.
+            carried = {name: np.asarray(tensor.read(), order="C") for name, tensor in converted.carried.items()}
             _save(carried, temporary / OFFICIAL_FILE, path)
         if words:
             files.atomic_write_bytes(temporary / WORDS_FILE, words.read_bytes())

@@ -1,0 +1,106 @@
+"""The loss in row blocks against the plain computation on upsampled logits of full size."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ifseg_jax.losses import upsampled_cross_entropy
+from vlseg.nn.resize import resize_bilinear
+
+IGNORED = 255
+
+
+def naive(logits: jax.Array, target: jax.Array, ignore_label: int = IGNORED) -> jax.Array:
+    """Upsample everything, take the softmax of everything, average over what counts."""
+    categories = logits.shape[-1]
+    upsampled = resize_bilinear(logits, *target.shape[1:])
+    counted = (target >= 0) & (target < categories) & (target != ignore_label)
+    chosen = jnp.where(counted, target, 0)
+    losses = -jnp.take_along_axis(jax.nn.log_softmax(upsampled), chosen[..., None], axis=-1)[..., 0]
+    return jnp.where(counted, losses, 0).sum() / jnp.maximum(counted.sum(), 1)
+
+
+@functools.partial(jax.jit, static_argnames=("row_block", "ignore_label"))
+def both(logits, target, row_block=16, ignore_label=IGNORED):
+    """Values and gradients of the loss and of the plain computation."""
+    loss = functools.partial(upsampled_cross_entropy, row_block=row_block, ignore_label=ignore_label)
+    plain = functools.partial(naive, ignore_label=ignore_label)
+    return jax.value_and_grad(loss)(logits, target), jax.value_and_grad(plain)(logits, target)
+
+
+def assert_equal(results):
+    (value, gradient), (expected_value, expected_gradient) = results
+    np.testing.assert_allclose(value, expected_value, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(gradient, expected_gradient, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("grid", "pixels", "row_block"),
+    [
+        ((4, 5), (64, 80), 16),  # the official factor, whole blocks
+        ((3, 3), (29, 31), 4),  # odd sizes, a last block of one row
+        ((4, 2), (6, 7), 100),  # a block larger than the image
+        ((6, 5), (4, 3), 3),  # fewer pixels than cells
+        ((1, 1), (5, 1), 1),
+    ],
+)
+def test_sizes_and_blocks(grid, pixels, row_block):
+    rng = np.random.default_rng(0)
+    logits = rng.normal(0, 3, (2, *grid, 4)).astype(np.float32)
+    target = rng.integers(0, 4, (2, *pixels))
+    target[rng.random(target.shape) < 0.2] = IGNORED
+    assert_equal(both(logits, target, row_block=row_block))
+
+
+@settings(max_examples=25)
+@given(st.integers(0, 2**32 - 1), st.floats(0, 80), st.floats(0, 1), st.sampled_from([-1, 5, IGNORED, 10**6]))
+def test_labels_that_do_not_count(seed, scale, rate, outside):
+    rng = np.random.default_rng(seed)
+    logits = rng.normal(0, scale, (2, 3, 2, 5)).astype(np.float32)
+    target = rng.integers(0, 5, (2, 10, 9))
+    target[rng.random(target.shape) < rate] = outside
+    results = both(logits, target, row_block=4)
+    assert_equal(results)
+    # What an example's pixels do not say cannot move its logits.
+    silent = (target == outside).all(axis=(1, 2))
+    assert (np.asarray(results[0][1])[silent] == 0).all()
+
+
+def test_an_ignored_label_below_the_number_of_categories():
+    rng = np.random.default_rng(0)
+    logits, target = rng.standard_normal((1, 2, 2, 3)).astype(np.float32), rng.integers(0, 3, (1, 8, 8))
+    assert_equal(both(logits, target, ignore_label=1))
+    changed = both(logits + np.array([0, 9, 0], np.float32), np.where(target == 1, IGNORED, target), ignore_label=1)
+    assert changed[0][0] > both(logits, target, ignore_label=1)[0][0]  # it still stands in the softmax
+
+
+def test_nothing_counts():
+    value, gradient = jax.value_and_grad(upsampled_cross_entropy)(jnp.ones((1, 2, 2, 3)), jnp.full((1, 4, 4), IGNORED))
+    assert value == 0 and (gradient == 0).all()
+
+
+def test_uniform_logits_cost_the_logarithm_of_the_categories():
+    loss = upsampled_cross_entropy(jnp.full((1, 2, 2, 7), 3.0), jnp.zeros((1, 8, 8), jnp.int32))
+    np.testing.assert_allclose(loss, np.log(7), rtol=1e-6)
+
+
+def test_the_gradient_scales_with_what_follows():
+    logits = jnp.asarray(np.random.default_rng(0).standard_normal((1, 2, 2, 3)), jnp.float32)
+    target = jnp.zeros((1, 6, 6), jnp.int32)
+    single = jax.grad(upsampled_cross_entropy)(logits, target)
+    scaled = jax.grad(lambda logits: 5 * upsampled_cross_entropy(logits, target) ** 2)(logits)
+    expected = 10 * upsampled_cross_entropy(logits, target) * single
+    np.testing.assert_allclose(scaled, expected, rtol=1e-5, atol=1e-7)
+
+
+def test_bfloat16_logits():
+    logits = jnp.asarray(np.random.default_rng(0).standard_normal((1, 2, 2, 3)), jnp.bfloat16)
+    target = jnp.zeros((1, 6, 6), jnp.int32)
+    value, gradient = jax.value_and_grad(upsampled_cross_entropy)(logits, target)
+    assert value.dtype == jnp.float32 and gradient.dtype == jnp.bfloat16
+    np.testing.assert_allclose(value, naive(logits.astype(jnp.float32), target), rtol=1e-5)

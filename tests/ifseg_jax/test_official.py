@@ -1,0 +1,237 @@
+"""Official checkpoints: names, sizes, and conversion to the last bit."""
+
+import dataclasses
+import json
+import re
+
+import jax
+import ml_dtypes
+import numpy as np
+import pytest
+
+import ifseg_jax
+from ifseg_jax import official, storage
+from ifseg_jax.config import SIZES, OFAConfig
+from ifseg_jax.convert import convert
+from ifseg_jax.official import ArrayTensor, Converted
+from vlseg import torch_files
+from vlseg.errors import CheckpointError
+
+PUBLISHED_MILLIONS = {"ofa_tiny": 33, "ofa_medium": 93, "ofa_base": 182, "ofa_large": 472, "ofa_huge": 930}
+"""Numbers of parameters in the OFA paper (Wang et al. 2022, Table 1) and in the authors' repository."""
+
+
+def tensors(state):
+    return {name: ArrayTensor(np.asarray(value)) for name, value in state.items()}
+
+
+def assert_identical(found, expected):
+    """Same names, types, shapes and bits."""
+    assert set(found) == set(expected)
+    for name, value in expected.items():
+        assert found[name].dtype == value.dtype and found[name].shape == value.shape, name
+        assert found[name].tobytes() == value.tobytes(), name
+
+
+@pytest.fixture(scope="module")
+def micro_state(micro_config, micro_variables):
+    """Official state dict of the micro model."""
+    return official.to_official(Converted(jax.tree.map(np.asarray, micro_variables), {}, ()), micro_config)
+
+
+def test_configuration_of_the_official_micro_model(golden_square):
+    assert official.config_from_official(golden_square.spec) == OFAConfig(
+        width=64,
+        ffn_width=128,
+        heads=4,
+        encoder_layers=2,
+        decoder_layers=2,
+        resnet_stages=(3, 4, 6),
+        resnet_width=64,
+        vocabulary_size=301,
+        image_grid=6,
+        segmentation_grid=6,
+        image_bucket=42,
+        token_bucket=256,
+        max_positions=1024,
+    )
+
+
+def test_official_names_and_values_survive(golden_square):
+    config = official.config_from_official(golden_square.spec)
+    converted = official.from_official(tensors(golden_square.state), config)
+    assert set(converted.tied) == {"decoder.embed_tokens.weight", "encoder.embed_tokens_bag.weight"}
+    assert "decoder.seg_projection.weight" in converted.carried
+    assert_identical(official.to_official(converted, config), golden_square.state)
+
+
+def test_every_parameter_has_an_official_name(micro_config, micro_variables, micro_state):
+    rules = official.rules(micro_config)
+    assert {rule.path for rule in rules} == set(official.flatten(micro_variables))
+    assert len({rule.official for rule in rules}) == len(rules) == len(micro_state)
+    count = sum(leaf.size for leaf in jax.tree.leaves(micro_variables))
+    assert count == sum(value.size for value in micro_state.values())
+
+
+def test_nested_names():
+    nested = {"a": {"b": 1, "c": {"d": 2}}, "e": 3}
+    assert official.flatten(nested) == {"a/b": 1, "a/c/d": 2, "e": 3}
+    assert official.unflatten(official.flatten(nested)) == nested
+
+
+def with_extras(state, dtype=np.float32):
+    """What a checkpoint of the official code holds besides: tied copies, buffers, category embeddings."""
+    state = {name: value.astype(dtype) for name, value in state.items()}
+    width = state["encoder.layer_norm.weight"].size
+    copies = dict.fromkeys(("decoder.embed_tokens.weight", "decoder.output_projection.weight"), state[official.WORDS])
+    buffers = {
+        "encoder.version": np.array([3.0], np.float32),
+        "encoder.token_rp_bucket": np.arange(-8, 8).reshape(4, 4),
+        "decoder.seg_rp_bucket": np.arange(9).reshape(3, 3),
+        "decoder.image_position_idx": np.arange(5),
+        "encoder.embed_images.bn1.num_batches_tracked": np.array(7),
+        "decoder.seg_projection.weight": np.ones((3, width), dtype),
+    }
+    return state | copies | buffers
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16, ml_dtypes.bfloat16])
+def test_files_there_and_back(tmp_path, micro_state, dtype):
+    state = with_extras(micro_state, dtype)
+    special = state["encoder.layers.1.fc1.weight"]
+    special[0, :3] = -0.0, np.inf, np.nan
+    torch_files.save(tmp_path / "first.pt", {"model": state, "args": {"arch": "segofa_base"}})
+    convert(tmp_path / "first.pt", tmp_path / "directory")
+    convert(tmp_path / "directory", tmp_path / "second.pt")
+    lazy = torch_files.load_state_dict(tmp_path / "second.pt", keys=("model",))
+    assert_identical({name: tensor.read() for name, tensor in lazy.items()}, state)
+    assert lazy[official.WORDS] == lazy["decoder.embed_tokens.weight"]  # one storage, as in the original
+    again = storage.read(tmp_path / "directory").converted.variables
+    first = storage.read(tmp_path / "first.pt").converted.variables
+    assert_identical(official.flatten(again), official.flatten(first))
+
+
+def test_half_precision_loads_as_float32(tmp_path, micro_state, micro_variables):
+    torch_files.save(tmp_path / "half.pt", {"model": with_extras(micro_state, np.float16)})
+    model = ifseg_jax.load(tmp_path / "half.pt")
+    loaded, exact = official.flatten(model.variables), official.flatten(micro_variables)
+    for name, value in exact.items():
+        np.testing.assert_array_equal(loaded[name], np.asarray(value).astype(np.float16).astype(np.float32))
+        assert loaded[name].dtype == np.float32
+    assert set(model.carried) >= {"encoder.version", "decoder.seg_rp_bucket"}
+
+
+def test_a_bare_state_dict_loads(tmp_path, micro_state, micro_config):
+    torch_files.save(tmp_path / "bare.pt", dict(micro_state))
+    stored = storage.read(tmp_path / "bare.pt")
+    assert stored.converted.tied == () and stored.converted.carried == {}
+    assert stored.config.width == micro_config.width and stored.config.resnet_stages == micro_config.resnet_stages
+
+
+def test_missing_and_unknown_names_are_listed(tmp_path, micro_state):
+    state = dict(micro_state)
+    del state["decoder.layers.1.encoder_attn.c_attn"], state["encoder.embed_images.layer2.0.bn3.running_var"]
+    state |= {"encoder.prompt_encoder.weight": np.ones(2, np.float32), "decoder.layers.0.extra": np.ones(1, np.float32)}
+    torch_files.save(tmp_path / "odd.pt", {"model": state})
+    with pytest.raises(CheckpointError) as caught:
+        ifseg_jax.load(tmp_path / "odd.pt")
+    missing, unknown = str(caught.value).split("not known")
+    assert "odd.pt" in missing
+    assert "decoder.layers.1.encoder_attn.c_attn, encoder.embed_images.layer2.0.bn3.running_var" in missing
+    assert "decoder.layers.0.extra, encoder.prompt_encoder.weight" in unknown
+    assert "\n" not in str(caught.value)
+
+
+def test_long_lists_are_cut(micro_config):
+    with pytest.raises(CheckpointError, match=r", and \d+ more; not known: strange$"):
+        official.from_official(tensors({"strange": np.ones(1)}), micro_config)
+
+
+@pytest.mark.parametrize("name", official.TIED)
+def test_a_copy_that_differs_is_refused(micro_state, micro_config, name):
+    words = micro_state[official.WORDS].copy()
+    words[-1, -1] += 1e-3
+    with pytest.raises(CheckpointError, match=re.escape(f"{name} differs from {official.WORDS}")):
+        official.from_official(tensors(micro_state | {name: words}), micro_config)
+
+
+@pytest.mark.parametrize("lost", [official.WORDS, "encoder.layers.0.fc1.weight", "encoder.embed_positions.weight"])
+def test_other_models_are_refused(tmp_path, micro_state, lost):
+    state = {name: value for name, value in micro_state.items() if name != lost}
+    torch_files.save(tmp_path / "other.pt", {"model": state})
+    with pytest.raises(CheckpointError, match=f"it has no {re.escape(lost)}"):
+        ifseg_jax.load(tmp_path / "other.pt")
+
+
+def test_wrong_shapes_are_refused(tmp_path, micro_state):
+    name = "decoder.layers.1.fc2.weight"
+    torch_files.save(tmp_path / "cut.pt", {"model": micro_state | {name: micro_state[name][:, :-1]}})
+    with pytest.raises(CheckpointError, match=re.escape(name)):
+        ifseg_jax.load(tmp_path / "cut.pt")
+
+
+def test_ofa_checkpoints_get_fresh_segmentation_parameters(golden_square):
+    state = {name: value for name, value in golden_square.state.items() if not re.search(r"\.(embed_)?seg_", name)}
+    assert len(state) == len(golden_square.state) - 8
+    config = official.config_from_official({name: value.shape for name, value in state.items()})
+    assert (config.image_grid, config.segmentation_grid) == (32, 32)
+    one, same, other = (official.from_official(tensors(state), config, seed=seed) for seed in (0, 0, 1))
+    flat = official.flatten(one.variables)
+    assert_identical(official.flatten(same.variables), flat)
+    positions = flat["params/decoder/cell_positions"]
+    assert positions.shape == (32**2 + 1, 64) and positions.dtype == np.float32
+    assert abs(positions.std() - 64**-0.5) < 0.01 * 64**-0.5 and abs(positions.mean()) < 0.01 * 64**-0.5
+    assert (flat["params/decoder/cell_position_norm/scale"] == 1).all()
+    assert (flat["params/decoder/cell_position_norm/bias"] == 0).all()
+    tables = flat["params/decoder/layers/cell_table"]
+    assert tables.shape == (2, 63**2 + 3, 4) and not tables.any()
+    changed = {name for name, value in official.flatten(other.variables).items() if not np.array_equal(value, flat[name])}
+    assert changed == {"params/decoder/cell_positions"}
+    kept = official.to_official(one, config)
+    assert_identical({name: kept[name] for name in state}, state)
+
+
+def official_shapes(spec, config: OFAConfig) -> dict[str, tuple[int, ...]]:
+    """Shapes of an OFA checkpoint of another size, after those of the official micro model."""
+    sizes = {64: config.width, 128: config.ffn_width, 4: config.heads, 301: config.vocabulary_size}
+    shapes = {}
+    for name, shape in spec.items():
+        trunk = re.fullmatch(r"(encoder\.embed_images\.layer)(\d)\.(\d+)(\..*)", name)
+        layer = re.fullmatch(r"(encoder|decoder)(\.layers\.|\.\w+_rel_pos_table_list\.)(\d+)(\..*)", name)
+        if re.search(r"\.(embed_)?seg_", name):
+            continue  # not in an OFA checkpoint
+        if trunk:
+            head, stage, block, tail = trunk.groups()
+            blocks = config.resnet_stages[int(stage) - 1]
+            alike = {"0": range(1), "1": range(1, blocks)}.get(block, range(0))
+            shapes |= {f"{head}{stage}.{number}{tail}": shape for number in alike}
+        elif "embed_images" in name:
+            shapes[name] = shape
+        elif layer:
+            part, kind, _, tail = layer.groups()
+            count = config.encoder_layers if part == "encoder" else config.decoder_layers
+            shape = tuple(sizes.get(side, side) for side in shape)
+            shapes |= {f"{part}{kind}{number}{tail}": shape for number in range(count)}
+        else:
+            shapes[name] = tuple(sizes.get(side, side) for side in shape)
+    return shapes
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_official_sizes(golden_square, size):
+    shapes = official_shapes(golden_square.spec, SIZES[size])
+    assert official.config_from_official(shapes) == SIZES[size]
+    names = {rule.official for rule in official.rules(SIZES[size])}
+    added = {name for name in names if official.ADDED_BY_IFSEG.match(name)}
+    copies = {"decoder.embed_tokens.weight", "encoder.embed_tokens_bag.weight"}
+    assert names - added == {name for name in shapes if not name.endswith("num_batches_tracked")} - copies
+    trained = [name for name in names - added if "running_" not in name]
+    millions = sum(int(np.prod(shapes[name])) for name in trained) / 1e6
+    np.testing.assert_allclose(millions, PUBLISHED_MILLIONS[size], rtol=0.02)
+
+
+def test_settings_survive_json():
+    for config in SIZES.values():
+        assert OFAConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+    changed = dataclasses.replace(SIZES["ofa_tiny"], dtype="bfloat16", resnet_stages=(1, 2))
+    assert OFAConfig.from_dict(json.loads(json.dumps(changed.to_dict()))) == changed

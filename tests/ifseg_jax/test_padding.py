@@ -1,0 +1,148 @@
+"""Images of any size run through a few padded programs, and nothing that is padded can be told from what is not."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ifseg_jax import inference, knn_average
+from ifseg_jax.ofa import grid_size
+from vlseg.data.images import resize_image
+from vlseg.nn.resize import resize_bilinear
+
+CATEGORIES = ("grass", "water", "tree", "house", "car")
+ORIGINALS = ((40, 40), (60, 96), (82, 58), (40, 51), (94, 80))
+"""Short sides become 40 pixels: grids of 5 x 5 to 8 x 5 cells, of which only 5 x 5 looks its positions up directly."""
+
+
+@pytest.fixture(scope="module")
+def model(micro_model):
+    """The micro model under settings that no other test compiles, so that programs can be counted."""
+    return dataclasses.replace(micro_model, config=dataclasses.replace(micro_model.config, dropout=0.123))
+
+
+@pytest.fixture(scope="module")
+def originals():
+    rng = np.random.default_rng(0)
+    return [rng.integers(0, 256, (*size, 3), dtype=np.uint8) for size in ORIGINALS]
+
+
+@pytest.fixture(scope="module")
+def images(model, originals):
+    """The images at the sizes at which they are segmented; all of one bucket."""
+    resized = [resize_image(image, model.inference_size(image.shape)) for image in originals]
+    assert len({image.shape for image in resized}) == len(ORIGINALS)
+    assert {inference.bucket_side(side, 8) for image in resized for side in image.shape[:2]} == {64, 64} | {64}
+    return resized
+
+
+@pytest.fixture(scope="module")
+def unpadded(model, images):
+    """Logits [h, w, M] and features [h, w, C] of every image run at its own size."""
+    words = model.word_embeddings(CATEGORIES)
+    runs = [inference.predict(model.config, model.variables, words, image[None]) for image in images]
+    return [(np.asarray(run.logits[0]), np.asarray(run.features[0])) for run in runs]
+
+
+def assert_same(found, expected):
+    """Equal within 1e-5 of the largest value."""
+    scale = np.abs(expected).max()
+    np.testing.assert_allclose(np.asarray(found) / scale, expected / scale, rtol=0, atol=1e-5)
+
+
+def test_segmenting_compiles_one_program_and_equals_running_unpadded(model, originals, images, unpadded):
+    programs = inference.predict._cache_size()
+    results = model.segment(originals, CATEGORIES)
+    assert inference.predict._cache_size() == programs + 1
+    settings = model.inference
+    for original, result, (logits, features) in zip(originals, results, unpadded, strict=True):
+        h, w, _ = logits.shape
+        plain = jax.nn.softmax(logits).reshape(1, h * w, -1)
+        expected = knn_average(plain, features.reshape(1, h * w, -1), settings.knn_k, settings.knn_iterations)
+        np.testing.assert_allclose(result.grid_probabilities, expected.reshape(logits.shape), rtol=0, atol=1e-5)
+        pixels = np.asarray(resize_bilinear(expected.reshape(1, h, w, -1), *original.shape[:2])[0])
+        assert result.label_map.shape == original.shape[:2] and result.label_map.dtype == np.int32
+        chosen = np.take_along_axis(pixels, result.label_map[..., None], axis=-1)[..., 0]
+        np.testing.assert_allclose(chosen, pixels.max(axis=-1), rtol=0, atol=1e-5)
+
+
+def test_a_batch_of_different_sizes(model, images, unpadded):
+    batch, sizes = inference.pad_images(images, model.config.stride)
+    assert batch.shape == (5, 64, 64, 3) and sizes.tolist() == [list(image.shape[:2]) for image in images]
+    # What stands in the padding must not matter.
+    batch = np.where(batch == 0, np.random.default_rng(1).integers(0, 256, batch.shape, dtype=np.uint8), batch)
+    for row, image in enumerate(images):
+        batch[row, : image.shape[0], : image.shape[1]] = image
+    words = model.word_embeddings(CATEGORIES)
+    prediction = inference.predict(model.config, model.variables, words, batch, sizes)
+    np.testing.assert_array_equal(prediction.cells, [logits.shape[:2] for logits, _ in unpadded])
+    for row, (logits, features) in enumerate(unpadded):
+        h, w, _ = logits.shape
+        assert_same(prediction.logits[row, :h, :w], logits)
+        assert_same(prediction.features[row, :h, :w], features)
+
+
+def test_averaging_on_padded_grids(unpadded):
+    rows = columns = 8
+    count = len(unpadded)
+    cells = np.array([logits.shape[:2] for logits, _ in unpadded])
+    rng = np.random.default_rng(2)
+    probabilities = rng.random((count, rows, columns, len(CATEGORIES))).astype(np.float32)
+    features = rng.normal(0, 100, (count, rows, columns, unpadded[0][1].shape[-1])).astype(np.float32)
+    for row, (logits, own) in enumerate(unpadded):
+        h, w, _ = logits.shape
+        probabilities[row, :h, :w], features[row, :h, :w] = np.asarray(jax.nn.softmax(logits)), own
+    mask = inference.cell_mask(jnp.asarray(cells), rows, columns)
+    flat = [array.reshape(count, rows * columns, -1) for array in (probabilities, features)]
+    averaged = np.asarray(knn_average(*flat, mask=mask)).reshape(probabilities.shape)
+    for row, (h, w) in enumerate(cells):
+        alone = [array[row, :h, :w].reshape(1, h * w, -1) for array in (probabilities, features)]
+        np.testing.assert_allclose(averaged[row, :h, :w].reshape(h * w, -1), knn_average(*alone)[0], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("row_block", [16, 7, 500])
+def test_label_maps(row_block):
+    rng = np.random.default_rng(0)
+    cells, sizes = np.array([[5, 6], [2, 3], [4, 1], [1, 6]]), np.array([[50, 61], [33, 20], [7, 61], [50, 2]])
+    probabilities = rng.random((4, 5, 6, 3)).astype(np.float32)
+    maps = np.asarray(inference.label_maps(probabilities, cells, sizes, 50, 61, row_block=row_block))
+    assert maps.shape == (4, 50, 61) and maps.dtype == np.int32
+    for row, ((h, w), (height, width)) in enumerate(zip(cells, sizes, strict=True)):
+        pixels = np.asarray(resize_bilinear(jnp.asarray(probabilities[row : row + 1, :h, :w]), height, width)[0])
+        chosen = np.take_along_axis(pixels, maps[row, :height, :width, None], axis=-1)[..., 0]
+        np.testing.assert_allclose(chosen, pixels.max(axis=-1), rtol=0, atol=1e-6)
+
+
+def test_label_maps_without_padding():
+    probabilities = np.random.default_rng(0).random((2, 5, 6, 3)).astype(np.float32)
+    sizes = np.array([[20, 20], [20, 20]])
+    whole = np.full((2, 2), [5, 6])
+    expected = inference.label_maps(probabilities, whole, sizes, 20, 20)
+    np.testing.assert_array_equal(inference.label_maps(probabilities, None, sizes, 20, 20), expected)
+
+
+@given(st.integers(1, 6000), st.sampled_from([8, 16]))
+def test_buckets(pixels, stride):
+    side = inference.bucket_side(pixels, stride)
+    assert side >= pixels and side % stride == 0
+    assert inference.bucket_side(side, stride) == side  # a bucket holds its own length
+    assert side <= inference.bucket_side(pixels + 1, stride)
+    cells = -(-pixels // stride)
+    assert side // stride < max(cells + 5, 1.26 * cells + 1)  # at most about a quarter is wasted
+
+
+@given(st.lists(st.tuples(st.integers(1, 300), st.integers(1, 300)), min_size=4, max_size=4))
+def test_valid_cells(sizes):
+    for stages in (1, 2, 3):
+        stride = 2 ** (stages + 1)
+        expected = [[-(-side // stride) for side in size] for size in sizes]
+        np.testing.assert_array_equal(grid_size(np.asarray(sizes), stages), expected)
+    assert grid_size(None, 3) is None
+
+
+def test_output_sides():
+    assert [inference.output_side(pixels) for pixels in (1, 128, 129, 500)] == [128, 128, 256, 512]

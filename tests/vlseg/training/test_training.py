@@ -1,0 +1,319 @@
+"""The training loop, its checkpoints and what it writes; with a step that a person could do."""
+
+import functools
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from vlseg.errors import CheckpointError, ConfigError, StorageError
+from vlseg.training import optimizers
+from vlseg.training.checkpoints import Checkpoints, open_workdir
+from vlseg.training.loop import NonFiniteLossError, Schedule, train
+from vlseg.training.writers import MetricWriter
+
+OPTIMIZER = optimizers.adamw(optimizers.learning_rate_schedule(0.1, 20, 3))
+SIZE = 4096
+
+
+@functools.partial(jax.jit, donate_argnums=0)
+def step(state, number):
+    """A noisy quadratic. Its buffers are given away, as in every real step."""
+    key = jax.random.fold_in(jax.random.key(0), number)
+    target = jax.random.normal(key, (SIZE,))
+    loss, gradient = jax.value_and_grad(lambda params: jnp.mean((params["weight"] - target) ** 2))(state["params"])
+    updates, optimizer = OPTIMIZER.update(gradient, state["optimizer"], state["params"])
+    return {"params": optax.apply_updates(state["params"], updates), "optimizer": optimizer}, {"loss": loss}
+
+
+def fresh():
+    params = {"weight": jnp.ones(SIZE)}
+    return {"params": params, "optimizer": OPTIMIZER.init(params)}
+
+
+def after(steps):
+    """The state after so many steps without any loop."""
+    state = fresh()
+    for number in range(steps):
+        state, _ = step(state, number)
+    return state
+
+
+def assert_identical(found, expected):
+    jax.tree.map(np.testing.assert_array_equal, found, expected)
+    assert jax.tree.structure(found) == jax.tree.structure(expected)
+
+
+def lines(workdir):
+    return [json.loads(line) for line in (Path(workdir) / "metrics.jsonl").read_text().splitlines()]
+
+
+def stopped_at(number):
+    """A step that fails when it is asked for step `number`."""
+
+    def run(state, asked):
+        if asked == number:
+            raise InterruptedError
+        return step(state, asked)
+
+    return run
+
+
+def test_a_run_is_its_steps(tmp_path):
+    logged = []
+    state = train(fresh(), step, tmp_path, Schedule(10, 4, 5), on_log=lambda *line: logged.append(line))
+    assert_identical(state, after(10))
+    written = lines(tmp_path)
+    assert [line["step"] for line in written] == [4, 8, 10] == [number for number, _ in logged]
+    losses = []
+    state = fresh()
+    for number in range(10):
+        state, metrics = step(state, number)
+        losses.append(float(metrics["loss"]))
+    expected = [np.mean(losses[:4]), np.mean(losses[4:8]), np.mean(losses[8:])]
+    np.testing.assert_allclose([line["loss"] for line in written], expected, rtol=1e-6)
+    assert all(line["steps_per_second"] > 0 for line in written)
+    assert list(tmp_path.glob("events.out.tfevents*"))
+
+
+@pytest.mark.parametrize("failing", [3, 5, 7, 9])
+def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path, failing):
+    schedule = Schedule(10, 1, 5)
+    with pytest.raises(InterruptedError):
+        train(fresh(), stopped_at(failing), tmp_path, schedule)
+    first_steps = []
+
+    def recording(state, number):
+        first_steps.append(number)
+        return step(state, number)
+
+    assert_identical(train(fresh(), recording, tmp_path, schedule), after(10))
+    assert first_steps[0] == failing // 5 * 5  # from the checkpoint, not from the start
+    assert [line["step"] for line in lines(tmp_path)] == list(range(1, 11))
+
+
+def test_a_finished_run_stays_as_it_is(tmp_path):
+    train(fresh(), step, tmp_path, Schedule(4, 1, 2))
+    before = lines(tmp_path)
+    again = train(fresh(), stopped_at(0), tmp_path, Schedule(4, 1, 2))
+    assert_identical(again, after(4))
+    assert lines(tmp_path) == before
+
+
+def test_every_checkpoint_holds_the_state_of_its_step(tmp_path):
+    """Saving returns before the file is written, and the next step reuses the state's memory."""
+    train(fresh(), step, tmp_path, Schedule(6, 2, 1, keep=6))
+    for number in range(1, 7):
+        shutil.copytree(tmp_path / "checkpoints" / str(number), tmp_path / f"only{number}" / "checkpoints" / str(number))
+        checkpoints = Checkpoints(tmp_path / f"only{number}", 1)
+        state, restored = checkpoints.restore(fresh())
+        checkpoints.close()
+        assert restored == number
+        assert_identical(state, after(number))
+
+
+def test_the_last_checkpoints_stay(tmp_path):
+    train(fresh(), step, tmp_path, Schedule(7, 7, 2, keep=2))
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["6", "7"]
+
+
+PROGRAM = """
+    import os, signal, sys
+    import jax, jax.numpy as jnp
+    from vlseg.training.loop import Schedule, train
+
+    @jax.jit
+    def step(state, number):
+        return state * 1.5 + number, {"loss": state.sum()}
+
+    def slow(state, number):
+        if os.environ.get("STOP") == str(number):
+            print("stopping", flush=True)
+            os.kill(os.getpid(), getattr(signal, os.environ["SIGNAL"]))
+        return step(state, number)
+
+    state = train(jnp.arange(3.0), slow, sys.argv[1], Schedule(12, 3, 4))
+    print(state.tolist())
+"""
+
+
+def run(workdir, **environment):
+    return subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(PROGRAM), workdir],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize(("signal_name", "saved"), [("SIGTERM", 7), ("SIGKILL", 4)])
+def test_a_killed_process_resumes(tmp_path, signal_name, saved):
+    killed = run(tmp_path, STOP="6", SIGNAL=signal_name)
+    assert killed.returncode == (128 + signal.SIGTERM if signal_name == "SIGTERM" else -signal.SIGKILL), killed.stderr
+    steps = [int(path.name) for path in (tmp_path / "checkpoints").iterdir() if path.name.isdecimal()]
+    assert max(steps) == saved  # SIGTERM finishes its step and saves
+    resumed = run(tmp_path)
+    assert resumed.returncode == 0, resumed.stderr
+    state = jnp.arange(3.0)
+    for number in range(12):
+        state = state * 1.5 + number
+    assert json.loads(resumed.stdout) == state.tolist()
+    numbers = [line["step"] for line in lines(tmp_path)]
+    assert numbers == sorted(set(numbers)) and numbers[-1] == 12
+
+
+def test_the_signal_handler_is_put_back(tmp_path):
+    before = signal.getsignal(signal.SIGTERM)
+    train(fresh(), step, tmp_path / "done", Schedule(1, 1, 1))
+    with pytest.raises(InterruptedError):
+        train(fresh(), stopped_at(0), tmp_path / "failed", Schedule(1, 1, 1))
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_loss_that_is_not_finite(tmp_path, bad):
+    def diverging(state, number):
+        state, metrics = step(state, number)
+        return state, {"loss": jnp.where(number >= 5, bad, metrics["loss"])}
+
+    with pytest.raises(NonFiniteLossError, match="between steps 5 and 8"):
+        train(fresh(), diverging, tmp_path, Schedule(20, 4, 4))
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["4"]
+    assert [line["step"] for line in lines(tmp_path)] == [4]
+
+
+def test_a_bad_state_is_never_saved(tmp_path):
+    """Checkpoints may be due more often than log lines."""
+
+    def diverging(state, number):
+        return state, {"loss": jnp.where(number >= 3, jnp.nan, 1.0)}
+
+    with pytest.raises(NonFiniteLossError):
+        train(fresh(), diverging, tmp_path, Schedule(20, 10, 2))
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["2"]
+
+
+def test_half_written_checkpoints_are_ignored(tmp_path):
+    train(fresh(), step, tmp_path, Schedule(4, 1, 2))
+    checkpoints = tmp_path / "checkpoints"
+    # A run that dies while it saves leaves such directories.
+    for name in ("6.orbax-checkpoint-tmp-1700000000", "8.orbax-checkpoint-tmp-3"):
+        shutil.copytree(checkpoints / "4", checkpoints / name)
+        for file in list((checkpoints / name).rglob("*")):
+            if file.is_file():
+                file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    asked = []
+    train(fresh(), lambda state, number: (asked.append(number), step(state, number))[1], tmp_path, Schedule(6, 1, 2))
+    assert asked == [4, 5]
+
+
+@pytest.mark.parametrize(
+    "like",
+    [
+        {"params": {"weight": jnp.ones(SIZE)}},
+        {"params": {"weight": jnp.ones(SIZE)}, "optimizer": OPTIMIZER.init({"weight": jnp.ones(SIZE), "b": jnp.ones(1)})},
+        {"params": {"weight": jnp.ones(SIZE + 1)}, "optimizer": OPTIMIZER.init({"weight": jnp.ones(SIZE + 1)})},
+    ],
+    ids=["less", "more", "other shapes"],
+)
+def test_checkpoints_of_another_model(tmp_path, like):
+    train(fresh(), step, tmp_path, Schedule(2, 1, 2))
+    checkpoints = Checkpoints(tmp_path, 2)
+    with pytest.raises(CheckpointError, match="checkpoint 2 of this working directory does not fit the model") as caught:
+        checkpoints.restore(like)
+    checkpoints.close()
+    assert "\n" not in str(caught.value)
+
+
+CONFIG = {"model": {"width": 8, "stages": (1, 2)}, "steps": 10, "name": "a"}
+
+
+def test_working_directories(tmp_path):
+    path = open_workdir(tmp_path / "deep" / "run", CONFIG)
+    assert json.loads((path / "config.json").read_text()) == {**CONFIG, "model": {"width": 8, "stages": [1, 2]}}
+    assert open_workdir(path, dict(CONFIG)) == path
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"steps": 11}, "steps"),
+        ({"model": {"width": 9, "stages": (1, 2)}}, "model.width"),
+        ({"model": {"width": 8, "stages": (1, 3)}}, "model.stages"),
+        ({"extra": 1}, "extra"),
+        ({"name": "b", "steps": 11}, "name, steps"),
+    ],
+)
+def test_the_setting_that_differs_is_named(tmp_path, change, named):
+    open_workdir(tmp_path, CONFIG)
+    before = (tmp_path / "config.json").read_bytes()
+    with pytest.raises(ConfigError, match=rf"other settings \({named}\)"):
+        open_workdir(tmp_path, {**CONFIG, **change})
+    assert (tmp_path / "config.json").read_bytes() == before
+
+
+def test_working_directories_that_cannot_be(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StorageError, match="cannot make the working directory"):
+        open_workdir(tmp_path / "file" / "run", CONFIG)
+    open_workdir(tmp_path / "run", CONFIG)
+    (tmp_path / "run" / "config.json").write_text("{")
+    with pytest.raises(ConfigError, match="not readable"):
+        open_workdir(tmp_path / "run", CONFIG)
+
+
+def test_metrics_lose_what_is_repeated_and_what_is_broken(tmp_path):
+    file = tmp_path / "metrics.jsonl"
+    file.write_text('{"step": 2, "loss": 1.0}\n{"step": 4, "loss": 2.0}\n{"step": 6, "lo')
+    writer = MetricWriter(tmp_path, 4)
+    writer.write(4, {"loss": 3.0})
+    writer.close()
+    assert lines(tmp_path) == [{"step": 2, "loss": 1.0}, {"step": 4, "loss": 3.0}]
+
+
+def test_learning_rates():
+    schedule = optimizers.learning_rate_schedule(0.2, 10)
+    expected = [0.1 * (1 + np.cos(np.pi * number / 10)) for number in range(11)]
+    np.testing.assert_allclose([schedule(number) for number in range(11)], expected, rtol=1e-5, atol=1e-8)
+    warm = optimizers.learning_rate_schedule(0.2, 10, warmup_steps=4)
+    np.testing.assert_allclose([warm(number) for number in (0, 2, 4, 7, 10)], [0, 0.1, 0.2, 0.1, 0], rtol=0, atol=1e-7)
+    constant = optimizers.learning_rate_schedule(0.2, 10, kind="constant")
+    np.testing.assert_allclose([constant(number) for number in (0, 9, 100)], 0.2, rtol=1e-6)
+
+
+@pytest.mark.parametrize("clip_norm", [1.0, None])
+def test_adamw(clip_norm):
+    """Adam with a clip of the whole gradient and decay of the weights themselves, step by step in NumPy."""
+    rng = np.random.default_rng(0)
+    params = {"a": rng.standard_normal(3), "b": rng.standard_normal((2, 2))}
+    rate, b1, b2, epsilon, decay = 0.01, 0.8, 0.95, 1e-6, 0.3
+    settings = {"b1": b1, "b2": b2, "epsilon": epsilon, "weight_decay": decay, "clip_norm": clip_norm}
+    optimizer = optimizers.adamw(optax.constant_schedule(rate), **settings)
+    ours = jax.tree.map(jnp.asarray, params)
+    state = optimizer.init(ours)
+    first = jax.tree.map(np.zeros_like, params)
+    second = jax.tree.map(np.zeros_like, params)
+    for number in range(1, 5):
+        gradient = {name: rng.normal(0, 0.2 * number, value.shape) for name, value in params.items()}
+        updates, state = optimizer.update(jax.tree.map(jnp.asarray, gradient), state, ours)
+        ours = optax.apply_updates(ours, updates)
+        norm = np.sqrt(sum((value**2).sum() for value in gradient.values()))
+        for name, value in gradient.items():
+            value = value * min(1, (clip_norm or np.inf) / norm)
+            first[name] = b1 * first[name] + (1 - b1) * value
+            second[name] = b2 * second[name] + (1 - b2) * value**2
+            mean, variance = first[name] / (1 - b1**number), second[name] / (1 - b2**number)
+            params[name] -= rate * (mean / (np.sqrt(variance) + epsilon) + decay * params[name])
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6), ours, params)
