@@ -199,8 +199,9 @@ def supervised_step(
         key = jax.random.fold_in(base, number)
         model: Any = OFA(config)
         pixels = images.astype(jnp.float32) / 127.5 - 1.0
-        features = model.apply(official.unflatten(frozen), pixels, method=OFA.image_features)
-        cells = model.apply(official.unflatten(frozen), features, method=OFA.image_embeddings)
+        whole = official.unflatten({**frozen, **state["params"]})
+        features = model.apply(whole, pixels, method=OFA.image_features)
+        cells = model.apply(whole, features, method=OFA.image_embeddings)
 
         def loss(params: Any) -> jax.Array:
             variables = official.unflatten({**frozen, **params})

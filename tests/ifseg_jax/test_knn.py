@@ -50,7 +50,7 @@ def test_more_neighbours_than_cells_is_the_mean(arrays):
 
 def test_lengths_of_features_do_not_matter(arrays):
     probabilities, features = arrays
-    lengths = np.random.default_rng(1).uniform(0.5, 2000, features.shape[:2] + (1,)).astype(np.float32)
+    lengths = np.random.default_rng(1).uniform(0.5, 2000, (*features.shape[:2], 1)).astype(np.float32)
     np.testing.assert_allclose(
         knn_average(probabilities, features * lengths), knn_average(probabilities, features), rtol=0, atol=1e-5
     )

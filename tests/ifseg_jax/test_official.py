@@ -185,7 +185,9 @@ def test_ofa_checkpoints_get_fresh_segmentation_parameters(golden_square):
     assert (flat["params/decoder/cell_position_norm/bias"] == 0).all()
     tables = flat["params/decoder/layers/cell_table"]
     assert tables.shape == (2, 63**2 + 3, 4) and not tables.any()
-    changed = {name for name, value in official.flatten(other.variables).items() if not np.array_equal(value, flat[name])}
+    changed = {
+        name for name, value in official.flatten(other.variables).items() if not np.array_equal(value, flat[name])
+    }
     assert changed == {"params/decoder/cell_positions"}
     kept = official.to_official(one, config)
     assert_identical({name: kept[name] for name in state}, state)

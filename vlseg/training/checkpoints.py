@@ -20,9 +20,9 @@ class Checkpoints:
     Orbax writes each step into a temporary directory and renames it, so a half-written checkpoint is never restored.
     """
 
-    def __init__(self, workdir: str | os.PathLike[str], every: int, keep: int = 2) -> None:
-        """`every` steps a checkpoint is due; the last `keep` stay."""
-        options = ocp.CheckpointManagerOptions(max_to_keep=keep, save_interval_steps=every)
+    def __init__(self, workdir: str | os.PathLike[str], keep: int = 2) -> None:
+        """The last `keep` checkpoints stay."""
+        options = ocp.CheckpointManagerOptions(max_to_keep=keep)
         self._manager = ocp.CheckpointManager(Path(workdir).absolute() / "checkpoints", options=options)
 
     def restore(self, like: Any) -> tuple[Any, int]:
@@ -42,10 +42,10 @@ class Checkpoints:
                 f"checkpoint {step} of this working directory does not fit the model: {str(error).splitlines()[0]}"
             ) from error
 
-    def save(self, step: int, state: Any, *, force: bool = False) -> None:
-        """Saves when one is due, or always with `force`. Returns before the files are complete."""
+    def save(self, step: int, state: Any) -> None:
+        """Saves `state`, a dict of arrays, unless that step is saved already. Returns before the files are complete."""
         if self._manager.latest_step() != step:
-            self._manager.save(step, args=ocp.args.StandardSave(state), force=force)
+            self._manager.save(step, args=ocp.args.StandardSave(state), force=True)
 
     def close(self) -> None:
         """Waits for pending writes."""

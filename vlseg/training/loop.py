@@ -52,7 +52,7 @@ def train(
     Raises:
         NonFiniteLossError: naming the step range; the last checkpoint is from before.
     """
-    checkpoints = Checkpoints(workdir, schedule.checkpoint_every, schedule.keep)
+    checkpoints = Checkpoints(workdir, schedule.keep)
     state, first = checkpoints.restore(state)
     writer = MetricWriter(workdir, first + 1)
     bar = tqdm(total=schedule.steps, initial=first, disable=not sys.stderr.isatty(), unit="step", desc="train")
@@ -66,17 +66,22 @@ def train(
             pending.append(metrics)
             done = step + 1
             bar.update()
-            if done % schedule.log_every == 0 or done == schedule.steps or stopping:
-                values = _means(pending, done)
+            last = done == schedule.steps or bool(stopping)
+            saving = last or done % schedule.checkpoint_every == 0
+            logging = last or done % schedule.log_every == 0
+            if saving or logging:
+                _check_finite(pending, done)
+            if logging:
+                values = _means(pending)
                 values["steps_per_second"] = len(pending) / (time.monotonic() - started)
                 pending, started = [], time.monotonic()
                 writer.write(done, values)
                 bar.set_postfix({name: f"{value:.4g}" for name, value in values.items()})
                 if on_log:
                     on_log(done, values)
-            last = done == schedule.steps or bool(stopping)
-            checkpoints.save(done, state, force=last)
-            if stopping:
+            if saving:
+                checkpoints.save(done, state)
+            if last and stopping:
                 sys.exit(128 + stopping[0])
     finally:
         signal.signal(signal.SIGTERM, previous)
@@ -91,12 +96,16 @@ def print_metrics(step: int, metrics: dict[str, float]) -> None:
     print(f"step {step}  " + "  ".join(f"{name} {value:.4g}" for name, value in metrics.items()), flush=True)
 
 
-def _means(pending: list[dict[str, jax.Array]], step: int) -> dict[str, float]:
+def _means(pending: list[dict[str, jax.Array]]) -> dict[str, float]:
     host = jax.device_get(pending)
-    values = {name: float(np.mean([metrics[name] for metrics in host])) for name in host[0]}
-    if not np.isfinite(values.get("loss", 0.0)):
+    return {name: float(np.mean([metrics[name] for metrics in host])) for name in host[0]}
+
+
+def _check_finite(pending: list[dict[str, jax.Array]], step: int) -> None:
+    """Raises NonFiniteLossError if a loss since the last log line, which ended before `pending`, is not finite."""
+    losses = jax.device_get([metrics["loss"] for metrics in pending if "loss" in metrics])
+    if not np.isfinite(losses).all():
         raise NonFiniteLossError(
             f"the loss is not finite between steps {step - len(pending) + 1} and {step}; lower the learning rate or "
             "resume from the last checkpoint"
         )
-    return values

@@ -118,18 +118,25 @@ def test_training_mode(model, variables, images):
     kernel, norm = variables["params"]["conv1"]["kernel"], variables["batch_stats"]["bn1"]
     stem = convolution(images, kernel, 2)
     np.testing.assert_allclose(
-        changed["batch_stats"]["bn1"]["mean"], 0.9 * norm["mean"] + 0.1 * stem.mean(axis=(0, 1, 2)), rtol=1e-4, atol=1e-6
+        changed["batch_stats"]["bn1"]["mean"],
+        0.9 * norm["mean"] + 0.1 * stem.mean(axis=(0, 1, 2)),
+        rtol=1e-4,
+        atol=1e-6,
     )
     unbiased = stem.reshape(-1, WIDTH).var(axis=0, ddof=1)
     np.testing.assert_allclose(
         changed["batch_stats"]["bn1"]["variance"], 0.9 * norm["variance"] + 0.1 * unbiased, rtol=1e-4
     )
     assert np.abs(outputs[-1] - trunk(variables, images)[-1]).max() > 0.1
-    paths = jax.tree.leaves(jax.tree.map(lambda a, b: bool((a != b).all()), changed["batch_stats"], variables["batch_stats"]))
+    paths = jax.tree.leaves(
+        jax.tree.map(lambda a, b: bool((a != b).all()), changed["batch_stats"], variables["batch_stats"])
+    )
     assert all(paths)
 
 
-@pytest.mark.parametrize(("kernel", "stride", "size"), [(3, 1, (5, 4)), (3, 2, (5, 6)), (1, 2, (5, 4)), (7, 2, (9, 10))])
+@pytest.mark.parametrize(
+    ("kernel", "stride", "size"), [(3, 1, (5, 4)), (3, 2, (5, 6)), (1, 2, (5, 4)), (7, 2, (9, 10))]
+)
 @pytest.mark.parametrize("as_patches", [False, True])
 def test_convolutions(kernel, stride, size, as_patches):
     rng = np.random.default_rng(0)
