@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import itertools
 from collections.abc import Iterator
 
 import jax
@@ -35,17 +36,20 @@ class TinyWorldDataset:
         """Image uint8 [size, size, 3], label int32 [size, size], name "scene_INDEX"."""
         if not 0 <= index < self.count:
             raise IndexError(index)
-        images, labels = _chunk(self.split, self.seed, self.size, index // _CHUNK)
-        return Example(images[index % _CHUNK], labels[index % _CHUNK], f"scene_{index:05d}")
+        return next(self._examples(np.asarray([index])))
 
     def __iter__(self) -> Iterator[Example]:
-        return (self[index] for index in range(self.count))
+        for start in range(0, self.count, _CHUNK):
+            yield from itertools.islice(self._examples(np.arange(start, start + _CHUNK)), self.count - start)
+
+    def _examples(self, indices: np.ndarray) -> Iterator[Example]:
+        images, labels = _render(self.split, self.seed, self.size, indices)
+        for index, image, label in zip(indices, images, labels, strict=True):
+            yield Example(image, label, f"scene_{index:05d}")
 
 
-@functools.lru_cache(maxsize=2)
-def _chunk(split: str, seed: int, size: int, number: int) -> tuple[np.ndarray, np.ndarray]:
-    base = split_key(split, seed)
-    keys = jax.vmap(functools.partial(jax.random.fold_in, base))(np.arange(number * _CHUNK, (number + 1) * _CHUNK))
+def _render(split: str, seed: int, size: int, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    keys = jax.vmap(functools.partial(jax.random.fold_in, split_key(split, seed)))(indices)
     scenes = _scenes(keys, size)
     images = np.clip(np.round((np.asarray(scenes.image) + 1.0) * 127.5), 0, 255).astype(np.uint8)
     return images, np.asarray(scenes.label)

@@ -1,0 +1,179 @@
+"""Adaptation on a micro model: what it trains, what it leaves alone, and that it is the same every time."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ifseg_jax import adaptation, official
+from ifseg_jax.adaptation import Adaptation
+from ifseg_jax.artificial import artificial_batch
+from ifseg_jax.losses import upsampled_cross_entropy
+from vlseg.errors import ConfigError
+from vlseg.training import loop
+
+CATEGORIES = ("grass", "water", "tree", "house")
+SETTINGS = Adaptation(steps=30, batch_size=8, learning_rate=2e-3, image_size=32, max_side=4, seed=3)
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """An adaptation taken apart. `step` gives the memory of its state away, so `start` makes a new one each time."""
+
+    step: adaptation.Callable
+    start: adaptation.Callable
+    trained: dict
+    kept: dict
+
+
+@pytest.fixture(scope="module")
+def image_free(micro_model):
+    words = micro_model.word_embeddings(CATEGORIES)
+    trained, kept = adaptation.split(micro_model.variables, micro_model.config)
+    step = adaptation.image_free_step(micro_model.config, SETTINGS, words, kept)
+    start = functools.partial(adaptation.initial_state, trained, SETTINGS.optimizer())
+    return Run(step, start, trained, kept)
+
+
+def assert_identical(found, expected):
+    jax.tree.map(np.testing.assert_array_equal, found, expected)
+
+
+def test_the_loss_falls(image_free):
+    state, losses = image_free.start(), []
+    for number in range(SETTINGS.steps):
+        state, metrics = image_free.step(state, number)
+        losses.append(float(metrics["loss"]))
+    assert losses[0] > np.log(len(CATEGORIES)) * 0.9
+    assert np.mean(losses[-5:]) < 0.8 * np.mean(losses[:5])
+
+
+def test_a_step_depends_on_state_and_number_alone(image_free):
+    one, same, other = (image_free.step(image_free.start(), number) for number in (7, 7, 8))
+    assert_identical(one, same)
+    assert one[1]["loss"] != other[1]["loss"]
+
+
+@pytest.fixture(scope="module")
+def before(micro_model):
+    """A copy of the micro model's variables and what it answers, from before any adaptation."""
+    grids = np.arange(16).reshape(1, 4, 4) % len(CATEGORIES)
+    variables = jax.tree.map(np.array, official.flatten(micro_model.variables))
+    return variables, grids, np.asarray(micro_model.artificial_logits(grids, CATEGORIES))
+
+
+@pytest.fixture(scope="module")
+def adapted(micro_model, before):
+    changed = {
+        name: getattr(SETTINGS, name) for name in ("batch_size", "learning_rate", "image_size", "max_side", "seed")
+    }
+    return micro_model.adapt(["grass", " water ", "tree", "house"], steps=4, **changed)
+
+
+def test_adapting_is_the_same_every_time(image_free, micro_model, adapted):
+    # The cosine of the learning rate depends on the number of steps, so these are not the first of `image_free`.
+    settings = dataclasses.replace(SETTINGS, steps=4)
+    words = micro_model.word_embeddings(CATEGORIES)
+    step = adaptation.image_free_step(micro_model.config, settings, words, image_free.kept)
+    state = adaptation.initial_state(image_free.trained, settings.optimizer())
+    for number in range(4):
+        state, _ = step(state, number)
+    assert_identical(official.flatten(adapted.variables), {**image_free.kept, **state["params"]})
+
+
+def test_only_what_is_trained_changes(image_free, adapted, before):
+    found, original = official.flatten(adapted.variables), before[0]
+    assert {name for name in original if np.array_equal(found[name], original[name])} == set(image_free.kept)
+    assert set(image_free.kept) | set(image_free.trained) == set(original)
+    for name in image_free.trained:
+        # Nothing that is trained stands still: weight decay alone moves it.
+        assert np.mean(np.asarray(found[name]) != original[name]) > 0.9, name
+
+
+def test_the_original_stays_whole(micro_model, adapted, before):
+    variables, grids, logits = before
+    assert_identical(official.flatten(micro_model.variables), variables)
+    np.testing.assert_array_equal(micro_model.artificial_logits(grids, CATEGORIES), logits)
+    assert micro_model.categories == () and adapted.categories == CATEGORIES
+    assert np.abs(np.asarray(adapted.artificial_logits(grids)) - logits).max() > 1e-3
+
+
+def test_an_adapted_model_can_be_adapted_again(adapted):
+    again = adapted.adapt(["sand"], steps=1, batch_size=2, image_size=32)
+    assert again.categories == ("sand",) and adapted.categories == CATEGORIES
+    jax.block_until_ready(adapted.variables)  # fails if the second adaptation took its memory
+
+
+def test_frozen_and_unused_parts(micro_model):
+    """What the official code freezes, and what segmentation never reads."""
+    trained, kept = adaptation.split(micro_model.variables, micro_model.config)
+    assert {name for name in kept if name.startswith("params/encoder/") and "/resnet/" not in name} == {
+        "params/encoder/image_projection/kernel",
+        "params/encoder/image_projection/bias",
+    }
+    assert "params/word_embedding/table" in kept
+    assert {"params/decoder/layers/cell_table", "params/encoder/layers/image_table"} <= set(trained)
+    assert "params/decoder/layers/image_table" in kept
+    paper = dataclasses.replace(micro_model.config, decoder_positions="encoder_image")
+    trained, kept = adaptation.split(micro_model.variables, paper)
+    assert "params/decoder/layers/image_table" in trained and "params/decoder/layers/cell_table" in kept
+
+
+@pytest.fixture(scope="module")
+def exact(micro_model):
+    """The micro model without dropout, whose training loss can be computed from outside."""
+    return dataclasses.replace(micro_model, config=dataclasses.replace(micro_model.config, dropout=0.0, drop_path=0.0))
+
+
+def test_image_free_loss(exact, image_free):
+    step = adaptation.image_free_step(exact.config, SETTINGS, exact.word_embeddings(CATEGORIES), image_free.kept)
+    _, metrics = step(image_free.start(), 5)
+    key, _ = jax.random.split(jax.random.fold_in(jax.random.key(SETTINGS.seed), 5))
+    batch = artificial_batch(key, SETTINGS.batch_size, len(CATEGORIES), 4, 32, SETTINGS.max_side)
+    logits = exact.artificial_logits(batch.grids, CATEGORIES)
+    np.testing.assert_allclose(metrics["loss"], upsampled_cross_entropy(logits, batch.targets), rtol=1e-5)
+
+
+def test_supervised_loss(exact, image_free):
+    rng = np.random.default_rng(0)
+    targets = rng.integers(0, len(CATEGORIES), (3, 2, 32, 32)).astype(np.int32)
+    targets[:, :, :5] = 255
+    images = rng.integers(0, 256, (3, 2, 32, 32, 3), dtype=np.uint8)
+    words = exact.word_embeddings(CATEGORIES)
+    step = adaptation.supervised_step(
+        exact.config, SETTINGS, words, image_free.kept, lambda number: (images[number], targets[number])
+    )
+    state, metrics = step(image_free.start(), 2)
+    expected = upsampled_cross_entropy(exact.logits(images[2], CATEGORIES), jnp.asarray(targets[2]))
+    np.testing.assert_allclose(metrics["loss"], expected, rtol=1e-5)
+    assert set(state["params"]) == set(image_free.trained)
+    _, metrics = step(state, 2)
+    assert metrics["loss"] < expected
+
+
+def test_an_interrupted_run_continues_exactly(image_free, tmp_path):
+    def stopping(state, number):
+        if number == 5:
+            raise InterruptedError
+        return image_free.step(state, number)
+
+    schedule = loop.Schedule(steps=7, log_every=2, checkpoint_every=3)
+    with pytest.raises(InterruptedError):
+        loop.train(image_free.start(), stopping, tmp_path / "resumed", schedule)
+    resumed = loop.train(image_free.start(), image_free.step, tmp_path / "resumed", schedule)
+    whole = loop.train(image_free.start(), image_free.step, tmp_path / "whole", schedule)
+    assert_identical(resumed, whole)
+
+
+def test_settings(micro_config):
+    assert Adaptation().side(micro_config) == 5 * 8
+    assert Adaptation(image_size=24).side(micro_config) == 24
+    with pytest.raises(ConfigError, match="image_size 30 is not a multiple of 8"):
+        Adaptation(image_size=30).side(micro_config)
+    official_settings = Adaptation()
+    assert (official_settings.steps, official_settings.batch_size, official_settings.learning_rate) == (2000, 16, 5e-5)
+    assert (official_settings.b1, official_settings.b2, official_settings.epsilon) == (0.9, 0.999, 1e-8)
+    assert (official_settings.weight_decay, official_settings.clip_norm, official_settings.max_side) == (0.1, 1.0, 32)
