@@ -46,10 +46,19 @@ def spawn(module: str, *arguments: object, **environment: str) -> subprocess.Pop
     return subprocess.Popen(line, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
+def ending(process: subprocess.Popen[str]) -> tuple[int, str, str]:
+    """Exit code, standard output and standard error of a process, which does not outlive this call."""
+    try:
+        output, errors = process.communicate(timeout=600)
+    finally:
+        process.kill()
+    return process.returncode, output, errors
+
+
 def finish(process: subprocess.Popen[str]) -> str:
     """Its standard output, after it ended as it should and without a word on standard error."""
-    output, errors = process.communicate(timeout=300)
-    assert (process.returncode, errors) == (0, "")
+    code, output, errors = ending(process)
+    assert (code, errors) == (0, "")
     return output
 
 
@@ -158,8 +167,7 @@ def test_a_killed_run_resumes_to_the_same_weights(trained, micro_directory, tmp_
         if line.startswith(f"step {3 * EVERY} "):
             process.kill()
             break
-    process.communicate(timeout=60)
-    assert process.returncode == -9
+    assert ending(process)[0] == -9
     assert not (workdir / "model").exists()
 
     output = finish(spawn("train", *train_flags(micro_directory, workdir)))
@@ -575,8 +583,8 @@ def test_a_disk_that_fills_up_while_training(trained, micro_directory, tmp_path)
         limited = spawn(
             "train", *train_flags(micro_directory, workdir), JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS="1e9"
         )
-    _, errors = limited.communicate(timeout=300)
-    assert limited.returncode == 2, errors
+    code, _, errors = ending(limited)
+    assert code == 2, errors
     assert errors.startswith("error: ") and errors.count("\n") == 1, errors
     assert str(workdir) in errors
     assert not (workdir / "model").exists()
