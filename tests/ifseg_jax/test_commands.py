@@ -576,24 +576,6 @@ def test_a_full_disk(micro_directory, golden_square, gallery, tmp_path, capsys):
     assert files_in(tmp_path / "out") == set()
 
 
-def test_a_disk_that_fills_up_while_training(trained, micro_directory, tmp_path):
-    """In a process of its own, because checkpoints are written by other threads. It goes on when there is room."""
-    workdir = tmp_path / "run"
-    with room_for(20_000):
-        limited = spawn(
-            "train", *train_flags(micro_directory, workdir), JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS="1e9"
-        )
-    code, _, errors = ending(limited)
-    assert code == 2, errors
-    assert errors.startswith("error: ") and errors.count("\n") == 1, errors
-    assert str(workdir) in errors
-    assert not (workdir / "model").exists()
-    finish(spawn("train", *train_flags(micro_directory, workdir)))
-    assert (workdir / "model" / storage.WEIGHTS_FILE).read_bytes() == (
-        trained / "model" / storage.WEIGHTS_FILE
-    ).read_bytes()
-
-
 def test_a_place_without_permission_is_one_line(micro_directory, tmp_path, capsys):
     """`/proc` takes no files, not even root's."""
     line = refusal(capsys, "export", f"--checkpoint={micro_directory}", "--out=/proc/model")

@@ -1,7 +1,9 @@
 """Checkpoints of a training run, with Orbax, and the configuration that they belong to."""
 
+import contextlib
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +25,8 @@ class Checkpoints:
     def __init__(self, workdir: str | os.PathLike[str], keep: int = 2) -> None:
         """The last `keep` checkpoints stay."""
         options = ocp.CheckpointManagerOptions(max_to_keep=keep)
-        self._manager = ocp.CheckpointManager(Path(workdir).absolute() / "checkpoints", options=options)
+        self._path = Path(workdir).absolute() / "checkpoints"
+        self._manager = ocp.CheckpointManager(self._path, options=options)
 
     def restore(self, like: Any) -> tuple[Any, int]:
         """The newest state and its step, or (`like`, 0) when there is none yet.
@@ -45,12 +48,23 @@ class Checkpoints:
     def save(self, step: int, state: Any) -> None:
         """Saves `state`, a dict of arrays, unless that step is saved already. Returns before the files are complete."""
         if self._manager.latest_step() != step:
-            self._manager.save(step, args=ocp.args.StandardSave(state), force=True)
+            with self._storage_errors():
+                self._manager.save(step, args=ocp.args.StandardSave(state), force=True)
 
     def close(self) -> None:
         """Waits for pending writes."""
-        self._manager.wait_until_finished()
-        self._manager.close()
+        with self._storage_errors():
+            self._manager.wait_until_finished()
+            self._manager.close()
+
+    @contextlib.contextmanager
+    def _storage_errors(self) -> Iterator[None]:
+        """Whatever fails below Orbax while it writes, of its own type or TensorStore's, is a place that fails."""
+        try:
+            yield
+        except Exception as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise StorageError(f"cannot write checkpoints to {self._path}: {reason[:200]}") from error
 
 
 def open_workdir(workdir: str | os.PathLike[str], config: dict[str, Any]) -> Path:
