@@ -33,6 +33,14 @@ NAMES = ("grass", "house", "tree")
 LABELS = ",".join(NAMES)
 COMMANDS = ("train", "evaluate", "predict", "convert", "export")
 STEPS, EVERY = 90, 15
+SPAWNED = {
+    # Halves the time to compile, which is most of the time.
+    "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+    # The cache of compiled programs is the tests' own, and what becomes of it not the command's affair.
+    "PYTHONWARNINGS": ",".join(
+        f"ignore:Error {doing} persistent compilation cache entry:UserWarning" for doing in ("reading", "writing")
+    ),
+}
 
 # A command that another one imports is run once more, as the program.
 pytestmark = pytest.mark.filterwarnings("ignore:.*found in sys.modules:RuntimeWarning")
@@ -41,8 +49,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*found in sys.modules:RuntimeWa
 def spawn(module: str, *arguments: object, **environment: str) -> subprocess.Popen[str]:
     """A command in a process of its own."""
     line = [sys.executable, "-m", f"ifseg_jax.{module}", *map(str, arguments)]
-    # Halves the time to compile, which is most of the time.
-    environment = os.environ | {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"} | environment
+    environment = os.environ | SPAWNED | environment
     return subprocess.Popen(line, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
@@ -547,7 +554,7 @@ def room_for(size: int) -> Iterator[None]:
     """No file may grow beyond `size` bytes, here and in processes that are started."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     # The cache of compiled programs, which other tests share, would keep half an entry for good.
-    cached = jax.config.read("jax_persistent_cache_min_compile_time_secs")
+    cached = jax.config.jax_persistent_cache_min_compile_time_secs
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 1e9)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
     try:
@@ -574,6 +581,24 @@ def test_a_full_disk(micro_directory, golden_square, gallery, tmp_path, capsys):
         line = refusal(capsys, "predict", *common, images, f"--out={tmp_path / 'out'}")
         assert "cannot write" in line and "wide.png" in line
     assert files_in(tmp_path / "out") == set()
+
+
+def test_a_disk_that_fills_up_while_training(trained, micro_directory, tmp_path):
+    """The run ends with our line, among what the threads that write checkpoints say, and goes on when there is room."""
+    workdir = tmp_path / "run"
+    with room_for(20_000):
+        limited = spawn(
+            "train", *train_flags(micro_directory, workdir), JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS="1e9"
+        )
+    code, _, errors = ending(limited)
+    assert code == 2, errors
+    (line,) = [line for line in errors.splitlines() if line.startswith("error: ")]
+    assert f"cannot write checkpoints to {workdir}" in line
+    assert not (workdir / "model").exists()
+    finish(spawn("train", *train_flags(micro_directory, workdir)))
+    ours, theirs = (load_file(path / "model" / storage.WEIGHTS_FILE) for path in (workdir, trained))
+    for name, value in theirs.items():
+        np.testing.assert_array_equal(ours[name], value, err_msg=name)
 
 
 def test_a_place_without_permission_is_one_line(micro_directory, tmp_path, capsys):

@@ -4,7 +4,6 @@ The golden weights are in `conftest.py`; they go through an official archive, as
 """
 
 import dataclasses
-import functools
 
 import jax
 import jax.numpy as jnp
@@ -17,9 +16,6 @@ from ifseg_jax.artificial import resize_map
 from ifseg_jax.ofa import OFA, Encoded
 from ifseg_jax.positions import Grid
 from vlseg import torch_files
-
-QUICK = {"xla_backend_optimization_level": 0}
-"""For large programs that run once: half the time to compile."""
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +79,7 @@ def test_training_loss_and_gradients(models):
     target = resize_map(seed_map, seed_map.shape, *golden.image.shape[1:3])[None]
     cells = words.categories[golden.arrays["artificial_grid"]][None]
 
-    @functools.partial(jax.jit, compiler_options=QUICK)
+    @jax.jit
     @jax.value_and_grad
     def loss(trained, unused, words, cells, target):
         variables = official.unflatten({**unused, **trained})

@@ -111,7 +111,7 @@ def test_label_maps(row_block):
     probabilities = rng.random((4, 5, 6, 3)).astype(np.float32)
     maps = np.asarray(inference.label_maps(probabilities, cells, sizes, 50, 61, row_block=row_block))
     assert maps.shape == (4, 50, 61) and maps.dtype == np.int32
-    for row, ((h, w), (height, width)) in enumerate(zip(cells, sizes, strict=True)):
+    for row, ((h, w), (height, width)) in enumerate(zip(cells.tolist(), sizes.tolist(), strict=True)):
         pixels = np.asarray(resize_bilinear(jnp.asarray(probabilities[row : row + 1, :h, :w]), height, width)[0])
         chosen = np.take_along_axis(pixels, maps[row, :height, :width, None], axis=-1)[..., 0]
         np.testing.assert_allclose(chosen, pixels.max(axis=-1), rtol=0, atol=1e-6)
