@@ -19,7 +19,7 @@ def get_config(mode: str = "image_free") -> ml_collections.ConfigDict:
     config.categories = (
         "grass,water,sand,bricks,wood,snow,carpet,marble,apple,banana,tree,house,car,fish,star,mushroom,cup,umbrella"
     )
-    config.model = ml_collections.ConfigDict({"remat": "none"})
+    config.model = ml_collections.ConfigDict({"remat": "elementwise"})
     config.adaptation.update({"steps": 200, "batch_size": 16, "learning_rate": 3e-4, "max_side": 8})
     config.data.source = "tiny_world"
     config.data.options = {"split": "train", "count": 20000}

@@ -8,7 +8,7 @@ from vlseg.errors import ConfigError
 from vlseg.nn.resnet import trunk_stride
 
 DECODER_POSITIONS = ("segmentation", "encoder_image")
-REMAT = ("none", "attention", "layer")
+REMAT = ("none", "elementwise", "layer")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,8 +28,8 @@ class OFAConfig:
         decoder_positions: "segmentation" uses the segmentation position tables, as the official code does;
             "encoder_image" uses the encoder's image positions in the decoder, as the paper says (Sec. 2.2, footnote 4).
         dtype: of the computation, "float32" or "bfloat16"; parameters, softmax and losses stay float32.
-        remat: what the backward pass computes again instead of keeping: "none", "attention" (scores), or "layer"
-            (everything but the input of each layer).
+        remat: what the backward pass computes again instead of keeping: "none" (attention scores only), "elementwise"
+            (all but the results of linear layers and of attention), or "layer" (all but the input of each layer).
         query_blocks: attention is computed in this many blocks of queries, so that scores stay small.
     """
 
@@ -50,7 +50,7 @@ class OFAConfig:
     drop_path: float = 0.1
     decoder_positions: str = "segmentation"
     dtype: str = "float32"
-    remat: str = "layer"
+    remat: str = "elementwise"
     query_blocks: int = 4
 
     def __post_init__(self) -> None:

@@ -41,7 +41,7 @@ def main(_: list[str]) -> None:
     started = time.monotonic()
     out = Path(options.out)
     out.mkdir(parents=True, exist_ok=True)
-    model = load("tiny", remat="none")
+    model = load("tiny")
     dataset = TinyWorldDataset("test", count=options.scenes)
     print(f"adapting to {len(NAMES)} words without images", flush=True)
     adapted = model.adapt(NAMES, options.steps, seed=options.seed)

@@ -1,43 +1,28 @@
 """Transformer blocks of OFA (OFA-Sys/OFA): pre-norm, with extra norms inside, per-head scales and position biases."""
 
-import functools
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.ad_checkpoint import checkpoint_name
 
-from ifseg_jax import positions
+from ifseg_jax import attention, positions
+from ifseg_jax.attention import KeyBlock, QueryBlock, attend
 from ifseg_jax.config import OFAConfig
 from ifseg_jax.positions import RelativeAxes
 from vlseg.nn.broadcast import broadcast_batch
 from vlseg.nn.drop_path import DropPath
+from vlseg.nn.layer_norm import LayerNorm
 
-LAYER_NORM_EPSILON = 1e-5
 MASKED = -1e9
 """Score of a pair that must not attend; finite so that rows without any valid key stay finite."""
 
-
-class KeyBlock(NamedTuple):
-    """A range of keys that some queries attend to.
-
-    keys: static range of the key sequence.
-    bias: makes an additive bias for `add_bias`, [B or 1, H, queries, keys], or None. A function, so that a backward
-        pass that recomputes attention recomputes the bias too instead of keeping it.
-    """
-
-    keys: slice
-    bias: Callable[[], jax.Array] | None = None
-
-
-class QueryBlock(NamedTuple):
-    """A range of queries with all the key blocks that it attends to, under one softmax."""
-
-    queries: slice
-    keys: Sequence[KeyBlock]
+PRODUCT = "product"
+"""Name under which a recomputation policy finds the results of linear layers."""
 
 
 class PositionPair(NamedTuple):
@@ -47,9 +32,9 @@ class PositionPair(NamedTuple):
     keys: jax.Array
 
 
-def layer_norm(config: OFAConfig, name: str | None = None) -> nn.LayerNorm:
-    """LayerNorm as PyTorch computes it: epsilon 1e-5, two-pass variance, statistics in float32."""
-    return nn.LayerNorm(epsilon=LAYER_NORM_EPSILON, use_fast_variance=False, dtype=jnp.dtype(config.dtype), name=name)
+def layer_norm(config: OFAConfig, name: str | None = None) -> LayerNorm:
+    """LayerNorm in the computation dtype."""
+    return LayerNorm(dtype=jnp.dtype(config.dtype), name=name)
 
 
 def dense(config: OFAConfig, features: int, name: str | None = None) -> nn.Dense:
@@ -58,52 +43,15 @@ def dense(config: OFAConfig, features: int, name: str | None = None) -> nn.Dense
     return nn.Dense(features, dtype=jnp.dtype(config.dtype), kernel_init=initializer, name=name)
 
 
+def product(x: jax.Array) -> jax.Array:
+    """Marks the result of a linear layer, which `remat="elementwise"` keeps."""
+    return checkpoint_name(x, PRODUCT)
+
+
 def split_heads(x: jax.Array, heads: int) -> jax.Array:
     """[B, n, D] -> [B, H, n, D / H]."""
     batch, length, width = x.shape
     return x.reshape(batch, length, heads, width // heads).transpose(0, 2, 1, 3)
-
-
-def add_bias(score: jax.Array, bias: jax.Array) -> jax.Array:
-    """Adds a bias to scores [B, H, n, m]; the bias may split n and m into several axes, and have one row for B."""
-    batch, heads = score.shape[:2]
-    bias = broadcast_batch(bias, batch)
-    if bias.ndim == score.ndim:
-        return score + bias
-    return (score.reshape(batch, heads, *bias.shape[2:]) + bias).reshape(score.shape)
-
-
-def attend(
-    query: jax.Array,
-    keys: Sequence[jax.Array],
-    values: Sequence[jax.Array],
-    biases: Sequence[jax.Array | None],
-    masks: Sequence[jax.Array | None],
-) -> jax.Array:
-    """Attention of one block of queries to several blocks of keys under a common softmax.
-
-    Args:
-        query: [B, H, n, E]. keys: arrays [B, H, m_i, E]. values: arrays [B, H, m_i, d].
-        biases: per key block, for `add_bias`, or None.
-        masks: per key block, additive and broadcastable to [B, H, n, m_i], or None.
-
-    Returns:
-        [B, H, n, d], in the dtype of the values. Scores and softmax are float32.
-    """
-    scores = []
-    for key, bias, mask in zip(keys, biases, masks, strict=True):
-        score = jnp.einsum("bhne,bhme->bhnm", query, key, preferred_element_type=jnp.float32)
-        score = score if bias is None else add_bias(score, bias)
-        scores.append(score if mask is None else score + mask)
-    peak = functools.reduce(jnp.maximum, [jnp.max(score, axis=-1, keepdims=True) for score in scores])
-    weights = [jnp.exp(score - jax.lax.stop_gradient(peak)) for score in scores]
-    total = functools.reduce(jnp.add, [jnp.sum(weight, axis=-1, keepdims=True) for weight in weights])
-    products = [
-        jnp.einsum("bhnm,bhmd->bhnd", weight.astype(value.dtype), value, preferred_element_type=jnp.float32)
-        for weight, value in zip(weights, values, strict=True)
-    ]
-    output = functools.reduce(jnp.add, products)
-    return (output / total).astype(values[0].dtype)
 
 
 class Attention(nn.Module):
@@ -128,9 +76,9 @@ class Attention(nn.Module):
         config = self.config
         heads = config.heads
         scale = (2 * config.width // heads) ** -0.5
-        query = dense(config, config.width, "query")(x) * scale
-        key = dense(config, config.width, "key")(memory)
-        value = split_heads(dense(config, config.width, "value")(memory), heads)
+        query = product(dense(config, config.width, "query")(x)) * scale
+        key = product(dense(config, config.width, "key")(memory))
+        value = split_heads(product(dense(config, config.width, "value")(memory)), heads)
         head_scale = self.param("head_scale", nn.initializers.ones, (heads,))
 
         def with_position(content: jax.Array, extra: jax.Array) -> jax.Array:
@@ -140,22 +88,10 @@ class Attention(nn.Module):
         query, key = with_position(query, position.queries), with_position(key, position.keys)
         mask = None if key_mask is None else jnp.where(key_mask, 0.0, MASKED)[:, None, None, :]
 
-        def attend_block(block: QueryBlock, query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
-            biases = [None if keys.bias is None else keys.bias() for keys in block.keys]
-            slices = [keys.keys for keys in block.keys]
-            masks = [None if mask is None else mask[..., s] for s in slices]
-            return attend(query, [key[:, :, s] for s in slices], [value[:, :, s] for s in slices], biases, masks)
-
-        outputs = []
-        for block in blocks:
-            function: Callable[..., jax.Array] = functools.partial(attend_block, block)
-            if config.remat == "attention":
-                function = jax.checkpoint(function, prevent_cse=False)  # inside a scan nothing is merged
-            outputs.append(function(query[:, :, block.queries], key, value))
-        output = jnp.concatenate(outputs, axis=2) * head_scale[:, None, None].astype(value.dtype)
+        output = attend(query, key, value, blocks, mask) * head_scale[:, None, None].astype(value.dtype)
         batch, _, length, _ = output.shape
         output = output.transpose(0, 2, 1, 3).reshape(batch, length, config.width)
-        return dense(config, config.width, "out")(output)
+        return product(dense(config, config.width, "out")(output))
 
 
 class FeedForward(nn.Module):
@@ -166,7 +102,7 @@ class FeedForward(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """[B, n, D] -> [B, n, D]."""
-        x = nn.gelu(dense(self.config, self.config.ffn_width, "fc1")(x), approximate=False)
+        x = nn.gelu(product(dense(self.config, self.config.ffn_width, "fc1")(x)), approximate=False)
         x = layer_norm(self.config, "norm")(x)
         return dense(self.config, self.config.width, "fc2")(x)
 
@@ -279,8 +215,10 @@ class DecoderLayer(nn.Module):
 
 def stack(layer: type[nn.Module], config: OFAConfig, length: int, name: str | None = None) -> nn.Module:
     """`length` layers as one scanned module: (x, context, drop path rates [length], deterministic) -> (x, None)."""
-    if config.remat == "layer":
-        layer = nn.remat(layer, prevent_cse=False, static_argnums=(4,))
+    if config.remat != "none":
+        kept = () if config.remat == "layer" else (PRODUCT, attention.OUTPUT)
+        policy = jax.checkpoint_policies.save_only_these_names(*kept)
+        layer = nn.remat(layer, prevent_cse=False, static_argnums=(4,), policy=policy)
     scanned = nn.scan(
         layer,
         variable_axes={"params": 0},
@@ -317,17 +255,14 @@ def encoder_blocks(
     buckets = positions.token_buckets(config.token_bucket, config.max_positions)
     cells = axes.cells if axes else 0
     words = slice(cells, length)
-    to_words = [KeyBlock(words, lambda: positions.token_bias(token_table, buckets, length - cells))]
+    to_words = [KeyBlock(words, positions.token_bias(token_table, buckets, length - cells))]
     if axes is None:
         return [QueryBlock(words, to_words)]
     offsets = positions.offsets_table(image_table, config.image_bucket, config.image_grid)
     image_keys, columns = slice(0, cells), axes.columns.shape[1]
     result = []
     for rows in row_blocks(axes.rows.shape[1], config.query_blocks):
-
-        def bias(rows: slice = rows) -> jax.Array:
-            return positions.relative_bias(offsets, axes, rows)
-
+        bias = positions.relative_bias(offsets, axes, rows)
         queries = slice(rows.start * columns, rows.stop * columns)
         result.append(QueryBlock(queries, [KeyBlock(image_keys, bias), KeyBlock(words)]))
     return [*result, QueryBlock(words, [KeyBlock(image_keys), *to_words])]
@@ -337,10 +272,7 @@ def word_blocks(config: OFAConfig, token_table: jax.Array, length: int) -> list[
     """Causal self-attention over `length` words."""
     buckets = positions.token_buckets(config.token_bucket, config.max_positions)
     whole = slice(0, length)
-
-    def bias() -> jax.Array:
-        return positions.token_bias(token_table, buckets, length) + causal_bias(whole, length)
-
+    bias = positions.token_bias(token_table, buckets, length) + causal_bias(whole, length)
     return [QueryBlock(whole, [KeyBlock(whole, bias)])]
 
 
@@ -354,12 +286,9 @@ def cell_blocks(config: OFAConfig, axes: RelativeAxes, offsets: jax.Array, start
     start = start_bias.reshape(1, -1, 1, 1)
     blocks = [QueryBlock(slice(0, 1), [KeyBlock(slice(0, 1))])]
     for rows in row_blocks(axes.rows.shape[1], config.query_blocks):
-
-        def bias(rows: slice = rows) -> jax.Array:
-            relative = positions.relative_bias(offsets, axes, rows, slice(0, rows.stop))
-            causal = causal_bias(slice(rows.start * columns, rows.stop * columns), rows.stop * columns)
-            return relative + causal.reshape(relative.shape[2:])
-
-        keys = [KeyBlock(slice(0, 1), lambda: start), KeyBlock(slice(1, 1 + rows.stop * columns), bias)]
+        relative = positions.relative_bias(offsets, axes, rows, slice(0, rows.stop))
+        causal = causal_bias(slice(rows.start * columns, rows.stop * columns), rows.stop * columns)
+        bias = relative + causal.reshape(relative.shape[2:])
+        keys = [KeyBlock(slice(0, 1), start), KeyBlock(slice(1, 1 + rows.stop * columns), bias)]
         blocks.append(QueryBlock(slice(1 + rows.start * columns, 1 + rows.stop * columns), keys))
     return blocks

@@ -6,7 +6,7 @@ from vlseg.data.tiny_world import NAMES, TinyWorldDataset
 
 
 def test_the_bundled_model_knows_its_world():
-    model = ifseg_jax.load("tiny", remat="none")
+    model = ifseg_jax.load("tiny")
     dataset = TinyWorldDataset("validation", count=20)
     (plain,) = evaluate(model, dataset, categories=NAMES, batch_size=10)
     assert plain.miou > 1 / len(NAMES)

@@ -1,0 +1,147 @@
+"""Attention in blocks of queries and keys, with additive biases and a backward pass of its own.
+
+Only queries, keys, values, biases, the output and one number per row are kept for the backward pass; scores and weights
+are computed again (Dao et al. 2022, Sec. 3.1 and Appendix B.2), which costs one more product and saves [H, n, m].
+"""
+
+import functools
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
+
+OUTPUT = "attention"
+"""Name under which a recomputation policy finds the output and the rows' normalizers."""
+
+
+class KeyBlock(NamedTuple):
+    """A range of keys that some queries attend to.
+
+    keys: static range of the key sequence.
+    bias: added to the scores, float32 [B or 1, H, queries or 1, keys or 1], also with queries and keys split into
+        several axes; or None.
+    """
+
+    keys: slice
+    bias: jax.Array | None = None
+
+
+class QueryBlock(NamedTuple):
+    """A range of queries with all the key blocks that it attends to, under one softmax."""
+
+    queries: slice
+    keys: Sequence[KeyBlock]
+
+
+Ranges = tuple[tuple[int, int], tuple[tuple[int, int], ...]]
+"""Bounds of the queries and of each range of keys of a block, without its biases."""
+
+
+def attend(
+    query: jax.Array, key: jax.Array, value: jax.Array, blocks: Sequence[QueryBlock], mask: jax.Array | None
+) -> jax.Array:
+    """Softmax attention; pairs that are in no block do not attend.
+
+    Args:
+        query: [B, H, n, E]. key: [B, H, m, E]. value: [B, H, m, d].
+        blocks: in the order of their queries, which together are all n.
+        mask: added to the scores, float32 [B or 1, 1, 1, m], without gradient; or None.
+
+    Returns:
+        [B, H, n, d], in the dtype of the values. Scores and softmax are float32.
+    """
+
+    def bounds(part: slice) -> tuple[int, int]:
+        return part.start, part.stop
+
+    ranges = tuple((bounds(block.queries), tuple(bounds(part.keys) for part in block.keys)) for block in blocks)
+    biases = [[part.bias for part in block.keys] for block in blocks]
+    return _attend(ranges, query, key, value, biases, mask)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _attend(
+    ranges: tuple[Ranges, ...], query: jax.Array, key: jax.Array, value: jax.Array, biases: Any, mask: Any
+) -> jax.Array:
+    return _forward(ranges, query, key, value, biases, mask)[0]
+
+
+def _forward(
+    ranges: tuple[Ranges, ...], query: jax.Array, key: jax.Array, value: jax.Array, biases: Any, mask: Any
+) -> tuple[jax.Array, tuple]:
+    outputs, normalizers = [], []
+    for ((start, stop), parts), block_biases in zip(ranges, biases, strict=True):
+        rows = query[:, :, start:stop]
+        scores = [_score(rows, key, part, bias, mask) for part, bias in zip(parts, block_biases, strict=True)]
+        peak = functools.reduce(jnp.maximum, [jnp.max(score, axis=-1, keepdims=True) for score in scores])
+        weights = [jnp.exp(score - peak) for score in scores]
+        total = functools.reduce(jnp.add, [jnp.sum(weight, axis=-1, keepdims=True) for weight in weights])
+        products = [
+            jnp.einsum(
+                "bhnm,bhmd->bhnd", weight.astype(value.dtype), value[:, :, a:b], preferred_element_type=jnp.float32
+            )
+            for weight, (a, b) in zip(weights, parts, strict=True)
+        ]
+        outputs.append((functools.reduce(jnp.add, products) / total).astype(value.dtype))
+        normalizers.append(peak + jnp.log(total))
+    output = checkpoint_name(jnp.concatenate(outputs, axis=2), OUTPUT)
+    normalizer = checkpoint_name(jnp.concatenate(normalizers, axis=2), OUTPUT)
+    return output, (query, key, value, biases, mask, output, normalizer)
+
+
+def _backward(ranges: tuple[Ranges, ...], saved: tuple, gradient: jax.Array) -> tuple:
+    query, key, value, biases, mask, output, normalizer = saved
+    common = jnp.einsum("bhnd,bhnd->bhn", gradient, output, preferred_element_type=jnp.float32)[..., None]
+    query_gradients, bias_gradients = [], []
+    key_gradient, value_gradient = jnp.zeros(key.shape, jnp.float32), jnp.zeros(value.shape, jnp.float32)
+    for ((start, stop), parts), block_biases in zip(ranges, biases, strict=True):
+        # Without an order between them, the scores of all blocks may be alive at a time.
+        query, key_gradient, value_gradient = jax.lax.optimization_barrier((query, key_gradient, value_gradient))
+        rows, slope_out = query[:, :, start:stop], gradient[:, :, start:stop]
+        row_gradient = jnp.zeros(rows.shape, jnp.float32)
+        slopes = []
+        for (a, b), bias in zip(parts, block_biases, strict=True):
+            weight = jnp.exp(_score(rows, key, (a, b), bias, mask) - normalizer[:, :, start:stop])
+            slope = jnp.einsum("bhnd,bhmd->bhnm", slope_out, value[:, :, a:b], preferred_element_type=jnp.float32)
+            slope = weight * (slope - common[:, :, start:stop])
+            slopes.append(None if bias is None else _like_bias(slope, bias))
+            weight, slope = weight.astype(value.dtype), slope.astype(key.dtype)
+            row_gradient += jnp.einsum("bhnm,bhme->bhne", slope, key[:, :, a:b], preferred_element_type=jnp.float32)
+            key_part = jnp.einsum("bhnm,bhne->bhme", slope, rows, preferred_element_type=jnp.float32)
+            value_part = jnp.einsum("bhnm,bhnd->bhmd", weight, slope_out, preferred_element_type=jnp.float32)
+            key_gradient = key_gradient.at[:, :, a:b].add(key_part)
+            value_gradient = value_gradient.at[:, :, a:b].add(value_part)
+        query_gradients.append(row_gradient.astype(query.dtype))
+        bias_gradients.append(slopes)
+    query_gradient = jnp.concatenate(query_gradients, axis=2)
+    return query_gradient, key_gradient.astype(key.dtype), value_gradient.astype(value.dtype), bias_gradients, None
+
+
+_attend.defvjp(_forward, _backward)
+
+
+def _score(
+    rows: jax.Array, key: jax.Array, part: tuple[int, int], bias: jax.Array | None, mask: jax.Array | None
+) -> jax.Array:
+    """Scores float32 [B, H, n, m] of some queries and a range of the keys."""
+    a, b = part
+    score = jnp.einsum("bhne,bhme->bhnm", rows, key[:, :, a:b], preferred_element_type=jnp.float32)
+    if bias is not None:
+        shape = score.shape
+        score = score if bias.ndim == 4 else score.reshape(*shape[:2], *bias.shape[2:])
+        score = (score + bias).reshape(shape)
+    return score if mask is None else score + mask[..., a:b]
+
+
+def _like_bias(slope: jax.Array, bias: jax.Array) -> jax.Array:
+    """The gradient of a bias from the gradient [B, H, n, m] of the scores."""
+    batch = slope.shape[0]
+    slope = slope if bias.ndim == 4 else slope.reshape(*slope.shape[:2], *bias.shape[2:])
+    if bias.shape[0] != batch:
+        # Sums over the batch as a product: see `broadcast_batch`.
+        ones = jnp.ones((1, batch), slope.dtype)
+        slope = jnp.matmul(ones, slope.reshape(batch, -1), precision="highest").reshape(1, *slope.shape[1:])
+    axes = tuple(axis for axis in range(slope.ndim) if bias.shape[axis] == 1 and slope.shape[axis] != 1)
+    return jnp.sum(slope, axis=axes, keepdims=True).astype(bias.dtype) if axes else slope.astype(bias.dtype)
