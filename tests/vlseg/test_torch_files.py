@@ -21,7 +21,8 @@ from hypothesis.extra import numpy as hnp
 
 from vlseg import torch_files
 from vlseg.errors import CheckpointError, StorageError
-from vlseg.torch_files import LazyTensor, Record, Reference
+from vlseg.torch_files import LazyTensor, Record, Reference, tensors, writing
+from vlseg.torch_files.archive import open_archive
 
 FIXTURES = Path(__file__).parent.parent / "fixtures" / "torch"
 MODEL = FIXTURES / "torch_2_13_model.pt"
@@ -191,7 +192,7 @@ def test_a_missing_state_dict_lists_what_there_is(tmp_path: Path) -> None:
 
 # --- Round trips
 
-ELEMENT_TYPES = [np.dtype(kind) for kind in torch_files._DTYPES.values()]
+ELEMENT_TYPES = [np.dtype(kind) for kind in tensors.DTYPES.values()]
 NUMPY_TYPES = [kind for kind in ELEMENT_TYPES if kind.type.__module__ == "numpy"]
 arrays = st.one_of(
     hnp.arrays(st.sampled_from(NUMPY_TYPES), hnp.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=4)),
@@ -268,7 +269,7 @@ def test_lazy_tensors_can_be_saved_over_their_own_file(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("zip64_from", [1, 1 << 30])
 def test_layout_is_that_of_pytorch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, zip64_from: int) -> None:
-    monkeypatch.setattr(torch_files, "_ZIP64_FROM", zip64_from)
+    monkeypatch.setattr(writing, "_ZIP64_FROM", zip64_from)
     path = tmp_path / "a.pt"
     torch_files.save(path, [np.arange(3, dtype=np.uint8), np.arange(5.0), np.zeros(0)])
     with zipfile.ZipFile(path) as archive:
@@ -279,7 +280,7 @@ def test_layout_is_that_of_pytorch(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         assert archive.read("archive/byteorder") == sys.byteorder.encode()
         assert archive.read("archive/version") == b"3\n"
         assert all(info.compress_type == zipfile.ZIP_STORED for info in archive.infolist())
-    assert all(entry.start % 64 == 0 for entry in torch_files._open_archive(str(path)).values())
+    assert all(entry.start % 64 == 0 for entry in open_archive(str(path)).values())
     assert_same(torch_files.load(path), [np.arange(3, dtype=np.uint8), np.arange(5.0), np.zeros(0)])
 
 
@@ -353,7 +354,7 @@ def test_a_view_reads_only_its_part_of_the_storage(tmp_path: Path) -> None:
     rows = np.arange(4 << 20, dtype=np.float32).reshape(1024, 4096)
     torch_files.save(tmp_path / "a.pt", rows)
     whole = torch_files.load(tmp_path / "a.pt")
-    row = torch_files._tensor(whole.storage, whole.dtype, 3 * 4096, (4096,), (1,))
+    row = tensors.tensor_view(whole.storage, whole.dtype, 3 * 4096, (4096,), (1,))
     tracemalloc.start()
     try:
         assert (row.read() == rows[3]).all()

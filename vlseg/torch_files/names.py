@@ -1,0 +1,251 @@
+"""What a pickle may name: our stand-ins, and classes that become inert records."""
+
+import dataclasses
+import re
+from collections import OrderedDict
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import numpy as np
+
+from vlseg.errors import CheckpointError
+from vlseg.torch_files.tensors import DTYPE_ALIASES, DTYPES, STORAGES, Storage, elements, tensor_view
+
+
+@dataclasses.dataclass(frozen=True)
+class Reference:
+    """A class or function that a pickle names, without the thing itself. `make` is our stand-in for calling it; without
+    one, the call gives a `Record`.
+    """
+
+    name: str
+    make: Callable[..., Any] | None = dataclasses.field(default=None, repr=False)
+
+
+@dataclasses.dataclass(eq=False)
+class Record:
+    """What a pickle says about an object whose class is not ours to run: the name, and what it was to be filled with.
+
+    Attributes:
+      name: the class or function, "module.name".
+      args, kwargs: what it was to be called with.
+      state: what was to be its `__dict__` (or the argument of its `__setstate__`); None if nothing was.
+      items: elements appended or added, and (key, value) pairs set.
+    """
+
+    name: str
+    args: tuple[Any, ...] = ()
+    kwargs: dict[str, Any] = dataclasses.field(default_factory=dict)
+    state: Any = None
+    items: list[Any] = dataclasses.field(default_factory=list)
+
+
+@dataclasses.dataclass(eq=False)
+class NumpyDtype:
+    """A numpy type whose byte order is still to come; replaced by the type itself when it does."""
+
+    code: str
+
+
+@dataclasses.dataclass(eq=False)
+class NumpyArray:
+    """An array whose content is still to come; replaced by the array itself when it does."""
+
+
+def built_dtype(code: str, state: Any) -> Any:
+    """The numpy type of a code with the byte order of a pickled state."""
+    if not re.fullmatch(r"[biufcSU]\d{0,6}", code):
+        return Record("numpy.dtype", (code,), state=state)
+    return np.dtype(code).newbyteorder(">" if state[1] == ">" else "<")
+
+
+def built_array(state: Any) -> Any:
+    """The numpy array of a pickled state."""
+    _, shape, dtype, fortran, content = state
+    return _make_numpy_buffer(content, dtype, shape, "F" if fortran else "C")
+
+
+def _make_numpy_scalar(dtype: Any, data: Any) -> Any:
+    if not isinstance(dtype, np.dtype):
+        return Record("numpy.scalar", (dtype, data))
+    return np.frombuffer(data, dtype, count=1)[0]
+
+
+def _make_numpy_buffer(data: Any, dtype: Any, shape: Any, order: Any = "C") -> Any:
+    if not isinstance(dtype, np.dtype):
+        return Record("numpy.ndarray", (data, dtype, shape))  # objects, or fields
+    flat = np.frombuffer(data, dtype)
+    return flat.reshape(elements(shape), order="F" if order == "F" else "C").copy()
+
+
+def _make_tensor(storage: Any, offset: Any, shape: Any, stride: Any, *rest: Any) -> Any:
+    # rest: requires_grad, backward_hooks, metadata. The metadata marks lazy conjugation and negation.
+    if len(rest) > 2 and rest[2]:
+        return Record("torch._utils._rebuild_tensor_v2", (storage, offset, shape, stride, *rest))
+    if not isinstance(storage, Storage):
+        raise ValueError("a tensor on a storage of an unknown type")
+    return tensor_view(storage, storage.dtype, offset, shape, stride)
+
+
+def _make_typed_tensor(storage: Any, offset: Any, shape: Any, stride: Any, *rest: Any) -> Any:
+    # rest: requires_grad, backward_hooks, dtype, metadata. Newer element types have no storage class: the storage
+    # counts bytes, and the tensor says what they are.
+    if not isinstance(storage, Storage):
+        raise ValueError("a tensor on a storage of an unknown type")
+    if not isinstance(rest[2], np.dtype) or any(rest[3:]):
+        return Record("torch._utils._rebuild_tensor_v3", (storage, offset, shape, stride, *rest))
+    return tensor_view(storage, rest[2], offset, shape, stride)
+
+
+def _make_parameter(data: Any, *_: Any) -> Any:
+    return data
+
+
+def _make_from_type(rebuild: Any, _type: Any, args: Any, *_: Any) -> Any:
+    return call(rebuild, args)
+
+
+def _make_device(kind: Any, index: Any = None) -> str:
+    return str(kind) if index is None else f"{kind}:{index}"
+
+
+def _make_encoded(text: Any, encoding: Any = "utf-8") -> bytes:
+    if encoding not in ("latin1", "latin-1", "utf-8", "ascii"):
+        raise ValueError("bytes in an unknown encoding")
+    return str.encode(text, encoding)
+
+
+def _make_reconstructed(kind: Any, _base: Any, state: Any = None) -> Any:
+    return call(kind, () if state is None else (state,))
+
+
+def _make_ordered_dict(*args: Any) -> OrderedDict[Any, Any]:
+    return OrderedDict(_checked_items(*args))
+
+
+def _checked_items(pairs: Any = ()) -> Iterable[tuple[Any, Any]]:
+    for key, value in pairs.items() if isinstance(pairs, dict) else elements(pairs):
+        yield checked_key(key), value
+
+
+def checked_key(key: Any, depth: int = 2) -> Any:
+    """The key itself, unless it is nested deeper than `depth`: ValueError."""
+    # Hashing nested tuples is recursive and repeats shared parts, so deep ones could crash or stall Python.
+    if isinstance(key, tuple | frozenset):
+        if depth == 0:
+            raise ValueError("a dictionary key that is nested too deeply")
+        for part in key:
+            checked_key(part, depth - 1)
+    return key
+
+
+def _number(kind: Callable[..., Any]) -> Callable[..., Any]:
+    def make(*values: Any) -> Any:
+        if not all(isinstance(value, int | float | str) for value in values):
+            raise ValueError("a number made from something that is no number")
+        return kind(*values)
+
+    return make
+
+
+def _make_bytes(*args: Any) -> bytes:
+    # bytes(n) would be n zeros, as many as the file likes.
+    if not args:
+        return b""
+    if isinstance(args[0], str):
+        return _make_encoded(*args)
+    return bytes(memoryview(args[0]))
+
+
+def _make_text(value: Any = "") -> str:
+    if not isinstance(value, str | int | float):
+        raise ValueError("a text made from something that is no text")
+    return str(value)
+
+
+def _live_table() -> dict[str, Any]:
+    table: dict[str, Any] = {f"torch.{name}": dtype for name, dtype in DTYPES.items()}
+    table |= {f"torch.{alias}": DTYPES[name] for alias, name in DTYPE_ALIASES.items()}
+    makers: dict[str, Callable[..., Any]] = {
+        "collections.OrderedDict": _make_ordered_dict,
+        "torch._utils._rebuild_tensor": _make_tensor,
+        "torch._utils._rebuild_tensor_v2": _make_tensor,
+        "torch._utils._rebuild_tensor_v3": _make_typed_tensor,
+        "torch._utils._rebuild_parameter": _make_parameter,
+        "torch._utils._rebuild_parameter_with_state": _make_parameter,
+        "torch._tensor._rebuild_from_type_v2": _make_from_type,
+        "torch.Size": lambda values=(): tuple(elements(values)),
+        "torch.device": _make_device,
+        "numpy.dtype": lambda code, *_: NumpyDtype(code),
+        "_codecs.encode": _make_encoded,
+        "copyreg._reconstructor": _make_reconstructed,
+        "builtins.set": lambda values=(): {checked_key(value) for value in elements(values)},
+        "builtins.frozenset": lambda values=(): frozenset(checked_key(value) for value in elements(values)),
+        "builtins.slice": slice,
+        "builtins.range": _number(range),
+        "builtins.complex": _number(complex),
+        "builtins.bytes": _make_bytes,
+        "builtins.bytearray": lambda *args: bytearray(_make_bytes(*args)),
+        "builtins.int": _number(int),
+        "builtins.float": _number(float),
+        "builtins.bool": _number(bool),
+        "builtins.str": _make_text,
+        "builtins.list": lambda values=(): list(elements(values)),
+        "builtins.tuple": lambda values=(): tuple(elements(values)),
+        "builtins.dict": lambda *args: dict(_checked_items(*args)),
+    }
+    for core in ("numpy.core", "numpy._core"):
+        makers[f"{core}.multiarray.scalar"] = _make_numpy_scalar
+        makers[f"{core}.multiarray._reconstruct"] = lambda *_: NumpyArray()
+        makers[f"{core}.numeric._frombuffer"] = _make_numpy_buffer
+    table |= {name: Reference(name, make) for name, make in makers.items()}
+    table["numpy.ndarray"] = Reference("numpy.ndarray")
+    return table
+
+
+_LIVE = _live_table()
+STORAGE_DTYPES = {
+    f"{module}.{storage}": DTYPES[name]
+    for module in ("torch", "torch.cuda", "torch.storage")
+    for storage, name in (*STORAGES.items(), ("UntypedStorage", "uint8"))
+}
+# Python 3 writes these under their Python 2 names in the pickles of protocol 2 that torch.save makes.
+_RENAMED = {
+    "builtins.unicode": "builtins.str",
+    "builtins.long": "builtins.int",
+    "builtins.xrange": "builtins.range",
+}
+_RENAMED_MODULES = {"__builtin__": "builtins", "copy_reg": "copyreg"}
+# Where the classes come from that training frameworks leave in checkpoints: settings, callbacks, schedules, meters.
+# fmt: off
+_INERT_MODULES = frozenset({
+    "argparse", "criterions", "data", "datetime", "enum", "fairseq", "lightning", "lightning_fabric",
+    "lightning_utilities", "ml_collections", "mmcv", "mmengine", "mmseg", "models", "modules", "numpy",
+    "omegaconf", "pathlib", "pytorch_lightning", "tasks", "torch", "torchmetrics", "torchvision", "typing",
+    "utils", "uuid",
+})
+# fmt: on
+_INERT_NAMES = frozenset({"collections.defaultdict", "collections.Counter", "collections.deque"})
+
+
+def resolve(module: str, name: str) -> Any:
+    """What stands for `module.name`; CheckpointError for anything that could run code."""
+    module = _RENAMED_MODULES.get(module, module)
+    full = f"{module}.{name}"
+    full = _RENAMED.get(full, full)
+    if full in _LIVE:
+        return _LIVE[full]
+    if full in _INERT_NAMES or module.split(".")[0] in _INERT_MODULES:
+        return Reference(full)
+    raise CheckpointError(f"refuses to load: its pickle calls {full}, which could run code")
+
+
+def call(target: Any, args: Any, kwargs: Any = None) -> Any:
+    """What a call gives: our stand-in's result, or a `Record`."""
+    if not isinstance(target, Reference):
+        raise ValueError("a call of something that is not a class")
+    if target.make is None:
+        return Record(target.name, tuple(elements(args)), kwargs or {})
+    if kwargs:
+        raise ValueError(f"a call of {target.name} with named arguments")
+    return target.make(*elements(args))
