@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -46,8 +47,13 @@ class Checkpoints:
             ) from error
 
     def save(self, step: int, state: Any) -> None:
-        """Saves `state`, a dict of arrays, unless that step is saved already. Returns before the files are complete."""
+        """Saves `state`, a dict of arrays, unless that step is saved already. Returns before the files are complete.
+
+        Raises:
+            StorageError: the place is full or fails.
+        """
         if self._manager.latest_step() != step:
+            self._check_room(sum(leaf.nbytes for leaf in jax.tree.leaves(state)))
             with self._storage_errors():
                 self._manager.save(step, args=ocp.args.StandardSave(state), force=True)
 
@@ -56,6 +62,15 @@ class Checkpoints:
         with self._storage_errors():
             self._manager.wait_until_finished()
             self._manager.close()
+
+    def _check_room(self, needed: int) -> None:
+        """Raises StorageError if the disk is too full to begin: its threads would fail with a hundred tracebacks."""
+        free = shutil.disk_usage(self._path).free
+        if free < needed:
+            raise StorageError(
+                f"cannot write checkpoints to {self._path}: it needs {needed / 1e6:.1f} MB and {free / 1e6:.1f} MB are "
+                "free; make room and run the same command again"
+            )
 
     @contextlib.contextmanager
     def _storage_errors(self) -> Iterator[None]:

@@ -259,6 +259,20 @@ def test_checkpoints_of_another_model(tmp_path, like):
     assert "\n" not in message
 
 
+def test_a_full_disk_is_noticed_before_anything_is_written(tmp_path, monkeypatch):
+    train(fresh(), step, tmp_path, Schedule(2, 1, 2))
+    before = sorted((tmp_path / "checkpoints").iterdir())
+    size = sum(leaf.nbytes for leaf in jax.tree.leaves(fresh()))
+    with monkeypatch.context() as patched:
+        usage = shutil.disk_usage(tmp_path)
+        patched.setattr(shutil, "disk_usage", lambda _: usage._replace(free=size - 1))
+        with pytest.raises(StorageError, match="make room") as caught:
+            train(fresh(), step, tmp_path, Schedule(4, 1, 2))
+    assert str(tmp_path / "checkpoints") in str(caught.value)
+    assert sorted((tmp_path / "checkpoints").iterdir()) == before
+    assert_identical(train(fresh(), step, tmp_path, Schedule(4, 1, 2)), after(4))
+
+
 CONFIG = {"model": {"width": 8, "stages": (1, 2)}, "steps": 10, "name": "a"}
 
 
