@@ -25,6 +25,7 @@ from ifseg_jax.model import IFSeg
 from ifseg_jax.ofa import OFA
 from vlseg.errors import ConfigError
 from vlseg.training import optimizers
+from vlseg.training.compilation import compile_once
 
 FROZEN = re.compile(r"params/(encoder/(resnet|image_projection)|word_embedding)/")
 UNUSED = re.compile(
@@ -157,7 +158,7 @@ def image_free_step(
     base = jax.random.key(settings.seed)
     constant = {name: value for name, value in kept.items() if not FROZEN.match(name) and name.startswith("params/")}
 
-    @functools.partial(jax.jit, donate_argnums=0)
+    @functools.partial(compile_once, donate_argnums=0)
     def step(state: State, constant: Variables, words: WordEmbeddings, number: jax.Array) -> tuple[State, Metrics]:
         map_key, dropout_key = jax.random.split(jax.random.fold_in(base, number))
         categories = words.categories.shape[0]
@@ -192,7 +193,7 @@ def supervised_step(
     base = jax.random.key(settings.seed)
     frozen = {name: value for name, value in kept.items() if "word_embedding" not in name}
 
-    @functools.partial(jax.jit, donate_argnums=0)
+    @functools.partial(compile_once, donate_argnums=0)
     def step(
         state: State, frozen: Any, words: WordEmbeddings, images: jax.Array, targets: jax.Array, number: jax.Array
     ) -> tuple[State, Metrics]:
