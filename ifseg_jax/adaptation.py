@@ -8,7 +8,7 @@ import dataclasses
 import functools
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -33,6 +33,9 @@ UNUSED = re.compile(
     r"|layers/token_table)"
 )
 """Decoder parameters that spatially conditioned decoding never reads; they get no update, not even weight decay."""
+
+IGNORED = -1
+"""Target of pixels that do not count, whatever the data set's own label for them: 255 may be a category."""
 
 State = dict[str, Any]
 Variables = dict[str, jax.Array]
@@ -64,6 +67,23 @@ class Adaptation:
     max_side: int = 32
     row_block: int = 16
     seed: int = 0
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "Adaptation":
+        """Settings by name.
+
+        Raises:
+            ConfigError: a name that does not exist, or a number of steps, images or cells below 1.
+        """
+        try:
+            settings = cls(**values)
+        except TypeError as error:
+            raise ConfigError(f"adaptation: {error}") from error
+        for name in ("steps", "batch_size", "max_side", "row_block"):
+            value = getattr(settings, name)
+            if not isinstance(value, int) or value < 1:
+                raise ConfigError(f"adaptation.{name} is {value}; it must be 1 or more")
+        return settings
 
     def optimizer(self) -> optax.GradientTransformation:
         """The optimizer of these settings."""
@@ -117,7 +137,7 @@ def segmentation_loss(
     key: jax.Array,
     row_block: int,
 ) -> jax.Array:
-    """Cross entropy of upsampled logits of image tokens [B, h, w, D] against targets int32 [B, H, W]."""
+    """Cross entropy of upsampled logits of image tokens [B, h, w, D] against targets int32 [B, H, W]; -1 is ignored."""
     model: Any = OFA(config)
     logits = model.apply(
         variables,
@@ -129,7 +149,7 @@ def segmentation_loss(
         deterministic=False,
         rngs={"dropout": key},
     )
-    return upsampled_cross_entropy(logits, targets, row_block=row_block)
+    return upsampled_cross_entropy(logits, targets, ignore_label=IGNORED, row_block=row_block)
 
 
 def _update(
@@ -187,7 +207,8 @@ def supervised_step(
     Args:
         config, settings, words: as for `image_free_step`.
         kept: the frozen part of the variables, from `split`.
-        batches: number -> (images uint8 [B, H, W, 3], targets int [B, H, W]), a pure function of the number.
+        batches: number -> (images uint8 [B, H, W, 3], targets int [B, H, W], -1 where ignored), a pure function of the
+            number.
     """
     optimizer = settings.optimizer()
     base = jax.random.key(settings.seed)
@@ -221,7 +242,7 @@ def adapted(model: IFSeg, categories: tuple[str, ...], state: State, kept: Varia
     """The model with the trained parameters of `state`, for these categories."""
     carried = {name: tensor for name, tensor in model.carried.items() if ".seg_" not in name}
     variables = official.unflatten({**kept, **state["params"]})
-    return dataclasses.replace(model, variables=variables, categories=categories, carried=carried)
+    return dataclasses.replace(model, variables=variables, categories=categories, carried=carried, fresh=())
 
 
 def adapt(model: IFSeg, categories: tuple[str, ...], settings: Adaptation, *, progress: bool | None = None) -> IFSeg:

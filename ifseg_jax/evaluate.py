@@ -6,9 +6,9 @@ FOLDER holds images/, labels/ (PNG) and names.txt; --data=tiny_world evaluates o
 Every image is scored at its original size. Prints mIoU, mAcc, aAcc and IoU per class; writes metrics.json.
 """
 
+import contextlib
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 import jax.numpy as jnp
 from absl import flags
@@ -20,6 +20,9 @@ from vlseg.data.sources import Dataset, open_dataset
 from vlseg.errors import ConfigError
 from vlseg.evaluation import confusion
 from vlseg.evaluation.confusion import SegmentationMetrics
+
+FOLDER_OPTIONS = ("ignore_label", "label_offset", "ignore_zero")
+"""Flags that say how the label files of a folder are read."""
 
 
 def evaluate(
@@ -64,23 +67,21 @@ def evaluate(
 def main(_: list[str]) -> None:
     """The command."""
     options = flags.FLAGS
-    dataset = open_dataset(options.data)
-    out = Path(options.out) if options.out else None
-    if out:
-        with files.storage_errors(out):
-            out.mkdir(parents=True, exist_ok=True)
+    reading = {name: options[name].value for name in FOLDER_OPTIONS if options[name].present}
+    dataset = open_dataset(options.data, **reading)
     model = load(options.checkpoint, tokenizer=options.tokenizer)
     averaged = model.inference.knn_iterations
     rounds = [0, averaged] if averaged else [0]
-    results = evaluate(model, dataset, rounds, batch_size=options.batch_size)
     titles = ["without kNN averaging", f"with kNN averaging ({model.inference.knn_k} neighbours, {averaged} rounds)"]
-    report = {}
-    for title, key, metrics in zip(titles, ("plain", "knn"), results, strict=False):
-        print(f"{title}\n{metrics.table(dataset.names)}\n")
-        report[key] = metrics.to_dict(dataset.names)
-    if out:
-        files.atomic_write_json(out / "metrics.json", {"images": len(dataset), **report})
-        print(f"wrote {out / 'metrics.json'}")
+    with files.output_directory(options.out) if options.out else contextlib.nullcontext() as out:
+        results = evaluate(model, dataset, rounds, batch_size=options.batch_size)
+        report = {}
+        for title, key, metrics in zip(titles, ("plain", "knn"), results, strict=False):
+            print(f"{title}\n{metrics.table(dataset.names)}\n")
+            report[key] = metrics.to_dict(dataset.names)
+        if out:
+            files.atomic_write_json(out / "metrics.json", {"images": len(dataset), **report})
+            print(f"wrote {out / 'metrics.json'}")
 
 
 if __name__ == "__main__":
@@ -88,5 +89,8 @@ if __name__ == "__main__":
     flags.DEFINE_string("tokenizer", None, "Directory or hub name of a tokenizer; not needed for tiny.")
     flags.DEFINE_string("data", None, "A folder with images/, labels/ and names.txt, or tiny_world.", required=True)
     flags.DEFINE_string("out", None, "Where metrics.json goes.")
+    flags.DEFINE_integer("ignore_label", 255, "Value of pixels that do not count.")
+    flags.DEFINE_integer("label_offset", 0, "Id of the first category, if the files do not count from 0.")
+    flags.DEFINE_bool("ignore_zero", False, "0 is ignored and categories count from 1, as in ADE20K's files.")
     flags.DEFINE_integer("batch_size", 1, "Images per forward pass.", lower_bound=1)
     cli.run(main)

@@ -51,7 +51,9 @@ def write_official(path: str | Path, model: IFSeg) -> None:
 
     It holds the mean sub-word embedding of every one of the model's categories, if it has any. The decoder's copy of
     the word embedding is written because the official code lengthens both copies together; the copy that it averages
-    category names from (`embed_tokens_bag`) only if the model came with it, because it is not lengthened.
+    category names from (`embed_tokens_bag`) only if the model came with it, because it is not lengthened. Segmentation
+    positions are always in it. The authors' notebook, which builds a model from the file alone, also wants the
+    arguments of their training run, which it does not hold.
 
     Raises:
         VocabularyError: the model has categories but no tokenizer.
@@ -63,7 +65,7 @@ def write_official(path: str | Path, model: IFSeg) -> None:
         table = ArrayTensor(np.asarray(model.word_embeddings().categories))
         carried |= dict.fromkeys(CATEGORY_TABLES, table)
     tied = tuple(dict.fromkeys((*converted.tied, _DECODER_WORDS)))
-    storage.write_official(path, model.config, converted._replace(carried=carried, tied=tied))
+    storage.write_official(path, model.config, converted._replace(carried=carried, tied=tied, fresh=()))
 
 
 def segmenter(model: IFSeg, knn: bool = True) -> Callable[[jax.Array], dict[str, jax.Array]]:

@@ -5,6 +5,8 @@ import functools
 import jax
 import jax.numpy as jnp
 
+from vlseg.errors import ConfigError
+
 MASKED_SIMILARITY = -2.0
 """Below every cosine."""
 
@@ -28,7 +30,12 @@ def knn_average(
 
     Returns:
         float32 [B, N, M]; rows keep summing to what they summed to.
+
+    Raises:
+        ConfigError: `k` is below 1, or `iterations` below 0.
     """
+    if k < 1 or iterations < 0:
+        raise ConfigError(f"kNN averaging needs k >= 1 and iterations >= 0, not {k} and {iterations}")
     features = features.astype(jnp.float32)
     norm = jnp.linalg.norm(features, axis=-1, keepdims=True)
     features = features / jnp.maximum(norm, 1e-12)

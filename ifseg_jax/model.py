@@ -87,18 +87,19 @@ class IFSeg:
     inference: how images are treated.
     adaptation: settings that suit this model better than the official ones, the defaults of `adapt`.
     categories: what the model was adapted to, the default of the methods below; empty if it was not.
-    carried, tied: what an official checkpoint held besides; see `ifseg_jax.official.Converted`.
+    carried, tied, fresh: what an official checkpoint held besides, or lacked; see `ifseg_jax.official.Converted`.
     words_file: the model's own vocabulary, copied along when it is saved.
     """
 
     config: OFAConfig
-    variables: Mapping[str, Any]
+    variables: Mapping[str, Any] = dataclasses.field(repr=False)
     tokenizer: Tokenizer | None = None
     inference: Inference = Inference()
     adaptation: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     categories: tuple[str, ...] = ()
-    carried: Mapping[str, TensorSource] = dataclasses.field(default_factory=dict)
+    carried: Mapping[str, TensorSource] = dataclasses.field(default_factory=dict, repr=False)
     tied: tuple[str, ...] = ()
+    fresh: tuple[str, ...] = ()
     words_file: Path | None = None
 
     def words(self, categories: Sequence[str] | None = None) -> Words:
@@ -145,8 +146,16 @@ class IFSeg:
         return inference.predict(self.config, self.variables, self.word_embeddings(categories), jnp.asarray(images))
 
     def artificial_logits(self, grids: jax.Array, categories: Sequence[str] | None = None) -> jax.Array:
-        """The image-free branch: int [B, h, w] category ids in the place of image tokens -> float32 [B, h, w, M]."""
+        """The image-free branch: int [B, h, w] category ids in the place of image tokens -> float32 [B, h, w, M].
+
+        Raises:
+            VocabularyError: as in `words`. ConfigError: an id that is none of the categories'.
+        """
         words = self.word_embeddings(categories)
+        if not isinstance(grids, jax.core.Tracer):
+            ids, count = np.asarray(grids), words.categories.shape[0]
+            if ids.ndim != 3 or ids.size == 0 or ids.min() < 0 or ids.max() >= count:
+                raise ConfigError(f"grids must be [B, h, w] of ids from 0 to {count - 1}")
         return inference.artificial_logits(self.config, self.variables, words, jnp.asarray(grids))
 
     def image_features(self, images: jax.Array) -> jax.Array:
@@ -170,9 +179,9 @@ class IFSeg:
         Returns:
             A `Segmentation`, or a list of them in the order of the images.
         """
-        if isinstance(image, Sequence) and not isinstance(image, str):
+        if not isinstance(image, str | os.PathLike | Image.Image | np.ndarray | jax.Array):
             segmented = dict(self.segment_each(image, categories, knn=knn))
-            return [segmented[index] for index in range(len(image))]
+            return [segmented[index] for index in range(len(segmented))]
         return next(self.segment_each([image], categories, knn=knn))[1]
 
     def segment_each(
@@ -192,7 +201,7 @@ class IFSeg:
         """
         embeddings, names = self.word_embeddings(categories), self.words(categories).names
         rounds = self.inference.knn_iterations if knn else 0
-        stream = ((index, image_files.read_image(source)) for index, source in enumerate(images))
+        stream = ((index, image_files.read_image(_on_host(source))) for index, source in enumerate(images))
         for batch in self.batches(stream, lambda item: item[1], batch_size):
             pixels = [item[1] for item in batch]
             (probabilities,), grids = self.grid_probabilities(pixels, embeddings, (rounds,), batch_size)
@@ -276,12 +285,15 @@ class IFSeg:
 
         Returns:
             A new model whose default categories are these.
+
+        Raises:
+            VocabularyError: as in `words`. ConfigError: a setting that does not exist, or is out of range.
         """
         from ifseg_jax import adaptation
 
         given = settings if steps is None else {"steps": steps, **settings}
         names = self.words(categories).names
-        return adaptation.adapt(self, names, adaptation.Adaptation(**{**self.adaptation, **given}))
+        return adaptation.adapt(self, names, adaptation.Adaptation.from_dict({**self.adaptation, **given}))
 
     def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
         """Writes a directory of safetensors and JSON that `load` reads anywhere; whole or not at all.
@@ -299,7 +311,11 @@ class IFSeg:
     def converted(self) -> Converted:
         """The model as `ifseg_jax.official` and `ifseg_jax.storage` take it."""
         variables = jax.tree.map(np.asarray, dict(self.variables))
-        return Converted(variables, dict(self.carried), self.tied)
+        return Converted(variables, dict(self.carried), self.tied, self.fresh)
+
+
+def _on_host(image: Any) -> Any:
+    return np.asarray(image) if isinstance(image, jax.Array) else image
 
 
 def load(
@@ -343,6 +359,7 @@ def load(
         categories=tuple(stored.settings.get("categories", ())),
         carried=stored.converted.carried,
         tied=stored.converted.tied,
+        fresh=stored.converted.fresh,
         words_file=words_file,
     )
 
@@ -352,10 +369,10 @@ def resolve(source: str | os.PathLike[str]) -> Path:
     from ifseg_jax import download
 
     name = os.fspath(source)
+    if name == BUNDLED:  # a folder of that name is ./tiny
+        return Path(__file__).with_name(BUNDLED)
     if Path(name).exists():
         return Path(name)
-    if name == BUNDLED:
-        return Path(__file__).with_name(BUNDLED)
     if name in download.OFFICIAL_CHECKPOINTS:
         return download.fetch(name)
     known = ", ".join([BUNDLED, *download.OFFICIAL_CHECKPOINTS])

@@ -200,9 +200,11 @@ CARRIED = re.compile(
     r"(encoder|decoder)\.(version|(token|image|seg)_rp_bucket|image_position_idx|(bin|seg)_id_offset|region_prefix)$"
     r"|.*\.num_batches_tracked$"
     r"|(encoder|decoder)\.seg_(embed_tokens|projection)\.weight$"
+    r"|decoder\.output_projection\.weight$"
 )
-"""Names that the model does not compute with: constant buffers, and category embeddings, which are made anew from the
-category names. They are carried along so that a state dict survives the round trip."""
+"""Names that the model does not compute with: constant buffers; category embeddings, which are made anew from the
+category names; and OFA's projection onto words where it is not tied, which the official IFSeg code drops. They are
+carried along so that a state dict survives the round trip."""
 
 
 class Converted(NamedTuple):
@@ -211,11 +213,13 @@ class Converted(NamedTuple):
     variables: nested dict of arrays in our layout.
     carried: official name -> tensor, what only the official code needs (tied copies excepted); still in the file.
     tied: which of the names in `TIED` the state dict held.
+    fresh: which parameters it lacked, so that they were started fresh; they are left out on the way back.
     """
 
     variables: Variables
     carried: dict[str, TensorSource]
     tied: tuple[str, ...]
+    fresh: tuple[str, ...] = ()
 
 
 def config_from_official(shapes: Mapping[str, tuple[int, ...]]) -> OFAConfig:
@@ -230,6 +234,9 @@ def config_from_official(shapes: Mapping[str, tuple[int, ...]]) -> OFAConfig:
     def shape(name: str) -> tuple[int, ...]:
         if name not in shapes:
             raise CheckpointError(f"not an OFA or IFSeg checkpoint: it has no {name}")
+        rank = {WORDS: 2, "encoder.embed_images.conv1.weight": 4}.get(name, len(shapes[name]))
+        if len(shapes[name]) != rank or 0 in shapes[name] or not shapes[name]:
+            raise CheckpointError(f"not an OFA or IFSeg checkpoint: its {name} has shape {list(shapes[name])}")
         return tuple(shapes[name])
 
     def count(pattern: str) -> int:
@@ -279,9 +286,16 @@ def from_official(
     """
     table = rules(config)
     ours = {rule.official for rule in table}
-    tied = tuple(name for name in TIED if name in tensors)
-    carried = [name for name in tensors if name not in ours and CARRIED.match(name)]
-    missing = [name for name in ours if name not in tensors and not ADDED_BY_IFSEG.match(name)]
+    words = tensors[WORDS].read() if any(name in tensors for name in TIED) else None
+    tied = tuple(name for name in TIED if name in tensors and _is_copy(tensors[name], words))
+    carried = [name for name in tensors if name not in ours and name not in tied and CARRIED.match(name)]
+    fresh = tuple(rule.official for rule in table if rule.official not in tensors)
+    missing = [name for name in fresh if not ADDED_BY_IFSEG.match(name)]
+    different = [name for name in TIED if name in tensors and name not in tied and name not in carried]
+    if different:
+        raise CheckpointError(
+            f"{different[0]} differs from {WORDS}; only checkpoints with tied embeddings are supported"
+        )
     unused = sorted(set(tensors) - ours - set(tied) - set(carried))
     if missing or unused:
         raise CheckpointError(mismatch(sorted(missing), unused))
@@ -294,17 +308,19 @@ def from_official(
             for rule in parts
         ]
         _set(variables, path, place(arrays[0] if parts[0].layer is None else np.stack(arrays)))
-    words = tensors[WORDS].read() if tied else None
-    for name in tied:
-        if words is None or not np.array_equal(tensors[name].read(), words):
-            raise CheckpointError(f"{name} differs from {WORDS}; only checkpoints with tied embeddings are supported")
-    return Converted(variables, {name: tensors[name] for name in carried}, tied)
+    return Converted(variables, {name: tensors[name] for name in carried}, tied, fresh)
+
+
+def _is_copy(tensor: TensorSource, words: np.ndarray | None) -> bool:
+    return words is not None and tuple(tensor.shape) == words.shape and np.array_equal(tensor.read(), words)
 
 
 def to_official(converted: Converted, config: OFAConfig) -> dict[str, np.ndarray]:
     """Inverse of `from_official`: official name -> array; tied names share one array."""
     state = {}
     for rule in rules(config):
+        if rule.official in converted.fresh:
+            continue
         value = np.asarray(_get(converted.variables, rule.path))
         value = value if rule.layer is None else value[rule.layer]
         state[rule.official] = np.ascontiguousarray(rule.layout.to_official(value))

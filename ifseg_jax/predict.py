@@ -55,18 +55,15 @@ def main(_: list[str]) -> None:
     if not labels:
         raise VocabularyError('this model was not adapted to categories: name some, e.g. --labels="cat,grass,dog"')
     model.words(labels)
-    out = Path(options.out)
-    with files.storage_errors(out):
-        for folder in ("overlays", "labels"):
-            (out / folder).mkdir(parents=True, exist_ok=True)
     names = output_names(paths)
     entries: dict[int, dict[str, object]] = {}
-    results = model.segment_each(paths, labels, knn=options.knn, batch_size=options.batch_size)
-    for index, segmentation in tqdm(results, total=len(paths), unit="image", disable=not sys.stderr.isatty()):
-        entries[index] = write(out, names[index], paths[index], segmentation)
-    report = {"labels": list(labels), "images": [entries[index] for index in range(len(paths))]}
-    files.atomic_write_json(out / "predictions.json", report)
-    print(f"wrote {len(paths)} segmentations to {out}")
+    with files.output_directory(options.out, "overlays", "labels") as out:
+        results = model.segment_each(paths, labels, knn=options.knn, batch_size=options.batch_size)
+        for index, segmentation in tqdm(results, total=len(paths), unit="image", disable=not sys.stderr.isatty()):
+            entries[index] = write(out, names[index], paths[index], segmentation)
+        report = {"labels": list(labels), "images": [entries[index] for index in range(len(paths))]}
+        files.atomic_write_json(out / "predictions.json", report)
+    print(f"wrote {len(paths)} segmentations to {options.out}")
 
 
 if __name__ == "__main__":

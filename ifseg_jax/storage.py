@@ -109,7 +109,12 @@ def _read_directory(path: Path, place: Place) -> Stored:
     carried: dict[str, TensorSource] = {}
     if (path / OFFICIAL_FILE).exists():
         carried = dict(_open_safetensors(path / OFFICIAL_FILE))
-    return Stored(config, Converted(variables, carried, tuple(settings.get("tied", ()))), settings, path)
+    return Stored(config, Converted(variables, carried, *_names(settings)), settings, path)
+
+
+def _names(settings: Mapping[str, Any]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The official names that were tied, and those that were started fresh."""
+    return tuple(settings.get("tied", ())), tuple(settings.get("fresh", ()))
 
 
 def _read_config(path: Path) -> tuple[OFAConfig, dict[str, Shape], Mapping[str, Any]]:
@@ -157,7 +162,8 @@ def write_directory(
     Raises:
         StorageError: it cannot be written.
     """
-    described = {"format": FORMAT, "version": VERSION, "model": config.to_dict(), "tied": list(converted.tied)}
+    described = {"format": FORMAT, "version": VERSION, "model": config.to_dict()}
+    described |= {"tied": list(converted.tied), "fresh": list(converted.fresh)}
     flat = {name: np.ascontiguousarray(value) for name, value in official.flatten(converted.variables).items()}
     with files.atomic_directory(path, overwrite=overwrite) as temporary:
         _save(flat, temporary / WEIGHTS_FILE, path)
@@ -178,8 +184,24 @@ def _save(arrays: dict[str, np.ndarray], file: Path, destination: str | os.PathL
 
 
 def write_official(path: str | os.PathLike[str], config: OFAConfig, converted: Converted) -> None:
-    """Writes a PyTorch archive {"model": state dict} under the official names, loadable by the official code."""
-    torch_files.save(path, {"model": official.to_official(converted, config)})
+    """Writes a PyTorch archive with the state dict under the official names, which the official trainer restores.
+
+    fairseq's loader wants the history of a training run beside "model"; this one has none.
+    """
+    history = {
+        "criterion_name": "SegCriterion",
+        "optimizer_name": "FairseqAdam",
+        "lr_scheduler_state": {},
+        "num_updates": 0,
+    }
+    archive = {
+        "args": None,
+        "cfg": None,
+        "model": official.to_official(converted, config),
+        "optimizer_history": [history],
+        "extra_state": {"train_iterator": {"epoch": 1, "iterations_in_epoch": 0}},
+    }
+    torch_files.save(path, archive)
 
 
 def as_tensors(arrays: Mapping[str, np.ndarray]) -> dict[str, TensorSource]:

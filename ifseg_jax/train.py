@@ -41,19 +41,18 @@ def categories_of(config: ml_collections.ConfigDict) -> tuple[str, ...]:
     return labels.load(given) if given in labels.known() else names_from(given)
 
 
-def check_counts(config: ml_collections.ConfigDict, settings: adaptation.Adaptation) -> None:
-    """Raises ConfigError for a number of steps, images or checkpoints below 1."""
-    counts = {name: config[name] for name in ("log_every", "checkpoint_every", "keep_checkpoints")}
-    counts |= {f"adaptation.{name}": getattr(settings, name) for name in ("steps", "batch_size", "max_side")}
-    for name, value in counts.items():
-        if value < 1:
-            raise ConfigError(f"config.{name} is {value}; it must be 1 or more")
+def check_counts(config: ml_collections.ConfigDict) -> None:
+    """Raises ConfigError for an interval or a number of checkpoints below 1."""
+    for name in ("log_every", "checkpoint_every", "keep_checkpoints"):
+        if config[name] < 1:
+            raise ConfigError(f"config.{name} is {config[name]}; it must be 1 or more")
 
 
 def supervised_batches(
     dataset: Dataset, settings: adaptation.Adaptation, side: int
 ) -> Callable[[int], tuple[np.ndarray, np.ndarray]]:
-    """Training batches of a data set as a pure function of the step: augmented crops of `side` pixels."""
+    """Training batches of a data set as a pure function of the step: augmented crops of `side` pixels, -1 ignored."""
+    ignored = dataset.ignore_label
 
     def batch(step: int) -> tuple[np.ndarray, np.ndarray]:
         indices = batch_indices(len(dataset), settings.batch_size, settings.seed, step)
@@ -61,7 +60,8 @@ def supervised_batches(
         for position, index in enumerate(indices):
             example = dataset[int(index)]
             rng = np.random.default_rng((settings.seed, step, position))
-            pairs.append(transforms.random_crop(example.image, example.label, (side, side), rng))
+            image, label = transforms.random_crop(example.image, example.label, (side, side), rng, ignore_label=ignored)
+            pairs.append((image, np.where(label == ignored, adaptation.IGNORED, label)))
         images, targets = zip(*pairs, strict=True)
         return np.stack(images), np.stack(targets).astype(np.int32)
 
@@ -80,10 +80,10 @@ def train(config: ml_collections.ConfigDict, workdir: str | Path) -> Path:
     if config.mode not in MODES:
         raise ConfigError(f"config.mode {config.mode!r} is none of {', '.join(MODES)}")
     try:
-        settings = adaptation.Adaptation(**config.adaptation)
-    except TypeError as error:
-        raise ConfigError(f"config.adaptation: {error}") from error
-    check_counts(config, settings)
+        settings = adaptation.Adaptation.from_dict(config.adaptation)
+    except ConfigError as error:
+        raise ConfigError(f"config.{error}") from error
+    check_counts(config)
     categories = categories_of(config)
     model = load(config.checkpoint, tokenizer=config.tokenizer or None, **config.model)
     names = model.words(categories).names

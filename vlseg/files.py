@@ -39,7 +39,7 @@ def atomic_write_bytes(path: PathLike, data: bytes) -> None:
     Raises:
       StorageError: the destination is full, read-only, absent or not a file; nothing is left behind.
     """
-    if _is_remote(path):
+    if is_remote(path):
         _write_remote(os.fspath(path), data)
         return
     with atomic_file(path) as file:
@@ -123,6 +123,30 @@ def atomic_directory(path: PathLike, overwrite: bool = False) -> Iterator[Path]:
         raise
 
 
+@contextlib.contextmanager
+def output_directory(path: PathLike, *folders: str) -> Iterator[Path]:
+    """Makes a local directory and `folders` in it, for files that the block writes one by one.
+
+    If the block fails, those that it made and that hold nothing are removed again.
+
+    Raises:
+      StorageError: the place is full, read-only or a file.
+    """
+    target = Path(path)
+    wanted = [target, *(target / folder for folder in folders)]
+    missing = [place for folder in wanted for place in (folder, *folder.parents) if not place.exists()]
+    try:
+        with storage_errors(path):
+            for folder in wanted:
+                folder.mkdir(parents=True, exist_ok=True)
+        yield target
+    except BaseException:
+        for folder in sorted(set(missing), key=lambda place: len(place.parts), reverse=True):
+            with contextlib.suppress(OSError):
+                folder.rmdir()  # fails if there is something in it
+        raise
+
+
 def _finite(obj: Any) -> Any:
     if isinstance(obj, float) and not math.isfinite(obj):
         return None
@@ -133,7 +157,8 @@ def _finite(obj: Any) -> Any:
     return obj
 
 
-def _is_remote(path: PathLike) -> bool:
+def is_remote(path: PathLike) -> bool:
+    """Whether a path names an object store, such as "gs://bucket/run"."""
     return re.match(r"[a-z][a-z0-9+.-]*://", os.fspath(path)) is not None
 
 

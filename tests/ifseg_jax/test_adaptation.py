@@ -149,7 +149,7 @@ def test_supervised_loss(micro_model, image_free):
     settings = dataclasses.replace(SETTINGS, learning_rate=1e-4)
     rng = np.random.default_rng(0)
     targets = rng.integers(0, len(CATEGORIES), (3, 2, 32, 32)).astype(np.int32)
-    targets[:, :, :5] = 255
+    targets[:, :, :5] = adaptation.IGNORED
     images = rng.integers(0, 256, (3, 2, 32, 32, 3), dtype=np.uint8)
     words = micro_model.word_embeddings(CATEGORIES)
     step = adaptation.supervised_step(

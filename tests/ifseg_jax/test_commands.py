@@ -25,8 +25,11 @@ from safetensors.numpy import load_file
 
 import ifseg_jax
 from ifseg_jax import export, storage
+from ifseg_jax.adaptation import IGNORED, Adaptation
+from ifseg_jax.train import supervised_batches
 from vlseg import torch_files
 from vlseg.data import images as image_files
+from vlseg.data.sources import open_dataset
 
 ROOT = Path(__file__).parent.parent.parent
 NAMES = ("grass", "house", "tree")
@@ -198,6 +201,19 @@ def test_supervised_training_and_its_report(micro_directory, folder, tmp_path):
 
 
 # Evaluation and prediction
+
+
+def test_ignored_pixels_are_marked_whatever_their_label(folder, tmp_path):
+    shifted = shutil.copytree(folder, tmp_path / "shifted")
+    for path in (shifted / "labels").iterdir():
+        label = np.asarray(Image.open(path))
+        Image.fromarray(np.where(label == 255, 7, label).astype(np.uint8)).save(path)
+    drawn = [
+        supervised_batches(open_dataset(str(root), ignore_label=ignored), Adaptation(batch_size=2), 32)(5)[1]
+        for root, ignored in ((folder, 255), (shifted, 7))
+    ]
+    np.testing.assert_array_equal(*drawn)
+    assert set(np.unique(drawn)) == {IGNORED, 0, 1, 2}
 
 
 def test_evaluation(trained, folder, tmp_path):
@@ -443,6 +459,9 @@ def test_an_image_that_is_damaged_inside(micro_directory, photo, tmp_path, capsy
     line = refusal(capsys, "predict", *common, f"--images={photo},{tmp_path / 'cut.png'}")
     assert "cut.png: is truncated or damaged" in line
     assert files_in(tmp_path / "out") == {"labels/photo.png", "overlays/photo.png"}
+    out = tmp_path / "new" / "out"
+    refusal(capsys, "predict", *common[:2], f"--out={out}", f"--images={tmp_path / 'cut.png'}")
+    assert not out.parent.exists()
 
 
 @pytest.mark.parametrize(
@@ -484,7 +503,23 @@ def test_bad_data(micro_directory, tmp_path, capsys):
     label.write_bytes(good)
     (folder / "names.txt").write_text("grass\nhouse\nxylophone\n")
     assert "xylophone" in refusal(capsys, "evaluate", *common)
-    assert files_in(tmp_path / "out") == set()
+    assert not (tmp_path / "out").exists()
+    refusal(capsys, "evaluate", "--checkpoint=absent.pt", common[1], f"--out={tmp_path / 'out'}")
+    assert not (tmp_path / "out").exists()
+
+
+def test_label_files_that_count_from_elsewhere(micro_directory, folder, tmp_path):
+    """Files of ADE20K's kind, and of another label for what is ignored, give the scores of ours."""
+    shifted = shutil.copytree(folder, tmp_path / "shifted")
+    for path in (shifted / "labels").iterdir():
+        label = np.asarray(Image.open(path))
+        Image.fromarray(np.where(label == 255, 0, label + 1).astype(np.uint8)).save(path)
+    scores = []
+    for data, *given in ((folder,), (shifted, "--ignore_zero"), (shifted, "--ignore_label=0", "--label_offset=1")):
+        out = tmp_path / f"out{len(scores)}"
+        assert not call("evaluate", f"--checkpoint={micro_directory}", f"--data={data}", f"--out={out}", *given)
+        scores.append(json.loads((out / "metrics.json").read_text()))
+    assert scores[0] == scores[1] == scores[2]
 
 
 @pytest.mark.parametrize(
@@ -523,6 +558,8 @@ def test_a_working_directory_of_another_run(trained, micro_directory, tmp_path, 
     (tmp_path / "file").write_text("")
     line = refusal(capsys, "train", *train_flags(micro_directory, tmp_path / "file"))
     assert "cannot make the working directory" in line
+    line = refusal(capsys, "train", *train_flags(micro_directory, "gs://bucket/run"))
+    assert "gs://bucket/run is no local directory" in line
 
 
 def test_targets_that_cannot_be(micro_directory, golden_square, tmp_path, capsys):

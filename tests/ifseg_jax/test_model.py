@@ -12,6 +12,7 @@ from safetensors.numpy import load_file, save_file
 
 import ifseg_jax
 from ifseg_jax import download, official, storage
+from ifseg_jax.model import resolve
 from vlseg import torch_files
 from vlseg.errors import CheckpointError, ConfigError, DownloadError, ImageError, StorageError, VocabularyError
 
@@ -232,9 +233,15 @@ def test_every_kind_of_image_is_segmented_alike(micro_model, tmp_path):
     path = tmp_path / "image.png"
     Image.fromarray(image).save(path)
     expected = micro_model.segment(image, CATEGORIES).grid_probabilities
-    for source in (path, str(path), Image.fromarray(image), np.dstack([image, image[..., 0]])):
+    for source in (
+        path,
+        str(path),
+        Image.fromarray(image),
+        np.dstack([image, image[..., 0]]),
+        jax.numpy.asarray(image),
+    ):
         np.testing.assert_array_equal(micro_model.segment(source, CATEGORIES).grid_probabilities, expected)
-    results = micro_model.segment([path, other, image], CATEGORIES)
+    results = micro_model.segment(iter([path, other, image]), CATEGORIES)
     assert [result.label_map.shape for result in results] == [(45, 60), (60, 45), (45, 60)]
     for result in (results[0], results[2]):
         np.testing.assert_allclose(result.grid_probabilities, expected, atol=1e-5)
@@ -330,6 +337,32 @@ def test_adaptation_refuses(micro_model):
         micro_model.adapt("grass", steps=1)
     with pytest.raises(VocabularyError, match="xylophone"):
         micro_model.adapt(["grass", "xylophone"], steps=1)
+    with pytest.raises(ConfigError, match=r"adaptation\.steps is 0"):
+        micro_model.adapt(["grass"], steps=0)
+    with pytest.raises(ConfigError, match="speed"):
+        micro_model.adapt(["grass"], speed=3)
+
+
+@pytest.mark.parametrize("grids", [[[[0, 4]]], [[[-1, 0]]], [[0, 1]], [[[]]]])
+def test_artificial_images_of_other_ids_are_refused(micro_model, grids):
+    with pytest.raises(ConfigError, match="ids from 0 to 3"):
+        micro_model.artificial_logits(np.array(grids, int), CATEGORIES)
+
+
+def test_features_of_bytes_are_those_of_scaled_pixels(micro_model):
+    image = picture(40, 40)[None]
+    scaled = micro_model.image_features(image / np.float32(127.5) - 1)
+    np.testing.assert_allclose(micro_model.image_features(image), scaled, rtol=1e-4, atol=1e-4)
+
+
+def test_the_printed_form_is_short(micro_model):
+    assert len(repr(micro_model)) < 2000 and "width=" in repr(micro_model)
+
+
+def test_the_bundled_name_is_no_folder(micro_directory, tmp_path, monkeypatch):
+    shutil.copytree(micro_directory, tmp_path / "tiny")
+    monkeypatch.chdir(tmp_path)
+    assert resolve("tiny") != resolve("./tiny")
 
 
 def test_models_and_results_are_frozen(micro_model):

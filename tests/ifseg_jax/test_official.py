@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import ifseg_jax
-from ifseg_jax import official, storage
+from ifseg_jax import adaptation, official, storage
 from ifseg_jax.config import SIZES, OFAConfig
 from ifseg_jax.convert import convert
 from ifseg_jax.official import ArrayTensor, Converted
@@ -77,6 +77,13 @@ def test_nested_names():
     nested = {"a": {"b": 1, "c": {"d": 2}}, "e": 3}
     assert official.flatten(nested) == {"a/b": 1, "a/c/d": 2, "e": 3}
     assert official.unflatten(official.flatten(nested)) == nested
+
+
+CATEGORY_NAMES = {
+    "encoder.seg_embed_tokens.weight",
+    "decoder.seg_embed_tokens.weight",
+    "decoder.seg_projection.weight",
+}
 
 
 def with_extras(state, dtype=np.float32):
@@ -147,7 +154,7 @@ def test_long_lists_are_cut(micro_config):
         official.from_official(tensors({"strange": np.ones(1)}), micro_config)
 
 
-@pytest.mark.parametrize("name", official.TIED)
+@pytest.mark.parametrize("name", ["decoder.embed_tokens.weight", "encoder.embed_tokens_bag.weight"])
 def test_a_copy_that_differs_is_refused(micro_state, micro_config, name):
     words = micro_state[official.WORDS].copy()
     words[-1, -1] += 1e-3
@@ -189,8 +196,49 @@ def test_ofa_checkpoints_get_fresh_segmentation_parameters(golden_square):
         name for name, value in official.flatten(other.variables).items() if not np.array_equal(value, flat[name])
     }
     assert changed == {"params/decoder/cell_positions"}
-    kept = official.to_official(one, config)
-    assert_identical({name: kept[name] for name in state}, state)
+    assert_identical(official.to_official(one, config), state)
+    with_fresh = official.to_official(one._replace(fresh=()), config)
+    assert set(with_fresh) == set(state) | set(one.fresh) == set(golden_square.state) - CATEGORY_NAMES
+
+
+def test_ofa_checkpoints_there_and_back(tmp_path, golden_square):
+    """Nothing is added to a file of OFA, and a projection of its own, even of other rows, is carried along."""
+    state = {name: value for name, value in golden_square.state.items() if not re.search(r"\.(embed_)?seg_", name)}
+    state["decoder.output_projection.weight"] = np.ones((305, 64), np.float32)
+    torch_files.save(tmp_path / "first.pt", {"model": state})
+    convert(tmp_path / "first.pt", tmp_path / "directory")
+    convert(tmp_path / "directory", tmp_path / "second.pt")
+    lazy = torch_files.load_state_dict(tmp_path / "second.pt")
+    assert_identical({name: tensor.read() for name, tensor in lazy.items()}, state)
+
+
+def test_adapted_ofa_models_keep_what_was_started_fresh(tmp_path, golden_square):
+    state = {name: value for name, value in golden_square.state.items() if not re.search(r"\.(embed_)?seg_", name)}
+    torch_files.save(tmp_path / "ofa.pt", {"model": state})
+    model = ifseg_jax.load(tmp_path / "ofa.pt")
+    assert model.fresh
+    changed = adaptation.adapted(model, ("a",), {"params": {}}, official.flatten(model.variables))
+    changed.save(tmp_path / "adapted")
+    storage.write_official(tmp_path / "adapted.pt", changed.config, changed.converted())
+    assert set(torch_files.load_state_dict(tmp_path / "adapted.pt")) >= set(model.fresh)
+
+
+def test_official_files_have_what_the_official_loader_asks_for(tmp_path, micro_state):
+    """Keys that fairseq's checkpoint_utils and trainer read."""
+    torch_files.save(tmp_path / "first.pt", {"model": micro_state})
+    convert(tmp_path / "first.pt", tmp_path / "directory")
+    convert(tmp_path / "directory", tmp_path / "second.pt")
+    archive = torch_files.load(tmp_path / "second.pt")
+    (history,) = archive["optimizer_history"]
+    assert {"optimizer_name", "lr_scheduler_state", "num_updates", "criterion_name"} == set(history)
+    assert archive["extra_state"]["train_iterator"]["epoch"] == 1
+
+
+@pytest.mark.parametrize("shape", [(), (0, 8), (7,)])
+def test_word_tables_of_other_shapes_are_refused(tmp_path, micro_state, shape):
+    torch_files.save(tmp_path / "a.pt", {"model": micro_state | {official.WORDS: np.zeros(shape, np.float32)}})
+    with pytest.raises(CheckpointError, match="not an OFA or IFSeg checkpoint"):
+        ifseg_jax.load(tmp_path / "a.pt")
 
 
 def official_shapes(spec, config: OFAConfig) -> dict[str, tuple[int, ...]]:

@@ -120,7 +120,7 @@ def is_picture(path: Path) -> bool:
 def rescaled_size(height: int, width: int, short_side: int = 512, long_side: int = 2048) -> tuple[int, int]:
     """(height, width) after the largest scaling that keeps the aspect, `short_side` and `long_side` (mmcv)."""
     scale = min(long_side / max(height, width), short_side / min(height, width))
-    return int(height * scale + 0.5), int(width * scale + 0.5)
+    return max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))
 
 
 def resize_image(image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:

@@ -86,9 +86,12 @@ def open_workdir(workdir: str | os.PathLike[str], config: dict[str, Any]) -> Pat
     """Makes a working directory for this configuration, or checks that an existing one is of the same.
 
     Raises:
-        ConfigError: the directory holds a run of another configuration; the settings that differ are named.
+        ConfigError: the directory is not local, or holds a run of another configuration; the settings that differ are
+            named.
         StorageError: it cannot be made.
     """
+    if files.is_remote(workdir):
+        raise ConfigError(f"{workdir} is no local directory; train into one and copy it, or mount the bucket")
     path = Path(workdir)
     try:
         path.mkdir(parents=True, exist_ok=True)

@@ -361,7 +361,13 @@ def test_empty_sources_are_errors(tmp_path):
 
 @pytest.mark.parametrize(
     ("size", "expected"),
-    [((480, 640), (512, 683)), ((640, 480), (683, 512)), ((512, 512), (512, 512)), ((100, 1000), (205, 2048))],
+    [
+        ((480, 640), (512, 683)),
+        ((640, 480), (683, 512)),
+        ((512, 512), (512, 512)),
+        ((100, 1000), (205, 2048)),
+        ((8, 40000), (1, 2048)),
+    ],
 )
 def test_rescaled_size(size, expected):
     assert rescaled_size(*size) == expected
