@@ -510,13 +510,12 @@ def test_bad_data(micro_directory, tmp_path, capsys):
 
 def test_label_files_that_count_from_elsewhere(micro_directory, folder, tmp_path):
     """Files of ADE20K's kind, and of another label for what is ignored, give the scores of ours."""
-    shifted = shutil.copytree(folder, tmp_path / "shifted")
-    for path in (shifted / "labels").iterdir():
-        label = np.asarray(Image.open(path))
-        Image.fromarray(np.where(label == 255, 0, label + 1).astype(np.uint8)).save(path)
     scores = []
-    for data, *given in ((folder,), (shifted, "--ignore_zero"), (shifted, "--ignore_label=0", "--label_offset=1")):
-        out = tmp_path / f"out{len(scores)}"
+    for ignored, given in ((255, []), (0, ["--ignore_zero"]), (200, ["--ignore_label=200", "--label_offset=1"])):
+        data, out = shutil.copytree(folder, tmp_path / f"data{ignored}"), tmp_path / f"out{ignored}"
+        for path in (data / "labels").iterdir():
+            label = np.asarray(Image.open(path))
+            Image.fromarray(np.where(label == 255, ignored, label + bool(given)).astype(np.uint8)).save(path)
         assert not call("evaluate", f"--checkpoint={micro_directory}", f"--data={data}", f"--out={out}", *given)
         scores.append(json.loads((out / "metrics.json").read_text()))
     assert scores[0] == scores[1] == scores[2]
