@@ -4,7 +4,8 @@ python -m ifseg_jax.train --config=configs/ade20k.py --workdir=runs/ade20k --con
 
 Hardware: one accelerator with 16 GB. Time: not run.
 Expected: mIoU 16.8 published (IFSeg paper, OFA-Base with ResNet-101); ours not run.
-Evaluate with: python -m ifseg_jax.evaluate --checkpoint=runs/ade20k/model --tokenizer=BPE_DIRECTORY --data=FOLDER
+Evaluate with: python -m ifseg_jax.evaluate --checkpoint=runs/ade20k/model --tokenizer=BPE_DIRECTORY --data=FOLDER \
+    --ignore_zero
 """
 
 import ml_collections

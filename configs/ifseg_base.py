@@ -3,6 +3,17 @@
 import ml_collections
 
 
+def data_section(split: str, count: int) -> ml_collections.ConfigDict:
+    """A data set: `source` is a folder or "tiny_world", and one of the other two says how it is read."""
+    return ml_collections.ConfigDict(
+        {
+            "source": "",
+            "folder": {"ignore_label": 255, "label_offset": 0, "ignore_zero": False},
+            "tiny_world": {"split": split, "count": count},
+        }
+    )
+
+
 def get_config() -> ml_collections.ConfigDict:
     """Official image-free settings (alinlab/ifseg) without categories."""
     config = ml_collections.ConfigDict()
@@ -16,14 +27,20 @@ def get_config() -> ml_collections.ConfigDict:
             "steps": 2000,
             "batch_size": 16,
             "learning_rate": 5e-5,
+            "warmup_steps": 0,
+            "b1": 0.9,
+            "b2": 0.999,
+            "epsilon": 1e-8,
             "weight_decay": 0.1,
             "clip_norm": 1.0,
+            "image_size": ml_collections.config_dict.placeholder(int),  # pixels; by default what it was trained at
             "max_side": 32,
+            "row_block": 16,
             "seed": 0,
         }
     )
-    config.data = ml_collections.ConfigDict({"source": "", "options": {}})
-    config.evaluation = ml_collections.ConfigDict({"data": "", "options": {}})
+    config.data = data_section(split="train", count=20000)  # of supervised runs
+    config.evaluation = data_section(split="test", count=500)  # at the end of a run; none if there is no source
     config.log_every = 50
     config.checkpoint_every = 500
     config.keep_checkpoints = 2

@@ -22,8 +22,6 @@ def get_config(mode: str = "image_free") -> ml_collections.ConfigDict:
     config.model = ml_collections.ConfigDict({"remat": "elementwise"})
     config.adaptation.update({"steps": 200, "batch_size": 16, "learning_rate": 3e-4, "max_side": 8})
     config.data.source = "tiny_world"
-    config.data.options = {"split": "train", "count": 20000}
-    config.evaluation.data = "tiny_world"
-    config.evaluation.options = {"split": "test", "count": 500}
+    config.evaluation.source = "tiny_world"
     config.checkpoint_every = 200
     return config

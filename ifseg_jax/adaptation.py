@@ -83,6 +83,9 @@ class Adaptation:
             value = getattr(settings, name)
             if not isinstance(value, int) or value < 1:
                 raise ConfigError(f"adaptation.{name} is {value}; it must be 1 or more")
+        for name in ("seed", "learning_rate", "warmup_steps", "weight_decay"):
+            if getattr(settings, name) < 0:
+                raise ConfigError(f"adaptation.{name} is {getattr(settings, name)}; it must not be negative")
         return settings
 
     def optimizer(self) -> optax.GradientTransformation:

@@ -1,4 +1,4 @@
-"""Converts checkpoints between the official format and ours; bit-exact, without PyTorch.
+"""Converts checkpoints between the official format and ours; weights bit for bit, without PyTorch.
 
 python -m ifseg_jax.convert --checkpoint=ofa_base.pt --out=ofa_base      # official .pt -> our directory
 python -m ifseg_jax.convert --checkpoint=ofa_base --out=again.pt         # our directory -> official .pt
@@ -10,7 +10,7 @@ from absl import flags
 
 from ifseg_jax import storage
 from ifseg_jax.model import resolve
-from vlseg import cli
+from vlseg import cli, files
 from vlseg.errors import ConfigError
 
 OFFICIAL_SUFFIX = ".pt"
@@ -19,13 +19,14 @@ OFFICIAL_SUFFIX = ".pt"
 def convert(source: Path, target: Path) -> None:
     """Converts a checkpoint in either direction; the suffix .pt of `target` asks for the official format.
 
-    Data types are those of the source.
+    Data types are those of the source. Settings of inference and adaptation and a word list exist in our format only.
 
     Raises:
         CheckpointError: `source` is not an OFA or IFSeg model.
-        StorageError: `target` exists already as a directory, or cannot be written.
+        StorageError: `target` exists already, or cannot be written.
         ConfigError: both are of the same format.
     """
+    files.check_absent(target)
     if source.is_dir() != (target.suffix == OFFICIAL_SUFFIX):
         kind = "a model directory" if source.is_dir() else "an official checkpoint"
         wanted = f"ends in {OFFICIAL_SUFFIX}" if source.is_dir() else f"does not end in {OFFICIAL_SUFFIX}"

@@ -132,6 +132,9 @@ def write_stablehlo(
 def main(_: list[str]) -> None:
     """The command."""
     options = flags.FLAGS
+    files.check_absent(options.out)
+    if options.format == "directory" and options.out.endswith(".pt"):
+        raise ConfigError(f"{options.out} would be a directory; for a file of the official code give --format=official")
     model = load(options.checkpoint, tokenizer=options.tokenizer)
     if options.labels:
         names = model.words(names_from(options.labels)).names

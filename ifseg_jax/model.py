@@ -111,7 +111,7 @@ class IFSeg:
         chosen = self.categories if categories is None else categories
         if self.tokenizer is None:
             raise VocabularyError(
-                "this checkpoint has no tokenizer: give tokenizer=DIRECTORY with the official utils/BPE files "
+                "this checkpoint has no tokenizer: give one (--tokenizer=DIRECTORY) with the official utils/BPE files "
                 "(encoder.json, vocab.bpe, dict.txt) or with Hugging Face tokenizer files of OFA"
             )
         words = encode_categories(chosen, self.tokenizer)

@@ -20,6 +20,8 @@ from vlseg.data import images as image_files
 from vlseg.data.folder import names_from
 from vlseg.errors import VocabularyError
 
+REPORT = "predictions.json"
+
 
 def output_names(paths: list[Path]) -> list[str]:
     """A file name without suffix for each image; equal stems keep their suffix and number apart."""
@@ -54,15 +56,16 @@ def main(_: list[str]) -> None:
     labels = names_from(options.labels) if options.labels else model.categories
     if not labels:
         raise VocabularyError('this model was not adapted to categories: name some, e.g. --labels="cat,grass,dog"')
-    model.words(labels)
+    labels = model.words(labels).names
     names = output_names(paths)
     entries: dict[int, dict[str, object]] = {}
     with files.output_directory(options.out, "overlays", "labels") as out:
+        (out / REPORT).unlink(missing_ok=True)  # an earlier run's: a run that fails leaves none
         results = model.segment_each(paths, labels, knn=options.knn, batch_size=options.batch_size)
         for index, segmentation in tqdm(results, total=len(paths), unit="image", disable=not sys.stderr.isatty()):
             entries[index] = write(out, names[index], paths[index], segmentation)
         report = {"labels": list(labels), "images": [entries[index] for index in range(len(paths))]}
-        files.atomic_write_json(out / "predictions.json", report)
+        files.atomic_write_json(out / REPORT, report)
     print(f"wrote {len(paths)} segmentations to {options.out}")
 
 

@@ -119,5 +119,6 @@ def main(_: list[str]) -> None:
 
 if __name__ == "__main__":
     config_flags.DEFINE_config_file("config", help_string="A file such as configs/tiny_pretrain.py.")
+    flags.mark_flag_as_required("config")
     flags.DEFINE_string("workdir", None, "Where checkpoints, metrics and the model go.", required=True)
     cli.run(main)

@@ -1,6 +1,6 @@
 """Adapts OFA to categories, image-free or supervised.
 
-python -m ifseg_jax.train --config=configs/coco.py --config.checkpoint=ofa_base.pt --workdir=runs/coco
+python -m ifseg_jax.train --config=configs/coco.py --config.tokenizer=BPE_DIRECTORY --workdir=runs/coco
 
 WORKDIR receives config.json, checkpoints, metrics.jsonl, TensorBoard events, and at the end WORKDIR/model, which
 `ifseg_jax.load`, evaluate, predict and export read. The same command continues a run that was stopped.
@@ -22,11 +22,13 @@ from ifseg_jax.model import IFSeg, load
 from vlseg import cli, labels, visualize
 from vlseg.data import transforms
 from vlseg.data.folder import batch_indices, names_from
-from vlseg.data.sources import Dataset, open_dataset
+from vlseg.data.sources import TINY_WORLD, Dataset, open_dataset
 from vlseg.errors import ConfigError
 from vlseg.training import checkpoints, loop
 
 MODES = ("image_free", "supervised")
+FREE = ("evaluation", "log_every", "keep_checkpoints")
+"""Settings that a run may change when it goes on."""
 
 
 def categories_of(config: ml_collections.ConfigDict) -> tuple[str, ...]:
@@ -97,15 +99,17 @@ def train(config: ml_collections.ConfigDict, workdir: str | Path) -> Path:
         dataset = open_training_data(config, categories)
         batches = supervised_batches(dataset, settings, side)
         step = adaptation.supervised_step(model.config, settings, words, kept, batches)
-    path = checkpoints.open_workdir(workdir, config.to_dict())
+    evaluation = open_evaluation_data(config, categories)
+    path = checkpoints.open_workdir(workdir, config.to_dict(), free=FREE)
     state = adaptation.initial_state(trained, settings.optimizer(), copy=False)
     del trained
     schedule = loop.Schedule(settings.steps, config.log_every, config.checkpoint_every, config.keep_checkpoints)
     state = loop.train(state, step, path, schedule, on_log=loop.print_metrics)
     result = adaptation.adapted(model, names, state, kept)
     result.save(path / "model", overwrite=True)
-    if config.evaluation.data:
-        report(result, config, path)
+    print(f"wrote {path / 'model'}", flush=True)
+    if evaluation:
+        report(result, evaluation, path)
     return path / "model"
 
 
@@ -117,15 +121,29 @@ def open_training_data(config: ml_collections.ConfigDict, categories: tuple[str,
     """
     if not config.data.source:
         raise ConfigError("a supervised run needs images: give --config.data.source=FOLDER")
-    dataset = open_dataset(config.data.source, **config.data.get("options", {}))
+    return _open(config.data.source, config.data, categories)
+
+
+def open_evaluation_data(config: ml_collections.ConfigDict, categories: tuple[str, ...]) -> Dataset | None:
+    """The images that the finished model is scored on, or None.
+
+    Raises:
+        ConfigError: their classes do not fit the categories.
+    """
+    if not config.evaluation.source:
+        return None
+    return _open(config.evaluation.source, config.evaluation, categories)
+
+
+def _open(source: str, section: ml_collections.ConfigDict, categories: tuple[str, ...]) -> Dataset:
+    dataset = open_dataset(source, **(section.tiny_world if source == TINY_WORLD else section.folder))
     if len(dataset.names) != len(categories):
-        raise ConfigError(f"{len(categories)} categories do not fit the data set's {len(dataset.names)} classes")
+        raise ConfigError(f"{len(categories)} categories do not fit the {len(dataset.names)} classes of {source}")
     return dataset
 
 
-def report(model: IFSeg, config: ml_collections.ConfigDict, path: Path) -> None:
-    """Scores the model on the evaluation data, prints the result, and leaves a picture of the first images."""
-    dataset = open_dataset(config.evaluation.data, **config.evaluation.get("options", {}))
+def report(model: IFSeg, dataset: Dataset, path: Path) -> None:
+    """Scores the model, prints the result, and leaves a picture of the first images."""
     rounds = [0, model.inference.knn_iterations] if model.inference.knn_iterations else [0]
     for number, metrics in zip(rounds, evaluate(model, dataset, rounds, categories=model.categories), strict=True):
         print(f"kNN averaging rounds: {number}\n{metrics.table(model.categories)}\n")
@@ -146,10 +164,11 @@ def report(model: IFSeg, config: ml_collections.ConfigDict, path: Path) -> None:
 
 def main(_: list[str]) -> Any:
     """The command."""
-    print(f"wrote {train(flags.FLAGS.config, flags.FLAGS.workdir)}")
+    train(flags.FLAGS.config, flags.FLAGS.workdir)
 
 
 if __name__ == "__main__":
     config_flags.DEFINE_config_file("config", help_string="A file such as configs/coco.py.")
+    flags.mark_flag_as_required("config")
     flags.DEFINE_string("workdir", None, "Where everything of this run goes.", required=True)
     cli.run(main)

@@ -79,7 +79,7 @@ def _checked_names(categories: Sequence[str]) -> tuple[str, ...]:
     for index, name in enumerate(names):
         first = seen.setdefault(name.casefold(), index)
         if first != index:
-            raise VocabularyError(f"categories {first} and {index} are both {name!r}: give each name once")
+            raise VocabularyError(f"{names[first]!r} and {name!r} are the same category: give each name once")
     return names
 
 

@@ -27,6 +27,7 @@ _REASONS = {
     errno.EACCES: "permission denied; choose a place you may write to",
     errno.EPERM: "permission denied; choose a place you may write to",
     errno.ENOENT: "its directory does not exist; create that first",
+    errno.EEXIST: "it is a file, not a directory; choose another place",
     errno.ENOTDIR: "its parent is a file, not a directory; choose another place",
 }
 # What can go wrong with the destination while the caller writes to it; any other error there is the caller's own.
@@ -174,13 +175,19 @@ def _hidden_sibling(target: Path) -> Path:
     return target.with_name(f".{target.name[:40]}.{uuid.uuid4().hex[:12]}.tmp")
 
 
+def check_absent(path: PathLike) -> None:
+    """Raises StorageError if there is something at `path`."""
+    if os.path.lexists(path):
+        raise StorageError(f"{os.fspath(path)} exists already; remove it or choose another place")
+
+
 def _check_replaceable(path: PathLike, target: Path, overwrite: bool) -> None:
     if not target.exists():
         return
     if not target.is_dir():
         raise StorageError(f"cannot write the directory {os.fspath(path)}: a file of that name exists")
     if not overwrite:
-        raise StorageError(f"{os.fspath(path)} exists already; remove it, choose another place or ask to overwrite it")
+        raise StorageError(f"{os.fspath(path)} exists already; remove it or choose another place")
 
 
 def _move_into_place(new: Path, target: Path) -> None:

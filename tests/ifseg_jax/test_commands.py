@@ -191,7 +191,7 @@ def test_a_killed_run_resumes_to_the_same_weights(trained, micro_directory, tmp_
 
 
 def test_supervised_training_and_its_report(micro_directory, folder, tmp_path):
-    changes = {"mode": "supervised", "adaptation__steps": 2, "data__source": folder, "evaluation__data": folder}
+    changes = {"mode": "supervised", "adaptation__steps": 2, "data__source": folder, "evaluation__source": folder}
     output = finish(spawn("train", *train_flags(micro_directory, tmp_path / "run", **changes)))
     assert "kNN averaging rounds: 0" in output and "kNN averaging rounds: 5" in output and "mIoU" in output
     assert Image.open(tmp_path / "run" / "examples.png").width > 100
@@ -531,6 +531,9 @@ def test_label_files_that_count_from_elsewhere(micro_directory, folder, tmp_path
         ({"mode": "supervised", "data__source": "absent"}, "no such folder"),
         ({"checkpoint": "absent.pt"}, "no such checkpoint"),
         ({"adaptation__steps": 0}, "config.adaptation.steps is 0"),
+        ({"adaptation__seed": -1}, "config.adaptation.seed is -1"),
+        ({"evaluation__source": "absent"}, "no such folder"),
+        ({"evaluation__source": "tiny_world"}, "3 categories do not fit the 18 classes of tiny_world"),
         ({"log_every": 0}, "config.log_every is 0"),
         ({"model__dtype": "int8"}, "neither float32 nor bfloat16"),
         ({"adaptation__speed": 3}, "no such setting: speed"),
@@ -546,7 +549,7 @@ def test_bad_training_settings(micro_directory, tmp_path, capsys, changes, messa
 def test_categories_that_do_not_fit_the_data(micro_directory, folder, tmp_path, capsys):
     changes = {"mode": "supervised", "data__source": folder, "categories": "tree,car"}
     line = refusal(capsys, "train", *train_flags(micro_directory, tmp_path / "run", **changes))
-    assert "2 categories do not fit the data set's 3 classes" in line
+    assert "2 categories do not fit the 3 classes of" in line
 
 
 def test_a_working_directory_of_another_run(trained, micro_directory, tmp_path, capsys):
@@ -572,12 +575,17 @@ def test_targets_that_cannot_be(micro_directory, golden_square, tmp_path, capsys
     assert "name a target that ends in .pt" in convert(micro_directory, "b")
     assert "does not end in .pt" in convert(tmp_path / "a.pt", "b.pt")
     assert "exists already" in convert(tmp_path / "a.pt", "taken")
+    assert "exists already" in convert(micro_directory, "a.pt")
     assert "create that first" in convert(micro_directory, "absent/b.pt")
     common = (f"--checkpoint={micro_directory}", f"--out={tmp_path / 'c'}")
     assert "not adapted to categories" in refusal(capsys, "export", *common, "--format=stablehlo")
     line = refusal(capsys, "export", *common, "--format=stablehlo", "--labels=tree", "--platforms=abacus")
     assert "platforms abacus" in line
     assert "format" in refusal(capsys, "export", *common, "--format=clay")
+    assert "--format=official" in refusal(capsys, "export", common[0], f"--out={tmp_path / 'd.pt'}")
+    assert "exists already" in refusal(capsys, "export", common[0], f"--out={tmp_path / 'a.pt'}", "--format=official")
+    assert "unexpected argument 'grass'" in refusal(capsys, "export", *common, "--labels=tree,", "grass")
+    assert "--config is required" in refusal(capsys, "train", f"--workdir={tmp_path / 'run'}")
     assert "--out is required" in refusal(capsys, "export", common[0])
     assert files_in(tmp_path) == before
 

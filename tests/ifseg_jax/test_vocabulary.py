@@ -383,9 +383,9 @@ def test_unknown_may_be_a_category() -> None:
         ((name for name in ("cat", "dog")), "list of strings"),
         (["cat", ""], "category 1 has a blank name"),
         (["\t ", "cat"], "category 0 has a blank name"),
-        (["cat", "dog", " Cat "], "categories 0 and 2"),
-        (["straße", "STRASSE"], "categories 0 and 1"),
-        (["hot dog", "hot  dog"], "categories 0 and 1"),
+        (["cat", "dog", " Cat "], "the same category"),
+        (["straße", "STRASSE"], "the same category"),
+        (["hot dog", "hot  dog"], "the same category"),
     ],
 )
 def test_names_that_cannot_be_used(categories: list[str], message: str) -> None:

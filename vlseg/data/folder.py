@@ -193,7 +193,7 @@ def _by_stem(folder: Path) -> dict[str, Path]:
     if not folder.is_dir():
         raise DatasetError(f"{folder}: no such folder")
     found: dict[str, Path] = {}
-    for path in sorted(folder.rglob("*")):
+    for path in sorted(_files(folder)):
         inside = path.relative_to(folder)
         if not is_picture(path) or any(part.startswith(".") for part in inside.parts):
             continue
@@ -202,6 +202,15 @@ def _by_stem(folder: Path) -> dict[str, Path]:
             raise DatasetError(f"{folder}: {found[stem].name} and {path.name} would share a pair; remove one")
         found[stem] = path
     return found
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    """All files below; links to folders are followed, each folder is entered once."""
+    entered = set()
+    for root, folders, names in os.walk(folder, followlinks=True):
+        entered.add(os.path.realpath(root))
+        folders[:] = [name for name in folders if os.path.realpath(os.path.join(root, name)) not in entered]
+        yield from (Path(root, name) for name in names)
 
 
 def _some(items: list[str]) -> str:

@@ -4,7 +4,7 @@ import contextlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -82,8 +82,13 @@ class Checkpoints:
             raise StorageError(f"cannot write checkpoints to {self._path}: {reason[:200]}") from error
 
 
-def open_workdir(workdir: str | os.PathLike[str], config: dict[str, Any]) -> Path:
+def open_workdir(workdir: str | os.PathLike[str], config: dict[str, Any], free: Sequence[str] = ()) -> Path:
     """Makes a working directory for this configuration, or checks that an existing one is of the same.
+
+    Args:
+        workdir: a local directory.
+        config: JSON-ready settings.
+        free: names of settings that may differ.
 
     Raises:
         ConfigError: the directory is not local, or holds a run of another configuration; the settings that differ are
@@ -96,7 +101,8 @@ def open_workdir(workdir: str | os.PathLike[str], config: dict[str, Any]) -> Pat
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise StorageError(f"cannot make the working directory {path}: {error.strerror}") from error
+        reason = "a file of that name exists" if path.exists() else error.strerror
+        raise StorageError(f"cannot make the working directory {path}: {reason}") from error
     config = json.loads(json.dumps(config))
     recorded = path / CONFIG_FILE
     if not recorded.exists():
@@ -106,7 +112,7 @@ def open_workdir(workdir: str | os.PathLike[str], config: dict[str, Any]) -> Pat
         before = json.loads(recorded.read_text())
     except ValueError as error:
         raise ConfigError(f"{recorded} is not readable: {error}") from error
-    different = sorted(_differences(before, config))
+    different = sorted(name for name in _differences(before, config) if name.split(".")[0] not in free)
     if different:
         raise ConfigError(
             f"{path} holds a run with other settings ({', '.join(different[:8])}); choose another --workdir"
