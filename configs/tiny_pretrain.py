@@ -1,6 +1,9 @@
 """Pre-trains the bundled OFA of 1.7 M parameters in the tiny world.
 
 python -m ifseg_jax.pretrain --config=configs/tiny_pretrain.py --workdir=runs/tiny_pretrain
+
+Hardware: two CPU cores. Time: 0.6 s a step, 75 minutes. Expected: accuracy 0.91 in the last lines of the log (measured,
+ifseg_jax/tiny/pretrain.log).
 """
 
 import ml_collections
@@ -12,8 +15,8 @@ def get_config() -> ml_collections.ConfigDict:
     config.seed = 0
     config.image_size = 64
     config.batch_size = 32
-    config.steps = 8000
-    config.schedule_steps = 8000  # where the cosine ends
+    config.steps = 7000
+    config.schedule_steps = 8000  # the cosine ends here; the last eighth of it is left out
     config.warmup_steps = 300
     config.learning_rate = 1e-3
     config.b2 = 0.98
@@ -38,6 +41,6 @@ def get_config() -> ml_collections.ConfigDict:
         "remat": "elementwise",
         "query_blocks": 1,
     }
-    config.inference = {"short_side": 64, "long_side": 256, "knn_k": 3, "knn_iterations": 2}
-    config.adaptation = {"steps": 200, "batch_size": 16, "learning_rate": 3e-4, "max_side": 8}
+    config.inference = {"short_side": 64, "long_side": 256, "knn_k": 3, "knn_iterations": 1}
+    config.adaptation = {"steps": 400, "batch_size": 16, "learning_rate": 3e-4, "max_side": 8}
     return config

@@ -58,7 +58,7 @@ def main(_: list[str]) -> None:
 
 if __name__ == "__main__":
     flags.DEFINE_string("out", "demo", "Where the picture and the scores go.")
-    flags.DEFINE_integer("steps", None, "Adaptation steps; by default the model's own number.", lower_bound=1)
+    flags.DEFINE_integer("steps", 200, "Adaptation steps; more segment better.", lower_bound=1)
     flags.DEFINE_integer("scenes", 200, "Held-out scenes to score.", lower_bound=ROWS)
     flags.DEFINE_integer("seed", 0, "Of the adaptation.")
     cli.run(main)
