@@ -287,7 +287,7 @@ def test_images_that_cannot_be_segmented(micro_model, image):
     [
         ([], "no categories"),
         (["grass", " "], "blank"),
-        (["grass", "Grass"], "both"),
+        (["grass", "Grass"], "the same category"),
         (["grass", "xylophone"], "xylophone"),
         (["tree " * 60], "reads at most 64"),
         ("grass", "one string"),
@@ -310,7 +310,7 @@ def test_a_tokenizer_of_a_larger_model(micro_model):
 
 
 def test_no_tokenizer(micro_model):
-    with pytest.raises(VocabularyError, match="give tokenizer=DIRECTORY"):
+    with pytest.raises(VocabularyError, match="--tokenizer=DIRECTORY"):
         dataclasses.replace(micro_model, tokenizer=None).words(CATEGORIES)
 
 
