@@ -8,7 +8,7 @@ import dataclasses
 import functools
 import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -19,7 +19,7 @@ from tqdm import tqdm
 from ifseg_jax import official
 from ifseg_jax.artificial import artificial_batch
 from ifseg_jax.config import OFAConfig
-from ifseg_jax.inference import WordEmbeddings
+from ifseg_jax.inference import WordEmbeddings, scaled
 from ifseg_jax.losses import upsampled_cross_entropy
 from ifseg_jax.model import IFSeg
 from ifseg_jax.ofa import OFA
@@ -223,9 +223,8 @@ def supervised_step(
     ) -> tuple[State, Metrics]:
         key = jax.random.fold_in(base, number)
         model: Any = OFA(config)
-        pixels = images.astype(jnp.float32) / 127.5 - 1.0
         whole = official.unflatten({**frozen, **state["params"]})
-        features = model.apply(whole, pixels, method=OFA.image_features)
+        features = model.apply(whole, scaled(images), method=OFA.image_features)
         cells = model.apply(whole, features, method=OFA.image_embeddings)
 
         def loss(params: Any) -> jax.Array:
@@ -248,7 +247,7 @@ def adapted(model: IFSeg, categories: tuple[str, ...], state: State, kept: Varia
     return dataclasses.replace(model, variables=variables, categories=categories, carried=carried, fresh=())
 
 
-def adapt(model: IFSeg, categories: tuple[str, ...], settings: Adaptation, *, progress: bool | None = None) -> IFSeg:
+def adapt(model: IFSeg, categories: Sequence[str], settings: Adaptation, *, progress: bool | None = None) -> IFSeg:
     """Image-free training in memory; see `IFSeg.adapt`. `progress` None shows a bar on terminals only."""
     names = model.words(categories).names
     words = model.word_embeddings(categories)

@@ -12,6 +12,8 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
+from vlseg.nn.broadcast import sum_batch
+
 OUTPUT = "attention"
 """Name under which a recomputation policy finds the output and the rows' normalizers."""
 
@@ -97,8 +99,6 @@ def _backward(ranges: tuple[Ranges, ...], saved: tuple, gradient: jax.Array) -> 
     query_gradients, bias_gradients = [], []
     key_gradient, value_gradient = jnp.zeros(key.shape, jnp.float32), jnp.zeros(value.shape, jnp.float32)
     for ((start, stop), parts), block_biases in zip(ranges, biases, strict=True):
-        # Without an order between them, the scores of all blocks may be alive at a time.
-        query, key_gradient, value_gradient = jax.lax.optimization_barrier((query, key_gradient, value_gradient))
         rows, slope_out = query[:, :, start:stop], gradient[:, :, start:stop]
         row_gradient = jnp.zeros(rows.shape, jnp.float32)
         slopes = []
@@ -137,11 +137,8 @@ def _score(
 
 def _like_bias(slope: jax.Array, bias: jax.Array) -> jax.Array:
     """The gradient of a bias from the gradient [B, H, n, m] of the scores."""
-    batch = slope.shape[0]
     slope = slope if bias.ndim == 4 else slope.reshape(*slope.shape[:2], *bias.shape[2:])
-    if bias.shape[0] != batch:
-        # Sums over the batch as a product: see `broadcast_batch`.
-        ones = jnp.ones((1, batch), slope.dtype)
-        slope = jnp.matmul(ones, slope.reshape(batch, -1), precision="highest").reshape(1, *slope.shape[1:])
+    if bias.shape[0] != slope.shape[0]:
+        slope = sum_batch(slope)
     axes = tuple(axis for axis in range(slope.ndim) if bias.shape[axis] == 1 and slope.shape[axis] != 1)
     return jnp.sum(slope, axis=axes, keepdims=True).astype(bias.dtype) if axes else slope.astype(bias.dtype)

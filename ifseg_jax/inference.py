@@ -54,12 +54,12 @@ def embed_words(table: jax.Array, words: Words) -> WordEmbeddings:
 def image_features(config: OFAConfig, variables: Any, images: jax.Array, sizes: jax.Array | None = None) -> jax.Array:
     """Trunk features float32 [B, h, w, C] of images uint8 [B, H, W, 3], or float32 in [-1, 1]."""
     model: Any = OFA(config)
-    features = model.apply(variables, _scaled(images), sizes, method=OFA.image_features)
+    features = model.apply(variables, scaled(images), sizes, method=OFA.image_features)
     return features.astype(jnp.float32)
 
 
-def _scaled(images: jax.Array) -> jax.Array:
-    """Pixels in [-1, 1]."""
+def scaled(images: jax.Array) -> jax.Array:
+    """Pixels in [-1, 1], float32: uint8 is scaled, floats are taken as they are."""
     return images.astype(jnp.float32) / 127.5 - 1.0 if images.dtype == jnp.uint8 else images
 
 
@@ -82,7 +82,7 @@ def predict(
         sizes: int32 [B, 2], valid height and width in pixels; None when nothing is padded.
     """
     model: Any = OFA(config)
-    features = model.apply(variables, _scaled(images), sizes, method=OFA.image_features)
+    features = model.apply(variables, scaled(images), sizes, method=OFA.image_features)
     embeddings = model.apply(variables, features, method=OFA.image_embeddings)
     cells = grid_size(sizes, len(config.resnet_stages))
     logits = model.apply(variables, embeddings, words.categories, words.prompt, words.bos, cells, method=OFA.segment)

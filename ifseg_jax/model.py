@@ -292,8 +292,7 @@ class IFSeg:
         from ifseg_jax import adaptation
 
         given = settings if steps is None else {"steps": steps, **settings}
-        names = self.words(categories).names
-        return adaptation.adapt(self, names, adaptation.Adaptation.from_dict({**self.adaptation, **given}))
+        return adaptation.adapt(self, categories, adaptation.Adaptation.from_dict({**self.adaptation, **given}))
 
     def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
         """Writes a directory of safetensors and JSON that `load` reads anywhere; whole or not at all.

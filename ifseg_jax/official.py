@@ -286,19 +286,19 @@ def from_official(
     """
     table = rules(config)
     ours = {rule.official for rule in table}
-    words = tensors[WORDS].read() if any(name in tensors for name in TIED) else None
+    words = tensors[WORDS].read() if WORDS in tensors and not tensors.keys().isdisjoint(TIED) else None
     tied = tuple(name for name in TIED if name in tensors and _is_copy(tensors[name], words))
     carried = [name for name in tensors if name not in ours and name not in tied and CARRIED.match(name)]
     fresh = tuple(rule.official for rule in table if rule.official not in tensors)
     missing = [name for name in fresh if not ADDED_BY_IFSEG.match(name)]
+    unused = sorted(set(tensors) - ours - set(TIED) - set(carried))
+    if missing or unused:
+        raise CheckpointError(mismatch(sorted(missing), unused))
     different = [name for name in TIED if name in tensors and name not in tied and name not in carried]
     if different:
         raise CheckpointError(
             f"{different[0]} differs from {WORDS}; only checkpoints with tied embeddings are supported"
         )
-    unused = sorted(set(tensors) - ours - set(tied) - set(carried))
-    if missing or unused:
-        raise CheckpointError(mismatch(sorted(missing), unused))
     variables: Variables = {}
     for path, parts in _by_path(table).items():
         arrays = [

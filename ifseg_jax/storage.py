@@ -109,12 +109,8 @@ def _read_directory(path: Path, place: Place) -> Stored:
     carried: dict[str, TensorSource] = {}
     if (path / OFFICIAL_FILE).exists():
         carried = dict(_open_safetensors(path / OFFICIAL_FILE))
-    return Stored(config, Converted(variables, carried, *_names(settings)), settings, path)
-
-
-def _names(settings: Mapping[str, Any]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The official names that were tied, and those that were started fresh."""
-    return tuple(settings.get("tied", ())), tuple(settings.get("fresh", ()))
+    tied, fresh = (tuple(settings.get(name, ())) for name in ("tied", "fresh"))
+    return Stored(config, Converted(variables, carried, tied, fresh), settings, path)
 
 
 def _read_config(path: Path) -> tuple[OFAConfig, dict[str, Shape], Mapping[str, Any]]:

@@ -121,7 +121,7 @@ def open_training_data(config: ml_collections.ConfigDict, categories: tuple[str,
     """
     if not config.data.source:
         raise ConfigError("a supervised run needs images: give --config.data.source=FOLDER")
-    return _open(config.data.source, config.data, categories)
+    return _open(config.data, categories)
 
 
 def open_evaluation_data(config: ml_collections.ConfigDict, categories: tuple[str, ...]) -> Dataset | None:
@@ -132,13 +132,16 @@ def open_evaluation_data(config: ml_collections.ConfigDict, categories: tuple[st
     """
     if not config.evaluation.source:
         return None
-    return _open(config.evaluation.source, config.evaluation, categories)
+    return _open(config.evaluation, categories)
 
 
-def _open(source: str, section: ml_collections.ConfigDict, categories: tuple[str, ...]) -> Dataset:
-    dataset = open_dataset(source, **(section.tiny_world if source == TINY_WORLD else section.folder))
+def _open(section: ml_collections.ConfigDict, categories: tuple[str, ...]) -> Dataset:
+    options = section.tiny_world if section.source == TINY_WORLD else section.folder
+    dataset = open_dataset(section.source, **options)
     if len(dataset.names) != len(categories):
-        raise ConfigError(f"{len(categories)} categories do not fit the {len(dataset.names)} classes of {source}")
+        raise ConfigError(
+            f"{len(categories)} categories do not fit the {len(dataset.names)} classes of {section.source}"
+        )
     return dataset
 
 

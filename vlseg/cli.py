@@ -25,12 +25,12 @@ _STORAGE_ERRNOS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACC
 _OWN_LOGGERS = ("vlseg", "ifseg_jax", "lseg_jax")
 
 
-def run(main: Callable[[list[str]], Any], usage: str | None = None, *, arguments: bool = False) -> NoReturn:
+def run(main: Callable[[list[str]], Any], usage: str | None = None) -> NoReturn:
     """Parses the command line, runs `main` and exits.
 
     Args:
-      main: gets the arguments that are not flags, the program's name first. What it returns is the exit code (None: 0).
-      arguments: whether there may be any.
+      main: gets the program's name in a list; anything else that is no flag is refused. What it returns is the exit
+        code (None: 0).
       usage: the text above the flags in --help; without it, the docstring of the module of `main`.
 
     Raises:
@@ -39,7 +39,7 @@ def run(main: Callable[[list[str]], Any], usage: str | None = None, *, arguments
     """
     _quiet_native_logs()
     try:
-        app.run(_with_quiet_logs(main), flags_parser=lambda argv: _parse(argv, main, usage, arguments))
+        app.run(_with_quiet_logs(main), flags_parser=lambda argv: _parse(argv, main, usage))
     except (VlsegError, app.UsageError) as error:
         _fail(str(error))
     except OSError as error:
@@ -53,7 +53,7 @@ def run(main: Callable[[list[str]], Any], usage: str | None = None, *, arguments
     sys.exit(0)
 
 
-def _parse(argv: Sequence[str], main: Callable[..., Any], usage: str | None, arguments: bool) -> list[str]:
+def _parse(argv: Sequence[str], main: Callable[..., Any], usage: str | None) -> list[str]:
     wanted = frozenset(argv[1 : argv.index("--")] if "--" in argv else argv[1:])
     if wanted & (_HELP | _HELP_ALL):
         print(_help_text(main, usage, complete=bool(wanted & _HELP_ALL)))
@@ -70,7 +70,7 @@ def _parse(argv: Sequence[str], main: Callable[..., Any], usage: str | None, arg
         if not _is_unknown_setting(error):
             raise
         _fail(_setting_message(error))
-    if positionals[1:] and not arguments:
+    if positionals[1:]:
         # A pattern that the shell has expanded, or a list with blanks, would otherwise lose all but its first part.
         _fail(f"unexpected argument {positionals[1]!r}: put a pattern or a list with blanks in quotes")
     return positionals

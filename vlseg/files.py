@@ -187,7 +187,7 @@ def _check_replaceable(path: PathLike, target: Path, overwrite: bool) -> None:
     if not target.is_dir():
         raise StorageError(f"cannot write the directory {os.fspath(path)}: a file of that name exists")
     if not overwrite:
-        raise StorageError(f"{os.fspath(path)} exists already; remove it or choose another place")
+        check_absent(path)
 
 
 def _move_into_place(new: Path, target: Path) -> None:
