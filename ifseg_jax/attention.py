@@ -5,7 +5,8 @@ are computed again (Dao et al. 2022, Sec. 3.1 and Appendix B.2), which costs one
 """
 
 import functools
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -16,6 +17,10 @@ from vlseg.nn.broadcast import sum_batch
 
 OUTPUT = "attention"
 """Name under which a recomputation policy finds the output and the rows' normalizers."""
+
+
+CACHED_SCORES = 2**22
+"""More scores than this do not fit the caches of a CPU, which then computes one head after another."""
 
 
 class KeyBlock(NamedTuple):
@@ -70,9 +75,44 @@ def _attend(
     return _forward(ranges, query, key, value, biases, mask)[0]
 
 
+def _over_heads(function: Callable[..., Any], query: jax.Array, key: jax.Array, *others: Any) -> Any:
+    """`function` of query, key and other trees of [B, H, ...]; on CPUs one head after another if scores are many."""
+    arrays = (query, key, *others)
+
+    def together(*arrays: Any) -> Any:
+        return function(*arrays)
+
+    def one_by_one(*arrays: Any) -> Any:
+        heads = jax.tree.map(lambda x: jnp.moveaxis(x, 1, 0)[:, :, None], arrays)
+        results = jax.lax.map(lambda head: function(*head), heads)
+        return jax.tree.map(lambda x: jnp.moveaxis(x[:, :, 0], 0, 1), results)
+
+    if math.prod(query.shape[:3]) * key.shape[2] <= CACHED_SCORES:
+        return together(*arrays)
+    return jax.lax.platform_dependent(*arrays, cpu=one_by_one, default=together)
+
+
 def _forward(
     ranges: tuple[Ranges, ...], query: jax.Array, key: jax.Array, value: jax.Array, biases: Any, mask: Any
 ) -> tuple[jax.Array, tuple]:
+    function = functools.partial(_output, ranges, mask)
+    output, normalizer = (checkpoint_name(x, OUTPUT) for x in _over_heads(function, query, key, value, biases))
+    return output, (query, key, value, biases, mask, output, normalizer)
+
+
+def _backward(ranges: tuple[Ranges, ...], saved: tuple, gradient: jax.Array) -> tuple:
+    query, key, value, biases, mask, output, normalizer = saved
+    function = functools.partial(_gradients, ranges, mask)
+    return (*_over_heads(function, query, key, value, biases, output, normalizer, gradient), None)
+
+
+_attend.defvjp(_forward, _backward)
+
+
+def _output(
+    ranges: tuple[Ranges, ...], mask: jax.Array | None, query: jax.Array, key: jax.Array, value: jax.Array, biases: Any
+) -> tuple[jax.Array, jax.Array]:
+    """Output [B, H, n, d] and the logarithm of each row's sum of exponentials [B, H, n, 1]."""
     outputs, normalizers = [], []
     for ((start, stop), parts), block_biases in zip(ranges, biases, strict=True):
         rows = query[:, :, start:stop]
@@ -88,16 +128,25 @@ def _forward(
         ]
         outputs.append((functools.reduce(jnp.add, products) / total).astype(value.dtype))
         normalizers.append(peak + jnp.log(total))
-    output = checkpoint_name(jnp.concatenate(outputs, axis=2), OUTPUT)
-    normalizer = checkpoint_name(jnp.concatenate(normalizers, axis=2), OUTPUT)
-    return output, (query, key, value, biases, mask, output, normalizer)
+    return jnp.concatenate(outputs, axis=2), jnp.concatenate(normalizers, axis=2)
 
 
-def _backward(ranges: tuple[Ranges, ...], saved: tuple, gradient: jax.Array) -> tuple:
-    query, key, value, biases, mask, output, normalizer = saved
+def _gradients(
+    ranges: tuple[Ranges, ...],
+    mask: jax.Array | None,
+    query: jax.Array,
+    key: jax.Array,
+    value: jax.Array,
+    biases: Any,
+    output: jax.Array,
+    normalizer: jax.Array,
+    gradient: jax.Array,
+) -> tuple:
+    """Gradients of query, key, value and biases from that of the output."""
     common = jnp.einsum("bhnd,bhnd->bhn", gradient, output, preferred_element_type=jnp.float32)[..., None]
     query_gradients, bias_gradients = [], []
-    key_gradient, value_gradient = jnp.zeros(key.shape, jnp.float32), jnp.zeros(value.shape, jnp.float32)
+    # Transposed, so that the large factors of their products need not be.
+    key_gradient, value_gradient = jnp.zeros(key.mT.shape, jnp.float32), jnp.zeros(value.mT.shape, jnp.float32)
     for ((start, stop), parts), block_biases in zip(ranges, biases, strict=True):
         rows, slope_out = query[:, :, start:stop], gradient[:, :, start:stop]
         row_gradient = jnp.zeros(rows.shape, jnp.float32)
@@ -109,17 +158,14 @@ def _backward(ranges: tuple[Ranges, ...], saved: tuple, gradient: jax.Array) -> 
             slopes.append(None if bias is None else _like_bias(slope, bias))
             weight, slope = weight.astype(value.dtype), slope.astype(key.dtype)
             row_gradient += jnp.einsum("bhnm,bhme->bhne", slope, key[:, :, a:b], preferred_element_type=jnp.float32)
-            key_part = jnp.einsum("bhnm,bhne->bhme", slope, rows, preferred_element_type=jnp.float32)
-            value_part = jnp.einsum("bhnm,bhnd->bhmd", weight, slope_out, preferred_element_type=jnp.float32)
-            key_gradient = key_gradient.at[:, :, a:b].add(key_part)
-            value_gradient = value_gradient.at[:, :, a:b].add(value_part)
+            key_part = jnp.einsum("bhne,bhnm->bhem", rows, slope, preferred_element_type=jnp.float32)
+            value_part = jnp.einsum("bhnd,bhnm->bhdm", slope_out, weight, preferred_element_type=jnp.float32)
+            key_gradient = key_gradient.at[..., a:b].add(key_part)
+            value_gradient = value_gradient.at[..., a:b].add(value_part)
         query_gradients.append(row_gradient.astype(query.dtype))
         bias_gradients.append(slopes)
     query_gradient = jnp.concatenate(query_gradients, axis=2)
-    return query_gradient, key_gradient.astype(key.dtype), value_gradient.astype(value.dtype), bias_gradients, None
-
-
-_attend.defvjp(_forward, _backward)
+    return query_gradient, key_gradient.mT.astype(key.dtype), value_gradient.mT.astype(value.dtype), bias_gradients
 
 
 def _score(

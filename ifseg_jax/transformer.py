@@ -21,8 +21,15 @@ from vlseg.nn.layer_norm import LayerNorm
 MASKED = -1e9
 """Score of a pair that must not attend; finite so that rows without any valid key stay finite."""
 
-PRODUCT = "product"
-"""Name under which a recomputation policy finds the results of linear layers."""
+PROJECTION, PRODUCT = "projection", "product"
+"""Names under which a recomputation policy finds queries, keys and values, and the results of other linear layers."""
+
+KEPT = {
+    "layer": (),
+    "attention": (PROJECTION, attention.OUTPUT),
+    "elementwise": (PROJECTION, PRODUCT, attention.OUTPUT),
+}
+"""What each `remat` keeps for the backward pass besides the input of each layer; "none" keeps all."""
 
 
 class PositionPair(NamedTuple):
@@ -41,11 +48,6 @@ def dense(config: OFAConfig, features: int, name: str | None = None) -> nn.Dense
     """Linear layer in the computation dtype, Xavier-uniform as in OFA."""
     initializer = nn.initializers.xavier_uniform()
     return nn.Dense(features, dtype=jnp.dtype(config.dtype), kernel_init=initializer, name=name)
-
-
-def product(x: jax.Array) -> jax.Array:
-    """Marks the result of a linear layer, which `remat="elementwise"` keeps."""
-    return checkpoint_name(x, PRODUCT)
 
 
 def split_heads(x: jax.Array, heads: int) -> jax.Array:
@@ -76,9 +78,9 @@ class Attention(nn.Module):
         config = self.config
         heads = config.heads
         scale = (2 * config.width // heads) ** -0.5
-        query = product(dense(config, config.width, "query")(x)) * scale
-        key = product(dense(config, config.width, "key")(memory))
-        value = split_heads(product(dense(config, config.width, "value")(memory)), heads)
+        query = checkpoint_name(dense(config, config.width, "query")(x), PROJECTION) * scale
+        key = checkpoint_name(dense(config, config.width, "key")(memory), PROJECTION)
+        value = split_heads(checkpoint_name(dense(config, config.width, "value")(memory), PROJECTION), heads)
         head_scale = self.param("head_scale", nn.initializers.ones, (heads,))
 
         def with_position(content: jax.Array, extra: jax.Array) -> jax.Array:
@@ -91,7 +93,7 @@ class Attention(nn.Module):
         output = attend(query, key, value, blocks, mask) * head_scale[:, None, None].astype(value.dtype)
         batch, _, length, _ = output.shape
         output = output.transpose(0, 2, 1, 3).reshape(batch, length, config.width)
-        return product(dense(config, config.width, "out")(output))
+        return checkpoint_name(dense(config, config.width, "out")(output), PRODUCT)
 
 
 class FeedForward(nn.Module):
@@ -102,7 +104,8 @@ class FeedForward(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """[B, n, D] -> [B, n, D]."""
-        x = nn.gelu(product(dense(self.config, self.config.ffn_width, "fc1")(x)), approximate=False)
+        x = checkpoint_name(dense(self.config, self.config.ffn_width, "fc1")(x), PRODUCT)
+        x = nn.gelu(x, approximate=False)
         x = layer_norm(self.config, "norm")(x)
         return dense(self.config, self.config.width, "fc2")(x)
 
@@ -216,8 +219,7 @@ class DecoderLayer(nn.Module):
 def stack(layer: type[nn.Module], config: OFAConfig, length: int, name: str | None = None) -> nn.Module:
     """`length` layers as one scanned module: (x, context, drop path rates [length], deterministic) -> (x, None)."""
     if config.remat != "none":
-        kept = () if config.remat == "layer" else (PRODUCT, attention.OUTPUT)
-        policy = jax.checkpoint_policies.save_only_these_names(*kept)
+        policy = jax.checkpoint_policies.save_only_these_names(*KEPT[config.remat])
         layer = nn.remat(layer, prevent_cse=False, static_argnums=(4,), policy=policy)
     scanned = nn.scan(
         layer,

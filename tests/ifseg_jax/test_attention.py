@@ -5,10 +5,19 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from ifseg_jax import attention
 from ifseg_jax.attention import KeyBlock, QueryBlock, attend
 
 HEADS, QUERIES, KEYS, WIDTH = 2, 6, 8, 4
 FAR = -1e9
+
+
+@pytest.fixture(params=["together", "one by one"], autouse=True)
+def heads(request, monkeypatch):
+    """Whether this CPU takes the heads of these few scores one after another."""
+    if request.param == "one by one":
+        monkeypatch.setattr(attention, "CACHED_SCORES", 0)
+    return request.param
 
 
 def inputs(batch, dtype=jnp.float32):
@@ -93,3 +102,12 @@ def test_low_precision_keeps_types():
     assert [x.dtype for x in pull(output)] == [jnp.bfloat16] * 3
     exact = attend(*(x.astype(jnp.float32) for x in (query, key, value)), blocks, None)
     np.testing.assert_allclose(output.astype(jnp.float32), exact, rtol=0.03, atol=0.03)
+
+
+@pytest.mark.parametrize("platform", ["cpu", "cuda", "tpu"])
+def test_accelerators_take_all_heads_at_once(platform, heads):
+    def output(query, key, value):
+        return attend(query, key, value, in_blocks(biases(1)), None)
+
+    text = jax.jit(output).trace(*inputs(1)).lower(lowering_platforms=(platform,)).as_text()
+    assert ("while" in text) == (platform == "cpu" and heads == "one by one")

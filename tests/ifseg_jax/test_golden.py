@@ -169,7 +169,7 @@ def test_recomputation_does_not_change_gradients(micro_config, micro_variables, 
 
     reference = gradients("none")
     assert sum(bool(np.abs(value).max() > 1e-6) for value in reference.values()) > 40
-    for remat in ("elementwise", "layer"):
+    for remat in ("elementwise", "attention", "layer"):
         for name, gradient in gradients(remat).items():
             np.testing.assert_allclose(gradient, reference[name], rtol=1e-4, atol=1e-6, err_msg=f"{remat}: {name}")
 

@@ -1,11 +1,16 @@
 """Compiling a training step once, without keeping the compiler's memory."""
 
 import ctypes
+import gc
 import sys
 from collections.abc import Callable
 from typing import Any
 
 import jax
+
+CPU_OPTIONS: dict[str, str | bool] = {"xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"}
+"""Runs operations in an order that keeps few results at a time, not in one that lets many run at once: on the few cores
+of a host each operation fills the machine anyway."""
 
 
 def compile_once(function: Callable[..., Any], *, donate_argnums: int | tuple[int, ...] = ()) -> Callable[..., Any]:
@@ -21,12 +26,14 @@ def compile_once(function: Callable[..., Any], *, donate_argnums: int | tuple[in
     Returns:
         The compiled function. A call with other shapes or types than the first raises TypeError.
     """
-    jitted = jax.jit(function, donate_argnums=donate_argnums)
     compiled: list[Callable[..., Any]] = []
 
     def call(*arguments: Any) -> Any:
         if not compiled:
-            compiled.append(jitted.lower(*arguments).compile())
+            options = CPU_OPTIONS if jax.default_backend() == "cpu" else None
+            lowered = jax.jit(function, donate_argnums=donate_argnums).lower(*arguments)
+            compiled.append(lowered.compile(options))
+            del lowered
             _release_free_memory()
         return compiled[0](*arguments)
 
@@ -34,7 +41,8 @@ def compile_once(function: Callable[..., Any], *, donate_argnums: int | tuple[in
 
 
 def _release_free_memory() -> None:
-    """Asks glibc to return what it keeps for later; other C libraries do so unasked."""
+    """Drops what tracing has left, and asks glibc to return what it keeps; other C libraries do so unasked."""
+    gc.collect()
     if sys.platform == "linux":
         trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
         if trim is not None:
