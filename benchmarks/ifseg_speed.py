@@ -39,7 +39,9 @@ def random_variables(config: OFAConfig) -> Any:
     def fill(leaf: jax.ShapeDtypeStruct) -> jax.Array:
         return jnp.asarray(rng.standard_normal(leaf.shape, np.float32) * 0.02)
 
-    return jax.tree.map(fill, shapes)
+    variables = jax.tree.map(fill, shapes)
+    jax.clear_caches()  # weights that are read from a file leave no traces of their initialisation in memory
+    return variables
 
 
 def random_words(config: OFAConfig) -> WordEmbeddings:

@@ -8,7 +8,6 @@ on held-out scenes, with and without kNN averaging. Writes results.json and prin
 """
 
 import statistics
-from pathlib import Path
 
 from absl import flags
 
@@ -47,23 +46,24 @@ def score(model: IFSeg, dataset: TinyWorldDataset) -> Scores:
 def main(_: list[str]) -> None:
     """The command."""
     options = flags.FLAGS
-    out = Path(options.out)
-    out.mkdir(parents=True, exist_ok=True)
-    base = load(options.checkpoint)
-    dataset = TinyWorldDataset("test", count=options.scenes)
-    results: dict[str, list[Scores]] = {"unadapted": [score(base, dataset)]}
+    with files.output_directory(options.out) as out:
+        results = compare(load(options.checkpoint), options.scenes, options.seeds)
+        files.atomic_write_json(out / "results.json", {"scenes": options.scenes, "mIoU": results})
+    print(table(results))
+
+
+def compare(base: IFSeg, scenes: int, seeds: int) -> dict[str, list[Scores]]:
+    """Scores of the unadapted model and, for each seed, of each mode of training."""
+    dataset = TinyWorldDataset("test", count=scenes)
+    results = {"unadapted": [score(base, dataset)]}
     print("unadapted", results["unadapted"][0], flush=True)
-    for seed in range(options.seeds):
+    for seed in range(seeds):
         settings = Adaptation(**{**tiny.get_config().adaptation, "seed": seed})
         for mode in MODES:
-            if mode == "image_free":
-                model = adaptation.adapt(base, NAMES, settings)
-            else:
-                model = supervised(base, settings)
+            model = adaptation.adapt(base, NAMES, settings) if mode == "image_free" else supervised(base, settings)
             results.setdefault(mode, []).append(score(model, dataset))
             print(f"seed {seed}", mode, results[mode][-1], flush=True)
-    files.atomic_write_json(out / "results.json", {"scenes": options.scenes, "mIoU": results})
-    print(table(results))
+    return results
 
 
 def table(results: dict[str, list[Scores]]) -> str:

@@ -29,9 +29,8 @@ class OFAConfig:
             "encoder_image" uses the encoder's image positions in the decoder, as the paper says (Sec. 2.2, footnote 4).
         dtype: of the computation, "float32" or "bfloat16"; parameters, softmax and losses stay float32.
         remat: what the backward pass computes again instead of keeping: "none" (attention scores only), "elementwise"
-            (all but the results of linear layers and of attention), "attention" (all but the queries, keys, values and
-            results of attention), or "layer" (all but the input of each layer). In this order they take less memory
-            and more time.
+            (all but the results of linear layers and of attention), "attention" (all but the results of attention), or
+            "layer" (all but the input of each layer). In this order they take less memory and more time.
         query_blocks: attention is computed in this many blocks of queries, so that scores stay small.
     """
 

@@ -21,13 +21,13 @@ from vlseg.nn.layer_norm import LayerNorm
 MASKED = -1e9
 """Score of a pair that must not attend; finite so that rows without any valid key stay finite."""
 
-PROJECTION, PRODUCT = "projection", "product"
-"""Names under which a recomputation policy finds queries, keys and values, and the results of other linear layers."""
+PRODUCT = "product"
+"""Name under which a recomputation policy finds the results of linear layers."""
 
 KEPT = {
     "layer": (),
-    "attention": (PROJECTION, attention.OUTPUT),
-    "elementwise": (PROJECTION, PRODUCT, attention.OUTPUT),
+    "attention": (attention.OUTPUT,),
+    "elementwise": (attention.OUTPUT, PRODUCT),
 }
 """What each `remat` keeps for the backward pass besides the input of each layer; "none" keeps all."""
 
@@ -78,9 +78,9 @@ class Attention(nn.Module):
         config = self.config
         heads = config.heads
         scale = (2 * config.width // heads) ** -0.5
-        query = checkpoint_name(dense(config, config.width, "query")(x), PROJECTION) * scale
-        key = checkpoint_name(dense(config, config.width, "key")(memory), PROJECTION)
-        value = split_heads(checkpoint_name(dense(config, config.width, "value")(memory), PROJECTION), heads)
+        query = checkpoint_name(dense(config, config.width, "query")(x), PRODUCT) * scale
+        key = checkpoint_name(dense(config, config.width, "key")(memory), PRODUCT)
+        value = split_heads(checkpoint_name(dense(config, config.width, "value")(memory), PRODUCT), heads)
         head_scale = self.param("head_scale", nn.initializers.ones, (heads,))
 
         def with_position(content: jax.Array, extra: jax.Array) -> jax.Array:

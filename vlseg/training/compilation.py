@@ -8,10 +8,6 @@ from typing import Any
 
 import jax
 
-CPU_OPTIONS: dict[str, str | bool] = {"xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"}
-"""Runs operations in an order that keeps few results at a time, not in one that lets many run at once: on the few cores
-of a host each operation fills the machine anyway."""
-
 
 def compile_once(function: Callable[..., Any], *, donate_argnums: int | tuple[int, ...] = ()) -> Callable[..., Any]:
     """`jax.jit` for a function whose arguments have the same shapes and types in every call.
@@ -30,10 +26,10 @@ def compile_once(function: Callable[..., Any], *, donate_argnums: int | tuple[in
 
     def call(*arguments: Any) -> Any:
         if not compiled:
-            options = CPU_OPTIONS if jax.default_backend() == "cpu" else None
-            lowered = jax.jit(function, donate_argnums=donate_argnums).lower(*arguments)
-            compiled.append(lowered.compile(options))
-            del lowered
+            # JAX keeps a function's trace as long as the function: that of a wrapper goes with it.
+            jitted = jax.jit(lambda *arguments: function(*arguments), donate_argnums=donate_argnums)
+            compiled.append(jitted.lower(*arguments).compile())
+            del jitted
             _release_free_memory()
         return compiled[0](*arguments)
 
