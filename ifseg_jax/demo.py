@@ -35,16 +35,13 @@ def draw(dataset: TinyWorldDataset, unadapted: IFSeg, adapted: IFSeg, path: Path
     visualize.save_image(path, visualize.panel(rows, titles, scale=3))
 
 
-def main(_: list[str]) -> None:
-    """The command."""
-    options = flags.FLAGS
+def run(out: Path, steps: int, scenes: int, seed: int) -> None:
+    """Adapts, scores and draws."""
     started = time.monotonic()
-    out = Path(options.out)
-    out.mkdir(parents=True, exist_ok=True)
     model = load("tiny")
-    dataset = TinyWorldDataset("test", count=options.scenes)
+    dataset = TinyWorldDataset("test", count=scenes)
     print(f"adapting to {len(NAMES)} words without images", flush=True)
-    adapted = model.adapt(NAMES, options.steps, seed=options.seed)
+    adapted = model.adapt(NAMES, steps, seed=seed)
     rounds = (0, model.inference.knn_iterations)
     report = {}
     for title, candidate in (("unadapted", model), ("image-free", adapted)):
@@ -52,8 +49,15 @@ def main(_: list[str]) -> None:
         report[title] = {"mIoU": plain.miou, "mIoU_knn": averaged.miou}
         print(f"{title}: mIoU {100 * plain.miou:.1f}, with kNN averaging {100 * averaged.miou:.1f}", flush=True)
     draw(dataset, model, adapted, out / "scenes.png")
-    files.atomic_write_json(out / "scores.json", {"scenes": options.scenes, **report})
+    files.atomic_write_json(out / "scores.json", {"scenes": scenes, **report})
     print(f"wrote {out / 'scenes.png'} and {out / 'scores.json'} after {time.monotonic() - started:.0f} s")
+
+
+def main(_: list[str]) -> None:
+    """The command."""
+    options = flags.FLAGS
+    with files.output_directory(options.out) as out:
+        run(out, options.steps, options.scenes, options.seed)
 
 
 if __name__ == "__main__":
