@@ -16,13 +16,13 @@ import jax.numpy as jnp
 import optax
 from tqdm import tqdm
 
-from ifseg_jax import official
 from ifseg_jax.artificial import artificial_batch
 from ifseg_jax.config import OFAConfig
 from ifseg_jax.inference import WordEmbeddings, scaled
 from ifseg_jax.losses import upsampled_cross_entropy
 from ifseg_jax.model import IFSeg
 from ifseg_jax.ofa import OFA
+from vlseg import state_dicts
 from vlseg.errors import ConfigError
 from vlseg.training import optimizers
 from vlseg.training.compilation import compile_once
@@ -110,7 +110,7 @@ class Adaptation:
 
 def split(variables: Any, config: OFAConfig) -> tuple[Variables, Variables]:
     """Variables as (trained, kept), both flat: "params/..." -> array."""
-    flat = official.flatten(variables)
+    flat = state_dicts.flatten(variables)
     table = "cell" if config.decoder_positions == "encoder_image" else "image"
     unused = re.compile(rf"params/decoder/layers/{table}_table")
 
@@ -190,7 +190,7 @@ def image_free_step(
 
         def loss(params: Any) -> jax.Array:
             cells = words.categories[batch.grids]
-            variables = official.unflatten({**constant, **params})
+            variables = state_dicts.unflatten({**constant, **params})
             return segmentation_loss(config, variables, words, cells, batch.targets, dropout_key, settings.row_block)
 
         return _update(state, optimizer, loss)
@@ -223,12 +223,12 @@ def supervised_step(
     ) -> tuple[State, Metrics]:
         key = jax.random.fold_in(base, number)
         model: Any = OFA(config)
-        whole = official.unflatten({**frozen, **state["params"]})
+        whole = state_dicts.unflatten({**frozen, **state["params"]})
         features = model.apply(whole, scaled(images), method=OFA.image_features)
         cells = model.apply(whole, features, method=OFA.image_embeddings)
 
         def loss(params: Any) -> jax.Array:
-            variables = official.unflatten({**frozen, **params})
+            variables = state_dicts.unflatten({**frozen, **params})
             return segmentation_loss(config, variables, words, cells, targets, key, settings.row_block)
 
         return _update(state, optimizer, loss)
@@ -243,7 +243,7 @@ def supervised_step(
 def adapted(model: IFSeg, categories: tuple[str, ...], state: State, kept: Variables) -> IFSeg:
     """The model with the trained parameters of `state`, for these categories."""
     carried = {name: tensor for name, tensor in model.carried.items() if ".seg_" not in name}
-    variables = official.unflatten({**kept, **state["params"]})
+    variables = state_dicts.unflatten({**kept, **state["params"]})
     return dataclasses.replace(model, variables=variables, categories=categories, carried=carried, fresh=())
 
 

@@ -25,13 +25,13 @@ import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
-from ifseg_jax import inference, official, storage
+from ifseg_jax import inference, storage
 from ifseg_jax.knn import knn_average
 from ifseg_jax.model import IFSeg, load
-from ifseg_jax.official import ArrayTensor
-from vlseg import cli, files
+from vlseg import cli, files, state_dicts
 from vlseg.data.folder import names_from
 from vlseg.errors import ConfigError, VocabularyError
+from vlseg.state_dicts import ArrayTensor
 
 FORMATS = ("directory", "official", "stablehlo")
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
@@ -81,8 +81,8 @@ def segmenter(model: IFSeg, knn: bool = True) -> Callable[[jax.Array], dict[str,
     words = model.word_embeddings()
     settings = model.inference
     # The words are looked up already, and their table would be a third of the file.
-    flat = official.flatten(model.variables)
-    variables = official.unflatten({name: value for name, value in flat.items() if "/word_embedding/" not in name})
+    flat = state_dicts.flatten(model.variables)
+    variables = state_dicts.unflatten({name: value for name, value in flat.items() if "/word_embedding/" not in name})
 
     def segment(images: jax.Array) -> dict[str, jax.Array]:
         batch, height, width, _ = images.shape

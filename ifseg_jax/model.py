@@ -15,12 +15,13 @@ from ifseg_jax import inference, storage
 from ifseg_jax.config import OFAConfig
 from ifseg_jax.inference import Prediction, WordEmbeddings
 from ifseg_jax.knn import knn_average
-from ifseg_jax.official import Converted, TensorSource
+from ifseg_jax.official import Converted
 from ifseg_jax.vocabulary import Tokenizer, Words, encode_categories, load_tokenizer
 from vlseg import visualize
 from vlseg.data import images as image_files
 from vlseg.errors import CheckpointError, ConfigError, VocabularyError
 from vlseg.nn.resize import resize_bilinear
+from vlseg.state_dicts import TensorSource
 
 BUNDLED = "tiny"
 OPTIONS = ("dropout", "drop_path", "decoder_positions", "dtype", "remat", "query_blocks")

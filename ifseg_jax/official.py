@@ -1,93 +1,30 @@
 """Names and layouts of official OFA and IFSeg parameters, both ways; bit-exact.
 
-The official code is PyTorch: linear weights are [out, in], convolutions [out, in, h, w]. Each rule below pairs an
-official name with a path in our variables. `from_official` refuses names it does not know and lists what is missing;
-`to_official` is its exact inverse, data types included.
+`from_official` refuses names it does not know and lists what is missing; `to_official` is its exact inverse, data types
+included.
 """
 
 import re
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from ifseg_jax.config import OFAConfig
 from vlseg.errors import CheckpointError
-
-Variables = dict[str, Any]
-
-
-class TensorSource(Protocol):
-    """A tensor of a checkpoint file that is read on demand."""
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Its shape."""
-
-    def read(self) -> np.ndarray:
-        """Its values."""
-
-
-class ArrayTensor(NamedTuple):
-    """An array in memory as a `TensorSource`."""
-
-    array: np.ndarray
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Its shape."""
-        return tuple(self.array.shape)
-
-    def read(self) -> np.ndarray:
-        """The array itself."""
-        return self.array
-
-
-class Layout(NamedTuple):
-    """A change of layout and its inverse."""
-
-    to_ours: Callable[[np.ndarray], np.ndarray]
-    to_official: Callable[[np.ndarray], np.ndarray]
-
-
-SAME = Layout(lambda x: x, lambda x: x)
-LINEAR = Layout(lambda x: x.T, lambda x: x.T)
-CONVOLUTION = Layout(lambda x: x.transpose(2, 3, 1, 0), lambda x: x.transpose(3, 2, 0, 1))
-
-
-class Rule(NamedTuple):
-    """One official parameter.
-
-    official: its name. path: where it stands in our variables. layout: how it is laid out there.
-    layer: its index along the leading axis of stacked layers, or None.
-    """
-
-    official: str
-    path: str
-    layout: Layout
-    layer: int | None = None
-
-
-_NORM = {"weight": "scale", "bias": "bias"}
-_BATCH_NORM = {"weight": "params/{}/scale", "bias": "params/{}/bias"} | {
-    "running_mean": "batch_stats/{}/mean",
-    "running_var": "batch_stats/{}/variance",
-}
-
-
-def _linear(official: str, ours: str) -> list[Rule]:
-    return [
-        Rule(f"{official}.weight", f"params/{ours}/kernel", LINEAR),
-        Rule(f"{official}.bias", f"params/{ours}/bias", SAME),
-    ]
-
-
-def _norm(official: str, ours: str) -> list[Rule]:
-    return [Rule(f"{official}.{leaf}", f"params/{ours}/{name}", SAME) for leaf, name in _NORM.items()]
-
-
-def _batch_norm(official: str, ours: str) -> list[Rule]:
-    return [Rule(f"{official}.{leaf}", path.format(ours), SAME) for leaf, path in _BATCH_NORM.items()]
+from vlseg.state_dicts import (
+    CONVOLUTION,
+    SAME,
+    Rule,
+    TensorSource,
+    Variables,
+    assemble,
+    batch_norm,
+    disassemble,
+    linear,
+    mismatch,
+    norm,
+)
 
 
 def _table(official: str, ours: str) -> list[Rule]:
@@ -97,54 +34,54 @@ def _table(official: str, ours: str) -> list[Rule]:
 def _attention(official: str, ours: str) -> list[Rule]:
     rules = [Rule(f"{official}.c_attn", f"params/{ours}/head_scale", SAME)]
     for name, path in (("q_proj", "query"), ("k_proj", "key"), ("v_proj", "value"), ("out_proj", "out")):
-        rules += _linear(f"{official}.{name}", f"{ours}/{path}")
+        rules += linear(f"{official}.{name}", f"{ours}/{path}")
     return rules
 
 
 def _feed_forward(official: str, ours: str) -> list[Rule]:
     return [
-        *_linear(f"{official}.fc1", f"{ours}/ffn/fc1"),
-        *_linear(f"{official}.fc2", f"{ours}/ffn/fc2"),
-        *_norm(f"{official}.ffn_layernorm", f"{ours}/ffn/norm"),
-        *_norm(f"{official}.final_layer_norm", f"{ours}/ffn_norm"),
+        *linear(f"{official}.fc1", f"{ours}/ffn/fc1"),
+        *linear(f"{official}.fc2", f"{ours}/ffn/fc2"),
+        *norm(f"{official}.ffn_layernorm", f"{ours}/ffn/norm"),
+        *norm(f"{official}.final_layer_norm", f"{ours}/ffn_norm"),
     ]
 
 
 def _resnet(official: str, ours: str, stages: Iterable[int]) -> list[Rule]:
     rules = [Rule(f"{official}.conv1.weight", f"params/{ours}/conv1/kernel", CONVOLUTION)]
-    rules += _batch_norm(f"{official}.bn1", f"{ours}/bn1")
+    rules += batch_norm(f"{official}.bn1", f"{ours}/bn1")
     for stage, blocks in enumerate(stages, start=1):
         for block in range(blocks):
             source, target = f"{official}.layer{stage}.{block}", f"{ours}/layer{stage}_{block}"
             for number in (1, 2, 3):
                 kernel = f"params/{target}/conv{number}/kernel"
                 rules.append(Rule(f"{source}.conv{number}.weight", kernel, CONVOLUTION))
-                rules += _batch_norm(f"{source}.bn{number}", f"{target}/bn{number}")
+                rules += batch_norm(f"{source}.bn{number}", f"{target}/bn{number}")
             if block == 0:
                 kernel = f"params/{target}/downsample_conv/kernel"
                 rules.append(Rule(f"{source}.downsample.0.weight", kernel, CONVOLUTION))
-                rules += _batch_norm(f"{source}.downsample.1", f"{target}/downsample_bn")
+                rules += batch_norm(f"{source}.downsample.1", f"{target}/downsample_bn")
     return rules
 
 
 def _encoder(config: OFAConfig) -> list[Rule]:
     rules = _table("encoder.type_embedding", "encoder/type_embedding")
     rules += _resnet("encoder.embed_images", "encoder/resnet", config.resnet_stages)
-    rules += _linear("encoder.image_proj", "encoder/image_projection")
-    rules += _norm("encoder.layernorm_embedding", "encoder/word_norm")
-    rules += _norm("encoder.patch_layernorm_embedding", "encoder/image_norm")
+    rules += linear("encoder.image_proj", "encoder/image_projection")
+    rules += norm("encoder.layernorm_embedding", "encoder/word_norm")
+    rules += norm("encoder.patch_layernorm_embedding", "encoder/image_norm")
     rules += _table("encoder.embed_positions", "encoder/word_positions")
     rules += _table("encoder.embed_image_positions", "encoder/image_positions")
-    rules += _norm("encoder.pos_ln", "encoder/word_position_norm")
-    rules += _norm("encoder.image_pos_ln", "encoder/image_position_norm")
-    rules += _linear("encoder.pos_q_linear", "encoder/position_query")
-    rules += _linear("encoder.pos_k_linear", "encoder/position_key")
-    rules += _norm("encoder.layer_norm", "encoder/norm")
+    rules += norm("encoder.pos_ln", "encoder/word_position_norm")
+    rules += norm("encoder.image_pos_ln", "encoder/image_position_norm")
+    rules += linear("encoder.pos_q_linear", "encoder/position_query")
+    rules += linear("encoder.pos_k_linear", "encoder/position_key")
+    rules += norm("encoder.layer_norm", "encoder/norm")
     for layer in range(config.encoder_layers):
         source, target = f"encoder.layers.{layer}", "encoder/layers"
         stacked = _attention(f"{source}.self_attn", f"{target}/attention")
-        stacked += _norm(f"{source}.self_attn_layer_norm", f"{target}/attention_norm")
-        stacked += _norm(f"{source}.attn_ln", f"{target}/attention_output_norm")
+        stacked += norm(f"{source}.self_attn_layer_norm", f"{target}/attention_norm")
+        stacked += norm(f"{source}.attn_ln", f"{target}/attention_output_norm")
         stacked += _feed_forward(source, target)
         stacked += _table(f"encoder.token_rel_pos_table_list.{layer}", f"{target}/token_table")
         stacked += _table(f"encoder.image_rel_pos_table_list.{layer}", f"{target}/image_table")
@@ -153,26 +90,26 @@ def _encoder(config: OFAConfig) -> list[Rule]:
 
 
 def _decoder(config: OFAConfig) -> list[Rule]:
-    rules = _norm("decoder.layernorm_embedding", "decoder/embedding_norm")
-    rules += _norm("decoder.code_layernorm_embedding", "decoder/code_embedding_norm")
+    rules = norm("decoder.layernorm_embedding", "decoder/embedding_norm")
+    rules += norm("decoder.code_layernorm_embedding", "decoder/code_embedding_norm")
     rules += _table("decoder.embed_positions", "decoder/word_positions")
     rules += _table("decoder.embed_image_positions", "decoder/image_positions")
     rules += _table("decoder.embed_seg_positions", "decoder/cell_positions")
-    rules += _norm("decoder.pos_ln", "decoder/word_position_norm")
-    rules += _norm("decoder.image_pos_ln", "decoder/image_position_norm")
-    rules += _norm("decoder.seg_pos_ln", "decoder/cell_position_norm")
+    rules += norm("decoder.pos_ln", "decoder/word_position_norm")
+    rules += norm("decoder.image_pos_ln", "decoder/image_position_norm")
+    rules += norm("decoder.seg_pos_ln", "decoder/cell_position_norm")
     for kind in ("self", "cross"):
-        rules += _linear(f"decoder.{kind}_pos_q_linear", f"decoder/{kind}_position_query")
-        rules += _linear(f"decoder.{kind}_pos_k_linear", f"decoder/{kind}_position_key")
-    rules += _norm("decoder.layer_norm", "decoder/norm")
+        rules += linear(f"decoder.{kind}_pos_q_linear", f"decoder/{kind}_position_query")
+        rules += linear(f"decoder.{kind}_pos_k_linear", f"decoder/{kind}_position_key")
+    rules += norm("decoder.layer_norm", "decoder/norm")
     for layer in range(config.decoder_layers):
         source, target = f"decoder.layers.{layer}", "decoder/layers"
         stacked = _attention(f"{source}.self_attn", f"{target}/attention")
         stacked += _attention(f"{source}.encoder_attn", f"{target}/cross_attention")
-        stacked += _norm(f"{source}.self_attn_layer_norm", f"{target}/attention_norm")
-        stacked += _norm(f"{source}.self_attn_ln", f"{target}/attention_output_norm")
-        stacked += _norm(f"{source}.encoder_attn_layer_norm", f"{target}/cross_attention_norm")
-        stacked += _norm(f"{source}.cross_attn_ln", f"{target}/cross_attention_output_norm")
+        stacked += norm(f"{source}.self_attn_layer_norm", f"{target}/attention_norm")
+        stacked += norm(f"{source}.self_attn_ln", f"{target}/attention_output_norm")
+        stacked += norm(f"{source}.encoder_attn_layer_norm", f"{target}/cross_attention_norm")
+        stacked += norm(f"{source}.cross_attn_ln", f"{target}/cross_attention_output_norm")
         stacked += _feed_forward(source, target)
         for name, ours in (("token", "token"), ("image", "image"), ("seg", "cell")):
             stacked += _table(f"decoder.{name}_rel_pos_table_list.{layer}", f"{target}/{ours}_table")
@@ -291,24 +228,20 @@ def from_official(
     carried = [name for name in tensors if name not in ours and name not in tied and CARRIED.match(name)]
     fresh = tuple(rule.official for rule in table if rule.official not in tensors)
     missing = [name for name in fresh if not ADDED_BY_IFSEG.match(name)]
-    unused = sorted(set(tensors) - ours - set(TIED) - set(carried))
+    unused = set(tensors) - ours - set(TIED) - set(carried)
     if missing or unused:
-        raise CheckpointError(mismatch(sorted(missing), unused))
+        raise CheckpointError(mismatch(missing, unused, "an OFA or IFSeg model"))
     different = [name for name in TIED if name in tensors and name not in tied and name not in carried]
     if different:
         raise CheckpointError(
             f"{different[0]} differs from {WORDS}; only checkpoints with tied embeddings are supported"
         )
-    variables: Variables = {}
-    for path, parts in _by_path(table).items():
-        arrays = [
-            rule.layout.to_ours(tensors[rule.official].read())
-            if rule.official in tensors
-            else _fresh(rule.official, config, seed)
-            for rule in parts
-        ]
-        _set(variables, path, place(arrays[0] if parts[0].layer is None else np.stack(arrays)))
-    return Converted(variables, {name: tensors[name] for name in carried}, tied, fresh)
+
+    def read(rule: Rule) -> np.ndarray:
+        name = rule.official
+        return tensors[name].read() if name in tensors else _fresh(name, config, seed)
+
+    return Converted(assemble(table, read, place), {name: tensors[name] for name in carried}, tied, fresh)
 
 
 def _is_copy(tensor: TensorSource, words: np.ndarray | None) -> bool:
@@ -317,40 +250,10 @@ def _is_copy(tensor: TensorSource, words: np.ndarray | None) -> bool:
 
 def to_official(converted: Converted, config: OFAConfig) -> dict[str, np.ndarray]:
     """Inverse of `from_official`: official name -> array; tied names share one array."""
-    state = {}
-    for rule in rules(config):
-        if rule.official in converted.fresh:
-            continue
-        value = np.asarray(_get(converted.variables, rule.path))
-        value = value if rule.layer is None else value[rule.layer]
-        state[rule.official] = np.ascontiguousarray(rule.layout.to_official(value))
+    table = [rule for rule in rules(config) if rule.official not in converted.fresh]
+    state = disassemble(table, converted.variables)
     carried = {name: tensor.read() for name, tensor in converted.carried.items()}
     return state | dict.fromkeys(converted.tied, state[WORDS]) | carried
-
-
-def flatten(variables: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested dicts -> {"params/encoder/...": leaf}."""
-    flat: dict[str, Any] = {}
-    for key, value in variables.items():
-        path = f"{prefix}{key}"
-        flat |= flatten(value, f"{path}/") if isinstance(value, Mapping) else {path: value}
-    return flat
-
-
-def unflatten(flat: Mapping[str, Any]) -> Variables:
-    """Inverse of `flatten`."""
-    variables: Variables = {}
-    for path, value in flat.items():
-        _set(variables, path, value)
-    return variables
-
-
-def _by_path(table: Iterable[Rule]) -> dict[str, list[Rule]]:
-    """Rules by path; those of stacked layers stand together, in order."""
-    grouped: dict[str, list[Rule]] = {}
-    for rule in table:
-        grouped.setdefault(rule.path, []).append(rule)
-    return grouped
 
 
 def _fresh(official: str, config: OFAConfig, seed: int) -> np.ndarray:
@@ -361,27 +264,3 @@ def _fresh(official: str, config: OFAConfig, seed: int) -> np.ndarray:
     if "seg_pos_ln" in official:
         return (np.ones if official.endswith("weight") else np.zeros)(config.width, np.float32)
     return np.zeros(((2 * config.segmentation_grid - 1) ** 2 + 3, config.heads), np.float32)
-
-
-def mismatch(missing: list[str], unused: list[str]) -> str:
-    """The message about names that a checkpoint lacks or has too many."""
-
-    def listing(names: list[str]) -> str:
-        shown = ", ".join(names[:20])
-        return f"{shown}, and {len(names) - 20} more" if len(names) > 20 else shown
-
-    parts = [f"missing: {listing(missing)}"] * bool(missing) + [f"not known: {listing(unused)}"] * bool(unused)
-    return f"the parameters do not fit an OFA or IFSeg model; {'; '.join(parts)}"
-
-
-def _set(variables: Variables, path: str, value: Any) -> None:
-    *parents, leaf = path.split("/")
-    for parent in parents:
-        variables = variables.setdefault(parent, {})
-    variables[leaf] = value
-
-
-def _get(variables: Mapping[str, Any], path: str) -> Any:
-    for part in path.split("/"):
-        variables = variables[part]
-    return variables

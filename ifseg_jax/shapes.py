@@ -7,7 +7,7 @@ import numpy as np
 
 from ifseg_jax import official
 from ifseg_jax.config import OFAConfig
-from ifseg_jax.official import Rule
+from vlseg.state_dicts import Rule
 
 Shape = tuple[int, ...]
 

@@ -17,10 +17,11 @@ from safetensors.numpy import save_file
 
 from ifseg_jax import official
 from ifseg_jax.config import OFAConfig
-from ifseg_jax.official import ArrayTensor, Converted, TensorSource
+from ifseg_jax.official import Converted
 from ifseg_jax.shapes import Shape, official_shapes, parameter_shapes
-from vlseg import files, torch_files
+from vlseg import files, state_dicts, torch_files
 from vlseg.errors import CheckpointError, ConfigError, StorageError
+from vlseg.state_dicts import ArrayTensor, TensorSource
 
 FORMAT, VERSION = "ifseg_jax", 1
 CONFIG_FILE, WEIGHTS_FILE, OFFICIAL_FILE, WORDS_FILE = (
@@ -101,11 +102,11 @@ def _read_directory(path: Path, place: Place) -> Stored:
     missing, unused = sorted(set(expected) - set(weights)), sorted(set(weights) - set(expected))
     try:
         if missing or unused:
-            raise CheckpointError(official.mismatch(missing, unused))
+            raise CheckpointError(state_dicts.mismatch(missing, unused, "an OFA or IFSeg model"))
         _check_shapes({name: tensor.shape for name, tensor in weights.items()}, expected)
     except CheckpointError as error:
         raise CheckpointError(f"{path / WEIGHTS_FILE}: {error}") from error
-    variables = official.unflatten({name: place(tensor.read()) for name, tensor in weights.items()})
+    variables = state_dicts.unflatten({name: place(tensor.read()) for name, tensor in weights.items()})
     carried: dict[str, TensorSource] = {}
     if (path / OFFICIAL_FILE).exists():
         carried = dict(_open_safetensors(path / OFFICIAL_FILE))
@@ -160,7 +161,7 @@ def write_directory(
     """
     described = {"format": FORMAT, "version": VERSION, "model": config.to_dict()}
     described |= {"tied": list(converted.tied), "fresh": list(converted.fresh)}
-    flat = {name: np.ascontiguousarray(value) for name, value in official.flatten(converted.variables).items()}
+    flat = {name: np.ascontiguousarray(value) for name, value in state_dicts.flatten(converted.variables).items()}
     with files.atomic_directory(path, overwrite=overwrite) as temporary:
         _save(flat, temporary / WEIGHTS_FILE, path)
         if converted.carried:

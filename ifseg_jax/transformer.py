@@ -10,10 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax.ad_checkpoint import checkpoint_name
 
-from ifseg_jax import attention, positions
-from ifseg_jax.attention import KeyBlock, QueryBlock, attend
+from ifseg_jax import positions
 from ifseg_jax.config import OFAConfig
 from ifseg_jax.positions import RelativeAxes
+from vlseg.nn import attention
+from vlseg.nn.attention import KeyBlock, QueryBlock, attend
 from vlseg.nn.broadcast import broadcast_batch
 from vlseg.nn.drop_path import DropPath
 from vlseg.nn.layer_norm import LayerNorm

@@ -1,1 +1,1 @@
-"""LSeg: language-driven semantic segmentation. The model is not part of this release."""
+"""LSeg: language-driven semantic segmentation. The model and its official weights; the commands are yet to come."""

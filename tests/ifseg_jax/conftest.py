@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import os
-import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -13,11 +12,12 @@ import numpy as np
 import pytest
 
 import ifseg_jax
-from ifseg_jax import official, storage
+from ifseg_jax import storage
 from ifseg_jax.config import OFAConfig
 from ifseg_jax.ofa import OFA
 from ifseg_jax.official import Converted
 from ifseg_jax.vocabulary import PROMPT, UNKNOWN
+from vlseg import state_dicts
 
 # Programs run for milliseconds here and take seconds to compile, a quarter as long with these. Read at the first use of
 # a device, and by the commands that tests start.
@@ -25,29 +25,6 @@ os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_cpu
 
 GOLDEN = Path(__file__).with_name("golden")
 WORDS = Path(ifseg_jax.__file__).with_name("tiny") / "words.txt"
-
-
-def golden_tensor(name: str, shape: tuple[int, ...]) -> np.ndarray:
-    """The weights behind the golden outputs: a function of an official parameter's name and shape alone."""
-    rng = np.random.default_rng(zlib.crc32(name.encode()))
-    if shape == ():
-        return np.asarray(rng.normal() * 0.1, np.float32)
-    noise = rng.standard_normal(shape, dtype=np.float32)
-    kind = name.rsplit(".", 1)[-1]
-    if kind == "running_var":
-        return np.float32(0.5) + np.abs(noise) * np.float32(0.5)
-    if kind == "running_mean":
-        return np.float32(0.1) * noise
-    if kind == "c_attn" or (len(shape) == 1 and kind == "weight"):
-        return np.float32(1) + np.float32(0.1) * noise
-    if len(shape) == 1:
-        return np.float32(0.05) * noise
-    if "rel_pos_table" in name:
-        return np.float32(0.3) * noise
-    if len(shape) == 2 and "embed" in name and "proj" not in name:
-        return (noise * shape[-1] ** -0.5).astype(np.float32)
-    gain = 2.0 if len(shape) == 4 else 1.0
-    return (noise * np.sqrt(gain / np.prod(shape[1:]))).astype(np.float32)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,7 +45,7 @@ class Golden:
     tokenizer: Callable[[str], list[int]]
 
 
-def read_golden(name: str) -> Golden:
+def read_golden(name: str, golden_tensor: Callable[[str, tuple[int, ...]], np.ndarray]) -> Golden:
     with np.load(GOLDEN / f"{name}.npz") as file:
         arrays = {key: file[key] for key in file}
     meta = json.loads(str(arrays.pop("meta")))
@@ -89,15 +66,15 @@ def read_golden(name: str) -> Golden:
 
 
 @pytest.fixture(scope="session")
-def golden_square() -> Golden:
+def golden_square(golden_tensor) -> Golden:
     """Image of 96 x 96 on the trained grid of 6 x 6; with the image-free branch's gradients."""
-    return read_golden("ofa_micro_square")
+    return read_golden("ofa_micro_square", golden_tensor)
 
 
 @pytest.fixture(scope="session")
-def golden_wide() -> Golden:
+def golden_wide(golden_tensor) -> Golden:
     """The same weights; image of 96 x 141, so a grid of 6 x 9."""
-    return read_golden("ofa_micro_wide")
+    return read_golden("ofa_micro_wide", golden_tensor)
 
 
 @pytest.fixture(scope="session")
@@ -140,7 +117,7 @@ def micro_variables(micro_config):
             return jnp.asarray(noise * np.prod(shape[:-1]) ** -0.5, jnp.float32)
         return jnp.asarray(0.5 * noise, jnp.float32)
 
-    return official.unflatten({path: draw(path, leaf.shape) for path, leaf in official.flatten(shapes).items()})
+    return state_dicts.unflatten({path: draw(path, leaf.shape) for path, leaf in state_dicts.flatten(shapes).items()})
 
 
 @pytest.fixture(scope="session")

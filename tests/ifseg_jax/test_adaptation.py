@@ -8,10 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ifseg_jax import adaptation, official
+from ifseg_jax import adaptation
 from ifseg_jax.adaptation import Adaptation
 from ifseg_jax.artificial import artificial_batch
 from ifseg_jax.losses import upsampled_cross_entropy
+from vlseg import state_dicts
 from vlseg.errors import ConfigError
 from vlseg.training import loop
 
@@ -67,7 +68,7 @@ def test_a_step_depends_on_state_and_number_alone(image_free):
 def before(micro_model):
     """A copy of the micro model's variables and what it answers, from before any adaptation."""
     grids = np.arange(16).reshape(1, 4, 4) % len(CATEGORIES)
-    variables = jax.tree.map(np.array, official.flatten(micro_model.variables))
+    variables = jax.tree.map(np.array, state_dicts.flatten(micro_model.variables))
     return variables, grids, np.asarray(micro_model.artificial_logits(grids, CATEGORIES))
 
 
@@ -84,11 +85,11 @@ def adapted(micro_model, before):
 
 def test_adapting_is_the_same_every_time(image_free, finished, adapted):
     state, _ = finished
-    assert_identical(official.flatten(adapted.variables), {**image_free.kept, **state["params"]})
+    assert_identical(state_dicts.flatten(adapted.variables), {**image_free.kept, **state["params"]})
 
 
 def test_only_what_is_trained_changes(image_free, adapted, before):
-    found, original = official.flatten(adapted.variables), before[0]
+    found, original = state_dicts.flatten(adapted.variables), before[0]
     assert {name for name in original if np.array_equal(found[name], original[name])} == set(image_free.kept)
     assert set(image_free.kept) | set(image_free.trained) == set(original)
     for name in image_free.trained:
@@ -98,7 +99,7 @@ def test_only_what_is_trained_changes(image_free, adapted, before):
 
 def test_the_original_stays_whole(micro_model, adapted, before):
     variables, grids, logits = before
-    assert_identical(official.flatten(micro_model.variables), variables)
+    assert_identical(state_dicts.flatten(micro_model.variables), variables)
     np.testing.assert_array_equal(micro_model.artificial_logits(grids, CATEGORIES), logits)
     assert micro_model.categories == () and adapted.categories == CATEGORIES
     assert np.abs(np.asarray(adapted.artificial_logits(grids)) - logits).max() > 1e-3

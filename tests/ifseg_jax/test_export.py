@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 import ifseg_jax
-from ifseg_jax import export, official, storage
-from vlseg import torch_files
+from ifseg_jax import export, storage
+from vlseg import state_dicts, torch_files
 from vlseg.errors import ConfigError, StorageError, VocabularyError
 
 CATEGORIES = ("grass", "house", "tree", "car")
@@ -128,7 +128,7 @@ def test_official_file_holds_the_category_embeddings(model, tmp_path):
     # The official code ties it itself, and would not lengthen it together with the others.
     assert "encoder.embed_tokens_bag.weight" not in state
     again = storage.read(tmp_path / "model.pt")
-    ours, theirs = (official.flatten(variables) for variables in (model.variables, again.converted.variables))
+    ours, theirs = (state_dicts.flatten(variables) for variables in (model.variables, again.converted.variables))
     assert ours.keys() == theirs.keys()
     for name, value in ours.items():
         np.testing.assert_array_equal(theirs[name], value, err_msg=name)

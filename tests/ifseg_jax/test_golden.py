@@ -15,7 +15,7 @@ from ifseg_jax import adaptation, official
 from ifseg_jax.artificial import resize_map
 from ifseg_jax.ofa import OFA, Encoded
 from ifseg_jax.positions import Grid
-from vlseg import torch_files
+from vlseg import state_dicts, torch_files
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +82,7 @@ def test_training_loss_and_gradients(models):
     @jax.jit
     @jax.value_and_grad
     def loss(trained, unused, words, cells, target):
-        variables = official.unflatten({**unused, **trained})
+        variables = state_dicts.unflatten({**unused, **trained})
         return adaptation.segmentation_loss(config, variables, words, cells, target, jax.random.key(0), 16)
 
     value, gradients = loss(trained, unused, words, cells, target)
@@ -165,7 +165,7 @@ def test_recomputation_does_not_change_gradients(micro_config, micro_variables, 
             )
             return jnp.mean(jax.nn.logsumexp(logits, axis=-1))
 
-        return official.flatten(gradient(trained, words, words.categories[grids]))
+        return state_dicts.flatten(gradient(trained, words, words.categories[grids]))
 
     reference = gradients("none")
     assert sum(bool(np.abs(value).max() > 1e-6) for value in reference.values()) > 40

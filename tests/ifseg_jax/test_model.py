@@ -13,7 +13,7 @@ from safetensors.numpy import load_file, save_file
 import ifseg_jax
 from ifseg_jax import download, official, storage
 from ifseg_jax.model import resolve
-from vlseg import torch_files
+from vlseg import state_dicts, torch_files
 from vlseg.errors import CheckpointError, ConfigError, DownloadError, ImageError, StorageError, VocabularyError
 
 CATEGORIES = ("grass", "house", "tree", "car")
@@ -27,7 +27,7 @@ def picture(height: int, width: int, seed: int = 0) -> np.ndarray:
 
 
 def flat(model: ifseg_jax.IFSeg) -> dict[str, np.ndarray]:
-    return {name: np.asarray(value) for name, value in official.flatten(model.variables).items()}
+    return {name: np.asarray(value) for name, value in state_dicts.flatten(model.variables).items()}
 
 
 @pytest.fixture

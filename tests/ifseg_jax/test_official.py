@@ -13,9 +13,10 @@ import ifseg_jax
 from ifseg_jax import adaptation, official, storage
 from ifseg_jax.config import SIZES, OFAConfig
 from ifseg_jax.convert import convert
-from ifseg_jax.official import ArrayTensor, Converted
-from vlseg import torch_files
+from ifseg_jax.official import Converted
+from vlseg import state_dicts, torch_files
 from vlseg.errors import CheckpointError
+from vlseg.state_dicts import ArrayTensor
 
 PUBLISHED_MILLIONS = {"ofa_tiny": 33, "ofa_medium": 93, "ofa_base": 182, "ofa_large": 472, "ofa_huge": 930}
 """Numbers of parameters in the OFA paper (Wang et al. 2022, Table 1) and in the authors' repository."""
@@ -67,7 +68,7 @@ def test_official_names_and_values_survive(golden_square):
 
 def test_every_parameter_has_an_official_name(micro_config, micro_variables, micro_state):
     rules = official.rules(micro_config)
-    assert {rule.path for rule in rules} == set(official.flatten(micro_variables))
+    assert {rule.path for rule in rules} == set(state_dicts.flatten(micro_variables))
     assert len({rule.official for rule in rules}) == len(rules) == len(micro_state)
     count = sum(leaf.size for leaf in jax.tree.leaves(micro_variables))
     assert count == sum(value.size for value in micro_state.values())
@@ -75,8 +76,8 @@ def test_every_parameter_has_an_official_name(micro_config, micro_variables, mic
 
 def test_nested_names():
     nested = {"a": {"b": 1, "c": {"d": 2}}, "e": 3}
-    assert official.flatten(nested) == {"a/b": 1, "a/c/d": 2, "e": 3}
-    assert official.unflatten(official.flatten(nested)) == nested
+    assert state_dicts.flatten(nested) == {"a/b": 1, "a/c/d": 2, "e": 3}
+    assert state_dicts.unflatten(state_dicts.flatten(nested)) == nested
 
 
 CATEGORY_NAMES = {
@@ -115,13 +116,13 @@ def test_files_there_and_back(tmp_path, micro_state, dtype):
     assert lazy[official.WORDS] == lazy["decoder.embed_tokens.weight"]  # one storage, as in the original
     again = storage.read(tmp_path / "directory").converted.variables
     first = storage.read(tmp_path / "first.pt").converted.variables
-    assert_identical(official.flatten(again), official.flatten(first))
+    assert_identical(state_dicts.flatten(again), state_dicts.flatten(first))
 
 
 def test_half_precision_loads_as_float32(tmp_path, micro_state, micro_variables):
     torch_files.save(tmp_path / "half.pt", {"model": with_extras(micro_state, np.float16)})
     model = ifseg_jax.load(tmp_path / "half.pt")
-    loaded, exact = official.flatten(model.variables), official.flatten(micro_variables)
+    loaded, exact = state_dicts.flatten(model.variables), state_dicts.flatten(micro_variables)
     for name, value in exact.items():
         np.testing.assert_array_equal(loaded[name], np.asarray(value).astype(np.float16).astype(np.float32))
         assert loaded[name].dtype == np.float32
@@ -183,8 +184,8 @@ def test_ofa_checkpoints_get_fresh_segmentation_parameters(golden_square):
     config = official.config_from_official({name: value.shape for name, value in state.items()})
     assert (config.image_grid, config.segmentation_grid) == (32, 32)
     one, same, other = (official.from_official(tensors(state), config, seed=seed) for seed in (0, 0, 1))
-    flat = official.flatten(one.variables)
-    assert_identical(official.flatten(same.variables), flat)
+    flat = state_dicts.flatten(one.variables)
+    assert_identical(state_dicts.flatten(same.variables), flat)
     positions = flat["params/decoder/cell_positions"]
     assert positions.shape == (32**2 + 1, 64) and positions.dtype == np.float32
     assert abs(positions.std() - 64**-0.5) < 0.01 * 64**-0.5 and abs(positions.mean()) < 0.01 * 64**-0.5
@@ -193,7 +194,7 @@ def test_ofa_checkpoints_get_fresh_segmentation_parameters(golden_square):
     tables = flat["params/decoder/layers/cell_table"]
     assert tables.shape == (2, 63**2 + 3, 4) and not tables.any()
     changed = {
-        name for name, value in official.flatten(other.variables).items() if not np.array_equal(value, flat[name])
+        name for name, value in state_dicts.flatten(other.variables).items() if not np.array_equal(value, flat[name])
     }
     assert changed == {"params/decoder/cell_positions"}
     assert_identical(official.to_official(one, config), state)
@@ -217,7 +218,7 @@ def test_adapted_ofa_models_keep_what_was_started_fresh(tmp_path, golden_square)
     torch_files.save(tmp_path / "ofa.pt", {"model": state})
     model = ifseg_jax.load(tmp_path / "ofa.pt")
     assert model.fresh
-    changed = adaptation.adapted(model, ("a",), {"params": {}}, official.flatten(model.variables))
+    changed = adaptation.adapted(model, ("a",), {"params": {}}, state_dicts.flatten(model.variables))
     changed.save(tmp_path / "adapted")
     storage.write_official(tmp_path / "adapted.pt", changed.config, changed.converted())
     assert set(torch_files.load_state_dict(tmp_path / "adapted.pt")) >= set(model.fresh)

@@ -6,10 +6,10 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from ifseg_jax import official
 from ifseg_jax.config import OFAConfig
 from ifseg_jax.ofa import OFA
 from ifseg_jax.shapes import parameter_shapes
+from vlseg import state_dicts
 
 
 @pytest.mark.parametrize("stages", [(1, 2), (2, 1, 1)])
@@ -27,4 +27,4 @@ def test_shapes_equal_the_models(micro_config: OFAConfig, stages: tuple[int, ...
     )
     images = jnp.zeros((1, config.stride, config.stride, 3))
     variables = jax.eval_shape(OFA(config).init, jax.random.key(0), images, jnp.arange(1))
-    assert parameter_shapes(config) == {name: leaf.shape for name, leaf in official.flatten(variables).items()}
+    assert parameter_shapes(config) == {name: leaf.shape for name, leaf in state_dicts.flatten(variables).items()}

@@ -12,17 +12,24 @@ Size = int | jax.Array
 
 
 def interpolation_matrix(
-    in_size: Size, out_size: Size, max_in: int | None = None, max_out: int | None = None
+    in_size: Size,
+    out_size: Size,
+    max_in: int | None = None,
+    max_out: int | None = None,
+    *,
+    align_corners: bool = False,
 ) -> jax.Array:
-    """Weights of a 1-D linear resize with half-pixel centres and no antialiasing.
+    """Weights of a 1-D linear resize without antialiasing.
 
-    This is what `torch.nn.functional.interpolate(mode="bilinear", align_corners=False)` applies along each side.
+    This is what `torch.nn.functional.interpolate(mode="bilinear")` applies along each side.
 
     Args:
         in_size: number of source cells: an int, or an int array of shape [...] for a batch of sizes.
         out_size: number of target cells, likewise. Broadcasts against `in_size`.
         max_in: rows to allocate for the source; defaults to `in_size`, needed when that is an array.
         max_out: the same for the target.
+        align_corners: the centres of the first and last cells of source and target coincide; otherwise their outer
+            edges do (half-pixel centres).
 
     Returns:
         float32 [..., max_out, max_in]. Rows sum to 1; rows at and beyond `out_size` repeat the last cell.
@@ -31,15 +38,19 @@ def interpolation_matrix(
     rows = _static(out_size, max_out)
     in_size = jnp.asarray(in_size, jnp.float32)[..., None]
     out_size = jnp.asarray(out_size, jnp.float32)[..., None]
-    centre = (jnp.arange(rows, dtype=jnp.float32) + 0.5) * (in_size / out_size) - 0.5
+    cells = jnp.arange(rows, dtype=jnp.float32)
+    if align_corners:
+        centre = cells * ((in_size - 1.0) / jnp.maximum(out_size - 1.0, 1.0))
+    else:
+        centre = (cells + 0.5) * (in_size / out_size) - 0.5
     centre = jnp.clip(centre, 0.0, in_size - 1.0)[..., None]
     return jnp.maximum(0.0, 1.0 - jnp.abs(centre - jnp.arange(columns, dtype=jnp.float32)))
 
 
-def resize_bilinear(x: jax.Array, height: int, width: int) -> jax.Array:
-    """Bilinear resize, half-pixel centres, no antialiasing: [B, h, w, C] -> [B, height, width, C], same dtype."""
-    rows = interpolation_matrix(x.shape[1], height).astype(x.dtype)
-    columns = interpolation_matrix(x.shape[2], width).astype(x.dtype)
+def resize_bilinear(x: jax.Array, height: int, width: int, *, align_corners: bool = False) -> jax.Array:
+    """Bilinear resize without antialiasing, see `interpolation_matrix`: [B, h, w, C] -> [B, height, width, C]."""
+    rows = interpolation_matrix(x.shape[1], height, align_corners=align_corners).astype(x.dtype)
+    columns = interpolation_matrix(x.shape[2], width, align_corners=align_corners).astype(x.dtype)
     x = jnp.einsum("yh,bhwc->bywc", rows, x, precision="highest")
     return jnp.einsum("xw,bywc->byxc", columns, x, precision="highest")
 

@@ -48,6 +48,14 @@ def test_static_sizes_need_no_maximum(source, target):
     np.testing.assert_allclose(matrix, weights(source, target), rtol=0, atol=1e-5)
 
 
+@given(SIDES, SIDES)
+def test_aligned_corners(source, target):
+    matrix = np.asarray(interpolation_matrix(source, target, align_corners=True))
+    places = np.linspace(0, source - 1, target) if target > 1 else np.zeros(1)
+    expected = [np.interp(places, np.arange(source), row) for row in np.eye(source)]
+    np.testing.assert_allclose(matrix, np.transpose(expected), rtol=0, atol=1e-5)
+
+
 def test_the_same_size_is_the_identity():
     for size in (1, 7, 32):
         np.testing.assert_array_equal(interpolation_matrix(size, size), np.eye(size))

@@ -20,7 +20,7 @@ OUTPUT = "attention"
 
 
 CACHED_SCORES = 2**22
-"""More scores than this do not fit the caches of a CPU, which then computes one head after another."""
+"""More scores of an image than this do not fit the caches of a CPU, which then computes one head after another."""
 
 
 class KeyBlock(NamedTuple):
@@ -87,7 +87,7 @@ def _over_heads(function: Callable[..., Any], query: jax.Array, key: jax.Array, 
         results = jax.lax.map(lambda head: function(*head), heads)
         return jax.tree.map(lambda x: jnp.moveaxis(x[:, :, 0], 0, 1), results)
 
-    if math.prod(query.shape[:3]) * key.shape[2] <= CACHED_SCORES:
+    if math.prod(query.shape[1:3]) * key.shape[2] <= CACHED_SCORES:
         return together(*arrays)
     return jax.lax.platform_dependent(*arrays, cpu=one_by_one, default=together)
 

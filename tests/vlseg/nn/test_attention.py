@@ -1,12 +1,13 @@
 """Oracle: attention over all pairs at once with one dense bias, differentiated automatically."""
 
 import jax
+import jax.export
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ifseg_jax import attention
-from ifseg_jax.attention import KeyBlock, QueryBlock, attend
+from vlseg.nn import attention
+from vlseg.nn.attention import KeyBlock, QueryBlock, attend
 
 HEADS, QUERIES, KEYS, WIDTH = 2, 6, 8, 4
 FAR = -1e9
@@ -111,3 +112,14 @@ def test_accelerators_take_all_heads_at_once(platform, heads):
 
     text = jax.jit(output).trace(*inputs(1)).lower(lowering_platforms=(platform,)).as_text()
     assert ("while" in text) == (platform == "cpu" and heads == "one by one")
+
+
+def test_batches_of_any_size_are_one_program():
+    (batch,) = jax.export.symbolic_shape("b")
+    shapes = [jax.ShapeDtypeStruct((batch, *x.shape[1:]), x.dtype) for x in inputs(1)]
+
+    def output(query, key, value):
+        return attend(query, key, value, in_blocks(biases(1)), None)
+
+    program = jax.export.export(jax.jit(output))(*shapes)
+    np.testing.assert_allclose(program.call(*inputs(3)), output(*inputs(3)), rtol=1e-5, atol=1e-5)

@@ -1,0 +1,110 @@
+"""DPT: tokens back into maps at four scales, and their fusion (Ranftl et al. 2021; isl-org/lang-seg)."""
+
+from collections.abc import Sequence
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from lseg_jax.transformer import exact_gelu
+from vlseg.nn.resize import resize_bilinear
+from vlseg.nn.resnet import BatchNorm, Convolution
+
+SCALES: dict[int, tuple[float, ...]] = {16: (4, 2, 1, 0.5), 32: (8, 4, 2, 1)}
+"""Resampling of each level by patch size: levels are at 1/4, 1/8, 1/16 and 1/32 of the image."""
+
+
+class Reassemble(nn.Module):
+    """Tokens of one depth as a map ("project" readout: the class token joins every other one)."""
+
+    features: int
+    scale: float
+    dtype: str
+
+    @nn.compact
+    def __call__(self, tokens: jax.Array, rows: int, columns: int) -> jax.Array:
+        """[B, 1 + rows * columns, D] -> [B, rows * scale, columns * scale, features]."""
+        dtype = jnp.dtype(self.dtype)
+        width = tokens.shape[-1]
+        first = jnp.broadcast_to(tokens[:, :1], (tokens.shape[0], rows * columns, width))
+        joined = jnp.concatenate([tokens[:, 1:], first], axis=-1)
+        x = exact_gelu(nn.Dense(width, dtype=dtype, name="readout")(joined))
+        x = nn.Dense(self.features, dtype=dtype, name="project")(x).reshape(-1, rows, columns, self.features)
+        if self.scale == 1:
+            return x
+        if self.scale < 1:
+            stride = round(1 / self.scale)
+            convolution = nn.Conv(self.features, (3, 3), (stride, stride), padding=1, dtype=dtype, name="resample")
+            return convolution(x)
+        return Enlarge(self.features, round(self.scale), self.dtype, name="resample")(x)
+
+
+class Enlarge(nn.Module):
+    """Transposed convolution whose stride is its kernel: every cell becomes a square of its own."""
+
+    features: int
+    factor: int
+    dtype: str
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[B, h, w, C] -> [B, h * factor, w * factor, features]."""
+        shape = (self.factor, self.factor, x.shape[-1], self.features)
+        kernel = self.param("kernel", nn.initializers.lecun_normal(), shape).astype(x.dtype)
+        bias = self.param("bias", nn.initializers.zeros, (self.features,)).astype(x.dtype)
+        x = jnp.einsum("bhwc,yxcd->bhywxd", x, kernel) + bias
+        batch, rows, factor, columns, _, features = x.shape
+        return x.reshape(batch, rows * factor, columns * factor, features)
+
+
+class ResidualUnit(nn.Module):
+    """Twice ReLU, 3x3 convolution and batch norm, and the sum with the input."""
+
+    features: int
+    dtype: str
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+        """[B, h, w, C] -> the same shape."""
+        dtype = jnp.dtype(self.dtype)
+        y = x
+        for number in (1, 2):
+            y = Convolution(self.features, 3, dtype=dtype, name=f"conv{number}")(jax.nn.relu(y))
+            y = BatchNorm(dtype, name=f"bn{number}")(y, train=train)
+        return x + y
+
+
+class Fusion(nn.Module):
+    """Adds a level to the coarser ones, refines, and doubles the resolution."""
+
+    features: int
+    dtype: str
+
+    @nn.compact
+    def __call__(self, x: jax.Array, level: jax.Array | None, *, train: bool) -> jax.Array:
+        """[B, h, w, C] -> [B, 2h, 2w, C]; `level` [B, h, w, C] is None for the coarsest."""
+        if level is not None:
+            x = x + ResidualUnit(self.features, self.dtype, name="skip_unit")(level, train=train)
+        x = ResidualUnit(self.features, self.dtype, name="unit")(x, train=train)
+        # A 1x1 convolution and an interpolation commute, and before it there are a quarter of the pixels.
+        x = nn.Dense(self.features, dtype=jnp.dtype(self.dtype), name="out")(x)
+        return resize_bilinear(x, 2 * x.shape[1], 2 * x.shape[2], align_corners=True)
+
+
+class Decoder(nn.Module):
+    """Four levels, finest first, into one map at twice the resolution of the finest."""
+
+    features: int
+    dtype: str
+
+    @nn.compact
+    def __call__(self, levels: Sequence[jax.Array], *, train: bool = False) -> jax.Array:
+        """[B, H / 4, W / 4, C1] ... [B, H / 32, W / 32, C4] -> [B, H / 2, W / 2, features]."""
+        dtype = jnp.dtype(self.dtype)
+        x = None
+        for number in range(len(levels), 0, -1):
+            level = Convolution(self.features, 3, dtype=dtype, name=f"level{number}")(levels[number - 1])
+            fusion = Fusion(self.features, self.dtype, name=f"fusion{number}")
+            x = fusion(level, None, train=train) if x is None else fusion(x, level, train=train)
+        assert x is not None
+        return x

@@ -1,0 +1,79 @@
+"""LSeg in Flax linen: pixels and words in one embedding space (Li et al. 2022; isl-org/lang-seg).
+
+Everything is a pure function of (variables, inputs). Arrays are [B, ...]; N is the number of labels, C the width of the
+common space.
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from lseg_jax.clip_text import CLIPText
+from lseg_jax.config import LSegConfig
+from lseg_jax.dpt import SCALES, Decoder, Reassemble
+from lseg_jax.head import LogitBlock
+from lseg_jax.vit import ViT
+from vlseg.nn.resize import resize_bilinear
+
+LOGIT_SCALE = 1 / 0.07
+"""Inverse temperature of the correlation, a constant (Sec. 3, t = 0.07)."""
+
+
+def normalized(x: jax.Array) -> jax.Array:
+    """`x` divided by its l2 norm along the last axis, float32."""
+    x = x.astype(jnp.float32)
+    return x / jnp.linalg.norm(x, axis=-1, keepdims=True)
+
+
+class LSeg(nn.Module):
+    """Image encoder, text encoder, and the correlation of every pixel with every label."""
+
+    config: LSegConfig
+
+    def setup(self) -> None:
+        config = self.config
+        self.text = CLIPText(config.text)
+        self.image = ViT(config.image, config.dtype)
+        scales = SCALES[config.image.patch]
+        self.reassemble = [
+            Reassemble(features, scale, config.dtype)
+            for features, scale in zip(config.image.reassembled, scales, strict=True)
+        ]
+        self.decoder = Decoder(config.features, config.dtype)
+        self.projection = nn.Dense(config.text.features, dtype=jnp.dtype(config.dtype))
+        if config.block != "none":
+            self.block = LogitBlock(config.block, config.block_depth, config.activation)
+
+    def encode_text(self, tokens: jax.Array) -> jax.Array:
+        """Label embeddings: int [N, context] -> float32 [N, C], l2-normalised."""
+        return normalized(self.text(tokens))
+
+    def encode_pixels(self, images: jax.Array, *, train: bool = False) -> jax.Array:
+        """Pixel embeddings: float [B, H, W, 3] -> float32 [B, H / 2, W / 2, C], l2-normalised.
+
+        H and W are multiples of 32. `train` normalises by the batch and updates the decoder's running statistics.
+        """
+        rows, columns = images.shape[1] // self.config.image.patch, images.shape[2] // self.config.image.patch
+        depths = self.image(images)
+        levels = [reassemble(tokens, rows, columns) for reassemble, tokens in zip(self.reassemble, depths, strict=True)]
+        return normalized(self.projection(self.decoder(levels, train=train)))
+
+    def correlate(self, pixels: jax.Array, labels: jax.Array) -> jax.Array:
+        """Logits of every pixel for every label (Sec. 3, word-pixel correlation), at the size of the image.
+
+        Args:
+            pixels: [B, h, w, C] from `encode_pixels`.
+            labels: [N, C] from `encode_text`, or [B, N, C] for label sets that differ by image.
+
+        Returns:
+            float32 [B, 2h, 2w, N].
+        """
+        equation = "bhwc,nc->bhwn" if labels.ndim == 2 else "bhwc,bnc->bhwn"
+        logits = jnp.einsum(equation, LOGIT_SCALE * pixels, labels)
+        if self.config.block != "none":
+            logits = self.block(logits)
+        return resize_bilinear(logits, 2 * logits.shape[1], 2 * logits.shape[2], align_corners=True)
+
+    def __call__(self, images: jax.Array, tokens: jax.Array, *, train: bool = False) -> jax.Array:
+        """Logits float32 [B, H, W, N] of images float [B, H, W, 3] for tokenised labels int [N, context]."""
+        return self.correlate(self.encode_pixels(images, train=train), self.encode_text(tokens))

@@ -1,0 +1,202 @@
+"""Names and layouts of official LSeg parameters (isl-org/lang-seg), both ways; bit-exact."""
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from lseg_jax.config import TEXT_RN50X4, TEXT_RN50X16, TEXT_VIT, VIT_BASE_32, VIT_LARGE_16, LSegConfig
+from lseg_jax.dpt import SCALES
+from lseg_jax.vit import DEPTHS
+from vlseg.errors import CheckpointError
+from vlseg.state_dicts import (
+    CONVOLUTION,
+    LINEAR,
+    POINTWISE,
+    SAME,
+    Layout,
+    Rule,
+    TensorSource,
+    Variables,
+    assemble,
+    batch_norm,
+    disassemble,
+    linear,
+    mismatch,
+    norm,
+)
+
+TEXT, IMAGE, DECODER = "clip_pretrained", "pretrained", "scratch"
+
+CARRIED = re.compile(
+    rf"{TEXT}\.visual\.|{TEXT}\.logit_scale$|{IMAGE}\.model\.(norm|head)\.|{DECODER}\.refinenet4\.resConfUnit1\."
+    r"|.*\.num_batches_tracked$"
+)
+"""Names that the model does not compute with: CLIP's image tower, what follows the last layer that is read out, and the
+unit for the skip that the coarsest level does not have. They are carried along so that a state dict survives."""
+
+TRANSPOSED = Layout(lambda x: x.transpose(2, 3, 0, 1), lambda x: x.transpose(2, 3, 0, 1))
+"""Transposed convolutions are [in, out, h, w] in PyTorch."""
+
+WORDS = f"{TEXT}.token_embedding.weight"
+PATCHES = f"{IMAGE}.model.patch_embed.proj.weight"
+BLOCK = f"{DECODER}.head_block.depthwise.depthwise"
+
+
+class Converted(NamedTuple):
+    """An official state dict in our terms.
+
+    variables: nested dict of arrays in our layout. carried: official name -> tensor that only the official code needs.
+    """
+
+    variables: Variables
+    carried: dict[str, TensorSource]
+
+
+def _pointwise(official: str, ours: str) -> list[Rule]:
+    return [
+        Rule(f"{official}.weight", f"params/{ours}/kernel", POINTWISE),
+        Rule(f"{official}.bias", f"params/{ours}/bias", SAME),
+    ]
+
+
+def _text(config: LSegConfig) -> list[Rule]:
+    rules = [
+        Rule(WORDS, "params/text/token_embedding", SAME),
+        Rule(f"{TEXT}.positional_embedding", "params/text/positions", SAME),
+        Rule(f"{TEXT}.text_projection", "params/text/projection", SAME),
+        *norm(f"{TEXT}.ln_final", "text/norm"),
+    ]
+    for layer in range(config.text.layers):
+        source, target = f"{TEXT}.transformer.resblocks.{layer}", "text/layers"
+        stacked = [
+            Rule(f"{source}.attn.in_proj_weight", f"params/{target}/qkv/kernel", LINEAR),
+            Rule(f"{source}.attn.in_proj_bias", f"params/{target}/qkv/bias", SAME),
+            *linear(f"{source}.attn.out_proj", f"{target}/out"),
+            *norm(f"{source}.ln_1", f"{target}/attention_norm"),
+            *norm(f"{source}.ln_2", f"{target}/ffn_norm"),
+            *linear(f"{source}.mlp.c_fc", f"{target}/fc1"),
+            *linear(f"{source}.mlp.c_proj", f"{target}/fc2"),
+        ]
+        rules += [rule._replace(layer=layer) for rule in stacked]
+    return rules
+
+
+def _vit(config: LSegConfig) -> list[Rule]:
+    source = f"{IMAGE}.model"
+    flat = Layout(lambda x: x[0, 0], lambda x: x[None, None])
+    rules = [
+        Rule(PATCHES, "params/image/patch_kernel", CONVOLUTION),
+        Rule(f"{source}.patch_embed.proj.bias", "params/image/patch_bias", SAME),
+        Rule(f"{source}.cls_token", "params/image/class_token", flat),
+        Rule(f"{source}.pos_embed", "params/image/positions", Layout(lambda x: x[0], lambda x: x[None])),
+    ]
+    depth = config.image.layers // DEPTHS
+    for layer in range(config.image.layers):
+        block, target = f"{source}.blocks.{layer}", f"image/layers_{layer // depth}"
+        stacked = [
+            *linear(f"{block}.attn.qkv", f"{target}/qkv"),
+            *linear(f"{block}.attn.proj", f"{target}/out"),
+            *norm(f"{block}.norm1", f"{target}/attention_norm"),
+            *norm(f"{block}.norm2", f"{target}/ffn_norm"),
+            *linear(f"{block}.mlp.fc1", f"{target}/fc1"),
+            *linear(f"{block}.mlp.fc2", f"{target}/fc2"),
+        ]
+        rules += [rule._replace(layer=layer % depth) for rule in stacked]
+    return rules
+
+
+def _reassemble(config: LSegConfig) -> list[Rule]:
+    rules = []
+    for index, scale in enumerate(SCALES[config.image.patch]):
+        source, target = f"{IMAGE}.act_postprocess{index + 1}", f"reassemble_{index}"
+        rules += linear(f"{source}.0.project.0", f"{target}/readout")
+        rules += _pointwise(f"{source}.3", f"{target}/project")
+        if scale != 1:
+            layout = TRANSPOSED if scale > 1 else CONVOLUTION
+            rules.append(Rule(f"{source}.4.weight", f"params/{target}/resample/kernel", layout))
+            rules.append(Rule(f"{source}.4.bias", f"params/{target}/resample/bias", SAME))
+    return rules
+
+
+def _decoder() -> list[Rule]:
+    rules = []
+    for number in range(1, 5):
+        kernel = f"params/decoder/level{number}/kernel"
+        rules.append(Rule(f"{DECODER}.layer{number}_rn.weight", kernel, CONVOLUTION))
+        source, target = f"{DECODER}.refinenet{number}", f"decoder/fusion{number}"
+        rules += _pointwise(f"{source}.out_conv", f"{target}/out")
+        units = {"resConfUnit2": "unit"} if number == DEPTHS else {"resConfUnit1": "skip_unit", "resConfUnit2": "unit"}
+        for unit, ours in units.items():
+            for index in (1, 2):
+                kernel = f"params/{target}/{ours}/conv{index}/kernel"
+                rules.append(Rule(f"{source}.{unit}.conv{index}.weight", kernel, CONVOLUTION))
+                rules += batch_norm(f"{source}.{unit}.bn{index}", f"{target}/{ours}/bn{index}")
+    return rules + _pointwise(f"{DECODER}.head1", "projection")
+
+
+def rules(config: LSegConfig) -> list[Rule]:
+    """The rule of every parameter of a model of this configuration; layers in order."""
+    table = [*_text(config), *_vit(config), *_reassemble(config), *_decoder()]
+    if config.block != "none":
+        table.append(Rule(f"{BLOCK}.weight", "params/block/kernel", CONVOLUTION))
+        table.append(Rule(f"{BLOCK}.bias", "params/block/bias", SAME))
+    return table
+
+
+def config_from_official(
+    shapes: Mapping[str, tuple[int, ...]], block: str = "none", block_depth: int = 0, activation: str = "lrelu"
+) -> LSegConfig:
+    """Reads the model's configuration off the shapes of an official state dict.
+
+    Shapes tell a model with a block from one without, but neither its kind, its depth nor its activation: a checkpoint
+    has them in its hyperparameters.
+
+    Raises:
+        CheckpointError: the encoders are none of the supported ones, or a block is asked for and absent, or the
+            other way round.
+    """
+    texts = {text.width: text for text in (TEXT_VIT, TEXT_RN50X4, TEXT_RN50X16)}
+    images = {(image.patch, image.width): image for image in (VIT_BASE_32, VIT_LARGE_16)}
+    for name in (WORDS, PATCHES):
+        if name not in shapes:
+            raise CheckpointError(f"not an LSeg checkpoint: it has no {name}")
+    text = texts.get(shapes[WORDS][-1])
+    image = images.get((shapes[PATCHES][-1], shapes[PATCHES][0]))
+    if text is None or image is None:
+        raise CheckpointError(f"no LSeg model has encoders of shapes {shapes[WORDS]} and {shapes[PATCHES]}")
+    if (f"{BLOCK}.weight" in shapes) != (block != "none"):
+        raise CheckpointError(f"the checkpoint does not go with block {block!r}")
+    features = shapes.get(f"{DECODER}.layer1_rn.weight", (256,))[0]
+    return LSegConfig(text, image, features, block, block_depth, activation)
+
+
+def from_official(
+    tensors: Mapping[str, TensorSource],
+    config: LSegConfig,
+    place: Callable[[np.ndarray], Any] = np.ascontiguousarray,
+) -> Converted:
+    """Official state dict -> our variables.
+
+    Args:
+        tensors: official name, without a Lightning module's "net." -> tensor, read one at a time.
+        config: from `config_from_official`.
+        place: what to make of each array in our layout.
+
+    Raises:
+        CheckpointError: names are missing or left over; both are listed.
+    """
+    table = rules(config)
+    ours = {rule.official for rule in table}
+    carried = {name: tensor for name, tensor in tensors.items() if name not in ours and CARRIED.match(name)}
+    missing, unused = ours - tensors.keys(), tensors.keys() - ours - carried.keys()
+    if missing or unused:
+        raise CheckpointError(mismatch(missing, unused, "an LSeg model"))
+    return Converted(assemble(table, lambda rule: tensors[rule.official].read(), place), carried)
+
+
+def to_official(converted: Converted, config: LSegConfig) -> dict[str, np.ndarray]:
+    """Inverse of `from_official`: official name -> array."""
+    carried = {name: tensor.read() for name, tensor in converted.carried.items()}
+    return disassemble(rules(config), converted.variables) | carried

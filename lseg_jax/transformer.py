@@ -1,0 +1,65 @@
+"""The pre-norm transformer layer that CLIP's text encoder and the vision transformer share."""
+
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from vlseg.nn.attention import KeyBlock, QueryBlock, attend
+from vlseg.nn.layer_norm import LayerNorm
+
+Activation = Callable[[jax.Array], jax.Array]
+MASKED = -1e9
+"""Score of a pair that must not attend."""
+
+
+def quick_gelu(x: jax.Array) -> jax.Array:
+    """x * sigmoid(1.702 x), CLIP's approximation of the GELU."""
+    return x * jax.nn.sigmoid(1.702 * x)
+
+
+def exact_gelu(x: jax.Array) -> jax.Array:
+    """The GELU without approximation."""
+    return jax.nn.gelu(x, approximate=False)
+
+
+class Layer(nn.Module):
+    """Self-attention and a feed-forward of four times the width, each with a norm before and a sum after.
+
+    Layers run under `nn.scan`: one compiled body, parameters stacked along a leading axis.
+    """
+
+    heads: int
+    activation: Activation
+    epsilon: float
+    causal: bool
+    dtype: str
+
+    @nn.compact
+    def __call__(self, x: jax.Array, _: None) -> tuple[jax.Array, None]:
+        """[B, n, D] -> ([B, n, D], None)."""
+        dtype = jnp.dtype(self.dtype)
+        batch, length, width = x.shape
+        y = LayerNorm(self.epsilon, dtype, name="attention_norm")(x)
+        y = nn.Dense(3 * width, dtype=dtype, name="qkv")(y)
+        y = y.reshape(batch, length, 3, self.heads, width // self.heads).transpose(2, 0, 3, 1, 4)
+        whole = slice(0, length)
+        bias = None
+        if self.causal:
+            bias = jnp.where(jnp.tril(jnp.ones((length, length), bool)), 0.0, MASKED)[None, None]
+            bias = jnp.broadcast_to(bias, (1, self.heads, length, length))
+        y = attend(y[0] * (width // self.heads) ** -0.5, y[1], y[2], [QueryBlock(whole, [KeyBlock(whole, bias)])], None)
+        y = y.transpose(0, 2, 1, 3).reshape(batch, length, width)
+        x = x + nn.Dense(width, dtype=dtype, name="out")(y)
+        y = LayerNorm(self.epsilon, dtype, name="ffn_norm")(x)
+        y = self.activation(nn.Dense(4 * width, dtype=dtype, name="fc1")(y))
+        return x + nn.Dense(width, dtype=dtype, name="fc2")(y), None
+
+
+def layers(
+    length: int, heads: int, activation: Activation, epsilon: float, dtype: str, name: str, *, causal: bool = False
+) -> nn.Module:
+    """`length` layers as one scanned module: (x, None) -> (x, None)."""
+    scanned = nn.scan(Layer, variable_axes={"params": 0}, split_rngs={"params": True}, length=length)
+    return scanned(heads, activation, epsilon, causal, dtype, name=name)

@@ -1,0 +1,163 @@
+"""Official PyTorch parameters and our variables: rules that pair names and layouts, and what follows them both ways.
+
+PyTorch keeps linear weights as [out, in] and convolutions as [out, in, h, w]. Moving a state dict along its rules is
+bit-exact and has an exact inverse.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+
+Variables = dict[str, Any]
+"""Nested dicts of arrays, as Flax has them: {"params": {...}, "batch_stats": {...}}."""
+
+
+class TensorSource(Protocol):
+    """A tensor of a checkpoint file that is read on demand."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Its shape."""
+
+    def read(self) -> np.ndarray:
+        """Its values."""
+
+
+class ArrayTensor(NamedTuple):
+    """An array in memory as a `TensorSource`."""
+
+    array: np.ndarray
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Its shape."""
+        return tuple(self.array.shape)
+
+    def read(self) -> np.ndarray:
+        """The array itself."""
+        return self.array
+
+
+class Layout(NamedTuple):
+    """A change of layout and its inverse."""
+
+    to_ours: Callable[[np.ndarray], np.ndarray]
+    to_official: Callable[[np.ndarray], np.ndarray]
+
+
+SAME = Layout(lambda x: x, lambda x: x)
+LINEAR = Layout(lambda x: x.T, lambda x: x.T)
+POINTWISE = Layout(lambda x: x[:, :, 0, 0].T, lambda x: x.T[:, :, None, None])
+"""A 1x1 convolution in PyTorch, a linear layer here."""
+CONVOLUTION = Layout(lambda x: x.transpose(2, 3, 1, 0), lambda x: x.transpose(3, 2, 0, 1))
+
+
+class Rule(NamedTuple):
+    """One official parameter.
+
+    official: its name. path: where it stands in our variables. layout: how it is laid out there.
+    layer: its index along the leading axis of stacked layers, or None.
+    """
+
+    official: str
+    path: str
+    layout: Layout
+    layer: int | None = None
+
+
+_NORM = {"weight": "scale", "bias": "bias"}
+_BATCH_NORM = {"weight": "params/{}/scale", "bias": "params/{}/bias"} | {
+    "running_mean": "batch_stats/{}/mean",
+    "running_var": "batch_stats/{}/variance",
+}
+
+
+def linear(official: str, ours: str) -> list[Rule]:
+    """A linear layer with bias."""
+    return [
+        Rule(f"{official}.weight", f"params/{ours}/kernel", LINEAR),
+        Rule(f"{official}.bias", f"params/{ours}/bias", SAME),
+    ]
+
+
+def norm(official: str, ours: str) -> list[Rule]:
+    """A layer norm."""
+    return [Rule(f"{official}.{leaf}", f"params/{ours}/{name}", SAME) for leaf, name in _NORM.items()]
+
+
+def batch_norm(official: str, ours: str) -> list[Rule]:
+    """A batch norm and its running statistics."""
+    return [Rule(f"{official}.{leaf}", path.format(ours), SAME) for leaf, path in _BATCH_NORM.items()]
+
+
+def assemble(
+    table: Iterable[Rule], read: Callable[[Rule], np.ndarray], place: Callable[[np.ndarray], Any]
+) -> Variables:
+    """Our variables from official tensors.
+
+    Args:
+        table: the rules; those of stacked layers in order.
+        read: a rule's official tensor.
+        place: what to make of each array in our layout.
+    """
+    grouped: dict[str, list[Rule]] = {}
+    for rule in table:
+        grouped.setdefault(rule.path, []).append(rule)
+    variables: Variables = {}
+    for path, parts in grouped.items():
+        arrays = [rule.layout.to_ours(read(rule)) for rule in parts]
+        _set(variables, path, place(arrays[0] if parts[0].layer is None else np.stack(arrays)))
+    return variables
+
+
+def disassemble(table: Iterable[Rule], variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """Inverse of `assemble`: official name -> array."""
+    state = {}
+    for rule in table:
+        value = np.asarray(_get(variables, rule.path))
+        value = value if rule.layer is None else value[rule.layer]
+        state[rule.official] = np.ascontiguousarray(rule.layout.to_official(value))
+    return state
+
+
+def flatten(variables: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested dicts -> {"params/encoder/...": leaf}."""
+    flat: dict[str, Any] = {}
+    for key, value in variables.items():
+        path = f"{prefix}{key}"
+        flat |= flatten(value, f"{path}/") if isinstance(value, Mapping) else {path: value}
+    return flat
+
+
+def unflatten(flat: Mapping[str, Any]) -> Variables:
+    """Inverse of `flatten`."""
+    variables: Variables = {}
+    for path, value in flat.items():
+        _set(variables, path, value)
+    return variables
+
+
+def mismatch(missing: Iterable[str], unused: Iterable[str], model: str) -> str:
+    """The message about names that a checkpoint of a `model` lacks or has too many; both are sorted."""
+
+    def listing(names: list[str]) -> str:
+        shown = ", ".join(names[:20])
+        return f"{shown}, and {len(names) - 20} more" if len(names) > 20 else shown
+
+    found = {"missing": sorted(missing), "not known": sorted(unused)}
+    parts = [f"{title}: {listing(names)}" for title, names in found.items() if names]
+    return f"the parameters do not fit {model}; {'; '.join(parts)}"
+
+
+def _set(variables: Variables, path: str, value: Any) -> None:
+    *parents, leaf = path.split("/")
+    for parent in parents:
+        variables = variables.setdefault(parent, {})
+    variables[leaf] = value
+
+
+def _get(variables: Mapping[str, Any], path: str) -> Any:
+    for part in path.split("/"):
+        variables = variables[part]
+    return variables
