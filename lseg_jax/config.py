@@ -40,9 +40,11 @@ class ViTConfig:
     heads: int = 16
     layers: int = 24
     grid: int = 24
-    reassembled: tuple[int, int, int, int] = (256, 512, 1024, 1024)
+    reassembled: tuple[int, ...] = (256, 512, 1024, 1024)
 
     def __post_init__(self) -> None:
+        if len(self.reassembled) != 4:
+            raise ConfigError(f"{len(self.reassembled)} reassembled levels are not four")
         if self.layers % 4:
             raise ConfigError(f"{self.layers} layers cannot be read out at four equal depths")
         if self.patch not in (16, 32):

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lseg_jax.config import TEXT_RN50X4, TEXT_RN50X16, TEXT_VIT, VIT_BASE_32, VIT_LARGE_16, LSegConfig
+from lseg_jax.config import LSegConfig, TextConfig, ViTConfig
 from lseg_jax.dpt import SCALES
 from lseg_jax.vit import DEPTHS
 from vlseg.errors import CheckpointError
@@ -39,6 +39,7 @@ unit for the skip that the coarsest level does not have. They are carried along 
 TRANSPOSED = Layout(lambda x: x.transpose(2, 3, 0, 1), lambda x: x.transpose(2, 3, 0, 1))
 """Transposed convolutions are [in, out, h, w] in PyTorch."""
 
+HEAD_WIDTH = 64
 WORDS = f"{TEXT}.token_embedding.weight"
 PATCHES = f"{IMAGE}.model.patch_embed.proj.weight"
 BLOCK = f"{DECODER}.head_block.depthwise.depthwise"
@@ -151,24 +152,44 @@ def config_from_official(
     """Reads the model's configuration off the shapes of an official state dict.
 
     Shapes tell a model with a block from one without, but neither its kind, its depth nor its activation: a checkpoint
-    has them in its hyperparameters.
+    has them in its hyperparameters. Heads are 64 wide in all of CLIP's and timm's transformers.
 
     Raises:
-        CheckpointError: the encoders are none of the supported ones, or a block is asked for and absent, or the
-            other way round.
+        CheckpointError: a parameter that decides the configuration is missing or has an impossible shape, or a block
+            is asked for and absent, or the other way round.
     """
-    texts = {text.width: text for text in (TEXT_VIT, TEXT_RN50X4, TEXT_RN50X16)}
-    images = {(image.patch, image.width): image for image in (VIT_BASE_32, VIT_LARGE_16)}
-    for name in (WORDS, PATCHES):
+
+    def shape(name: str, rank: int) -> tuple[int, ...]:
         if name not in shapes:
             raise CheckpointError(f"not an LSeg checkpoint: it has no {name}")
-    text = texts.get(shapes[WORDS][-1])
-    image = images.get((shapes[PATCHES][-1], shapes[PATCHES][0]))
-    if text is None or image is None:
-        raise CheckpointError(f"no LSeg model has encoders of shapes {shapes[WORDS]} and {shapes[PATCHES]}")
+        if len(shapes[name]) != rank or 0 in shapes[name]:
+            raise CheckpointError(f"not an LSeg checkpoint: its {name} has shape {list(shapes[name])}")
+        return tuple(shapes[name])
+
+    def count(pattern: str) -> int:
+        return len({match.group(1) for name in shapes if (match := re.match(pattern, name))})
+
     if (f"{BLOCK}.weight" in shapes) != (block != "none"):
-        raise CheckpointError(f"the checkpoint does not go with block {block!r}")
-    features = shapes.get(f"{DECODER}.layer1_rn.weight", (256,))[0]
+        raise CheckpointError(f"the checkpoint has {'a' if block == 'none' else 'no'} block, which is not {block!r}")
+    vocabulary, width = shape(WORDS, 2)
+    text = TextConfig(
+        width=width,
+        heads=max(1, width // HEAD_WIDTH),
+        layers=count(rf"{TEXT}\.transformer\.resblocks\.(\d+)\."),
+        features=shape(f"{TEXT}.text_projection", 2)[1],
+        context=shape(f"{TEXT}.positional_embedding", 2)[0],
+        vocabulary=vocabulary,
+    )
+    width, _, _, patch = shape(PATCHES, 4)
+    image = ViTConfig(
+        patch=patch,
+        width=width,
+        heads=max(1, width // HEAD_WIDTH),
+        layers=count(rf"{IMAGE}\.model\.blocks\.(\d+)\."),
+        grid=round((shape(f"{IMAGE}.model.pos_embed", 3)[1] - 1) ** 0.5),
+        reassembled=tuple(shape(f"{IMAGE}.act_postprocess{level}.3.weight", 4)[0] for level in range(1, DEPTHS + 1)),
+    )
+    features = shape(f"{DECODER}.layer1_rn.weight", 4)[0]
     return LSegConfig(text, image, features, block, block_depth, activation)
 
 

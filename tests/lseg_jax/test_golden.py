@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -52,6 +53,17 @@ def converted(golden, config):
 
 def test_configuration(config):
     assert config == LSegConfig(TEXT_VIT, VIT_BASE_32, 256, "bottleneck", 2, "lrelu")
+
+
+def test_other_checkpoints_are_refused(golden):
+    shapes = {name: value.shape for name, value in golden.state.items()}
+    with pytest.raises(CheckpointError, match="has a block"):
+        official.config_from_official(shapes)
+    for lost in (official.WORDS, official.PATCHES, "scratch.layer1_rn.weight"):
+        with pytest.raises(CheckpointError, match=f"no {re.escape(lost)}"):
+            official.config_from_official({k: v for k, v in shapes.items() if k != lost}, "bottleneck", 2)
+        with pytest.raises(CheckpointError, match=re.escape(f"its {lost} has shape [3]")):
+            official.config_from_official(shapes | {lost: (3,)}, "bottleneck", 2)
 
 
 def test_logits(golden, config, converted):
