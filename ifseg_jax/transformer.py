@@ -14,13 +14,10 @@ from ifseg_jax import positions
 from ifseg_jax.config import OFAConfig
 from ifseg_jax.positions import RelativeAxes
 from vlseg.nn import attention
-from vlseg.nn.attention import KeyBlock, QueryBlock, attend
+from vlseg.nn.attention import MASKED, KeyBlock, QueryBlock, attend, causal_bias
 from vlseg.nn.broadcast import broadcast_batch
 from vlseg.nn.drop_path import DropPath
 from vlseg.nn.layer_norm import LayerNorm
-
-MASKED = -1e9
-"""Score of a pair that must not attend; finite so that rows without any valid key stay finite."""
 
 PRODUCT = "product"
 """Name under which a recomputation policy finds the results of linear layers."""
@@ -241,11 +238,6 @@ def row_blocks(rows: int, blocks: int) -> list[slice]:
 def all_to_all(queries: int, keys: int, blocks: int) -> list[QueryBlock]:
     """Every query attends to every key without a relative bias, in blocks of queries."""
     return [QueryBlock(block, [KeyBlock(slice(0, keys))]) for block in row_blocks(queries, blocks)]
-
-
-def causal_bias(queries: slice, keys: int) -> jax.Array:
-    """MASKED where the key comes after the query, else 0: float32 [queries, keys]."""
-    return jnp.where(jnp.arange(queries.start, queries.stop)[:, None] >= jnp.arange(keys), 0.0, MASKED)
 
 
 def encoder_blocks(

@@ -55,13 +55,6 @@ class Converted(NamedTuple):
     carried: dict[str, TensorSource]
 
 
-def _pointwise(official: str, ours: str) -> list[Rule]:
-    return [
-        Rule(f"{official}.weight", f"params/{ours}/kernel", POINTWISE),
-        Rule(f"{official}.bias", f"params/{ours}/bias", SAME),
-    ]
-
-
 def _text(config: LSegConfig) -> list[Rule]:
     rules = [
         Rule(WORDS, "params/text/token_embedding", SAME),
@@ -113,11 +106,10 @@ def _reassemble(config: LSegConfig) -> list[Rule]:
     for index, scale in enumerate(SCALES[config.image.patch]):
         source, target = f"{IMAGE}.act_postprocess{index + 1}", f"reassemble_{index}"
         rules += linear(f"{source}.0.project.0", f"{target}/readout")
-        rules += _pointwise(f"{source}.3", f"{target}/project")
+        rules += linear(f"{source}.3", f"{target}/project", POINTWISE)
         if scale != 1:
             layout = TRANSPOSED if scale > 1 else CONVOLUTION
-            rules.append(Rule(f"{source}.4.weight", f"params/{target}/resample/kernel", layout))
-            rules.append(Rule(f"{source}.4.bias", f"params/{target}/resample/bias", SAME))
+            rules += linear(f"{source}.4", f"{target}/resample", layout)
     return rules
 
 
@@ -127,22 +119,21 @@ def _decoder() -> list[Rule]:
         kernel = f"params/decoder/level{number}/kernel"
         rules.append(Rule(f"{DECODER}.layer{number}_rn.weight", kernel, CONVOLUTION))
         source, target = f"{DECODER}.refinenet{number}", f"decoder/fusion{number}"
-        rules += _pointwise(f"{source}.out_conv", f"{target}/out")
+        rules += linear(f"{source}.out_conv", f"{target}/out", POINTWISE)
         units = {"resConfUnit2": "unit"} if number == DEPTHS else {"resConfUnit1": "skip_unit", "resConfUnit2": "unit"}
         for unit, ours in units.items():
             for index in (1, 2):
                 kernel = f"params/{target}/{ours}/conv{index}/kernel"
                 rules.append(Rule(f"{source}.{unit}.conv{index}.weight", kernel, CONVOLUTION))
                 rules += batch_norm(f"{source}.{unit}.bn{index}", f"{target}/{ours}/bn{index}")
-    return rules + _pointwise(f"{DECODER}.head1", "projection")
+    return rules + linear(f"{DECODER}.head1", "projection", POINTWISE)
 
 
 def rules(config: LSegConfig) -> list[Rule]:
     """The rule of every parameter of a model of this configuration; layers in order."""
     table = [*_text(config), *_vit(config), *_reassemble(config), *_decoder()]
     if config.block != "none":
-        table.append(Rule(f"{BLOCK}.weight", "params/block/kernel", CONVOLUTION))
-        table.append(Rule(f"{BLOCK}.bias", "params/block/bias", SAME))
+        table += linear(BLOCK, "block", CONVOLUTION)
     return table
 
 

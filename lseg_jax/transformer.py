@@ -6,12 +6,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from vlseg.nn.attention import KeyBlock, QueryBlock, attend
+from vlseg.nn.attention import KeyBlock, QueryBlock, attend, causal_bias
 from vlseg.nn.layer_norm import LayerNorm
 
 Activation = Callable[[jax.Array], jax.Array]
-MASKED = -1e9
-"""Score of a pair that must not attend."""
 
 
 def quick_gelu(x: jax.Array) -> jax.Array:
@@ -47,8 +45,7 @@ class Layer(nn.Module):
         whole = slice(0, length)
         bias = None
         if self.causal:
-            bias = jnp.where(jnp.tril(jnp.ones((length, length), bool)), 0.0, MASKED)[None, None]
-            bias = jnp.broadcast_to(bias, (1, self.heads, length, length))
+            bias = jnp.broadcast_to(causal_bias(whole, length), (1, self.heads, length, length))
         y = attend(y[0] * (width // self.heads) ** -0.5, y[1], y[2], [QueryBlock(whole, [KeyBlock(whole, bias)])], None)
         y = y.transpose(0, 2, 1, 3).reshape(batch, length, width)
         x = x + nn.Dense(width, dtype=dtype, name="out")(y)

@@ -73,10 +73,10 @@ _BATCH_NORM = {"weight": "params/{}/scale", "bias": "params/{}/bias"} | {
 }
 
 
-def linear(official: str, ours: str) -> list[Rule]:
-    """A linear layer with bias."""
+def linear(official: str, ours: str, layout: Layout = LINEAR) -> list[Rule]:
+    """A linear layer, or a convolution of that layout, with bias."""
     return [
-        Rule(f"{official}.weight", f"params/{ours}/kernel", LINEAR),
+        Rule(f"{official}.weight", f"params/{ours}/kernel", layout),
         Rule(f"{official}.bias", f"params/{ours}/bias", SAME),
     ]
 

@@ -19,6 +19,9 @@ OUTPUT = "attention"
 """Name under which a recomputation policy finds the output and the rows' normalizers."""
 
 
+MASKED = -1e9
+"""Score of a pair that must not attend; finite so that rows without any valid key stay finite."""
+
 CACHED_SCORES = 2**22
 """More scores of an image than this do not fit the caches of a CPU, which then computes one head after another."""
 
@@ -66,6 +69,11 @@ def attend(
     ranges = tuple((bounds(block.queries), tuple(bounds(part.keys) for part in block.keys)) for block in blocks)
     biases = [[part.bias for part in block.keys] for block in blocks]
     return _attend(ranges, query, key, value, biases, mask)
+
+
+def causal_bias(queries: slice, keys: int) -> jax.Array:
+    """MASKED where the key comes after the query, else 0: float32 [queries, keys]."""
+    return jnp.where(jnp.arange(queries.start, queries.stop)[:, None] >= jnp.arange(keys), 0.0, MASKED)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
