@@ -5,7 +5,7 @@ included.
 """
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,17 +13,17 @@ import numpy as np
 from ifseg_jax.config import OFAConfig
 from vlseg.errors import CheckpointError
 from vlseg.state_dicts import (
-    CONVOLUTION,
     SAME,
     Rule,
     TensorSource,
     Variables,
     assemble,
-    batch_norm,
     disassemble,
     linear,
     mismatch,
     norm,
+    residual_stages,
+    stem,
 )
 
 
@@ -47,26 +47,12 @@ def _feed_forward(official: str, ours: str) -> list[Rule]:
     ]
 
 
-def _resnet(official: str, ours: str, stages: Iterable[int]) -> list[Rule]:
-    rules = [Rule(f"{official}.conv1.weight", f"params/{ours}/conv1/kernel", CONVOLUTION)]
-    rules += batch_norm(f"{official}.bn1", f"{ours}/bn1")
-    for stage, blocks in enumerate(stages, start=1):
-        for block in range(blocks):
-            source, target = f"{official}.layer{stage}.{block}", f"{ours}/layer{stage}_{block}"
-            for number in (1, 2, 3):
-                kernel = f"params/{target}/conv{number}/kernel"
-                rules.append(Rule(f"{source}.conv{number}.weight", kernel, CONVOLUTION))
-                rules += batch_norm(f"{source}.bn{number}", f"{target}/bn{number}")
-            if block == 0:
-                kernel = f"params/{target}/downsample_conv/kernel"
-                rules.append(Rule(f"{source}.downsample.0.weight", kernel, CONVOLUTION))
-                rules += batch_norm(f"{source}.downsample.1", f"{target}/downsample_bn")
-    return rules
-
-
 def _encoder(config: OFAConfig) -> list[Rule]:
     rules = _table("encoder.type_embedding", "encoder/type_embedding")
-    rules += _resnet("encoder.embed_images", "encoder/resnet", config.resnet_stages)
+    trunk, ours = "encoder.embed_images", "encoder/resnet"
+    rules += stem(f"{trunk}.conv1", f"{trunk}.bn1", ours)
+    names = [f"{trunk}.layer{stage}" for stage in range(1, len(config.resnet_stages) + 1)]
+    rules += residual_stages(names, ours, config.resnet_stages)
     rules += linear("encoder.image_proj", "encoder/image_projection")
     rules += norm("encoder.layernorm_embedding", "encoder/word_norm")
     rules += norm("encoder.patch_layernorm_embedding", "encoder/image_norm")

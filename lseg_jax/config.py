@@ -1,11 +1,16 @@
 """Configuration of LSeg models (Li et al. 2022; isl-org/lang-seg)."""
 
 import dataclasses
+from collections.abc import Mapping
+from typing import Any
 
 from vlseg.errors import ConfigError
 
 BLOCKS = ("none", "bottleneck", "depthwise")
 ACTIVATIONS = ("relu", "lrelu", "tanh")
+DTYPES = ("float32", "bfloat16")
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_DEVIATION = (0.229, 0.224, 0.225)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,6 +28,17 @@ class TextConfig:
     features: int = 512
     context: int = 77
     vocabulary: int = 49408
+
+
+@dataclasses.dataclass(frozen=True)
+class SentenceConfig:
+    """The sentence encoder MiniLM of `lseg_jax.minilm`, whose weights are a package's and no part of a model.
+
+    Attributes:
+        features: width of a text's embedding.
+    """
+
+    features: int = 384
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,6 +68,22 @@ class ViTConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class ResNetConfig:
+    """A ResNet (He et al. 2016) whose four stages are the levels, as in the paper's zero-shot experiments.
+
+    Attributes:
+        stages: blocks per stage. width: channels of the stem.
+    """
+
+    stages: tuple[int, ...] = (3, 4, 23, 3)
+    width: int = 64
+
+    def __post_init__(self) -> None:
+        if len(self.stages) != 4:
+            raise ConfigError(f"{len(self.stages)} stages are not four")
+
+
+@dataclasses.dataclass(frozen=True)
 class LSegConfig:
     """An LSeg model.
 
@@ -64,8 +96,8 @@ class LSegConfig:
         dtype: of the computation, "float32" or "bfloat16"; parameters, norms and logits stay float32.
     """
 
-    text: TextConfig = TextConfig()
-    image: ViTConfig = ViTConfig()
+    text: TextConfig | SentenceConfig = TextConfig()
+    image: ViTConfig | ResNetConfig = ViTConfig()
     features: int = 256
     block: str = "none"
     block_depth: int = 0
@@ -79,9 +111,56 @@ class LSegConfig:
             raise ConfigError(f"activation {self.activation!r} is none of {', '.join(ACTIVATIONS)}")
         if (self.block == "none") != (self.block_depth == 0):
             raise ConfigError(f"block {self.block!r} does not go with depth {self.block_depth}")
+        if self.dtype not in DTYPES:
+            raise ConfigError(f"dtype {self.dtype!r} is none of {', '.join(DTYPES)}")
+
+    @property
+    def mean(self) -> tuple[float, ...]:
+        """What is subtracted from pixels in [0, 1]."""
+        return IMAGENET_MEAN if isinstance(self.image, ResNetConfig) else (0.5, 0.5, 0.5)
+
+    @property
+    def deviation(self) -> tuple[float, ...]:
+        """What pixels are divided by after that."""
+        return IMAGENET_DEVIATION if isinstance(self.image, ResNetConfig) else (0.5, 0.5, 0.5)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready; `from_dict` is its inverse."""
+        described = dataclasses.asdict(self)
+        for part, kinds in KINDS.items():
+            described[part]["kind"] = next(name for name, kind in kinds.items() if kind is type(getattr(self, part)))
+        return described
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "LSegConfig":
+        """A configuration from plain values; what is left out has its default.
+
+        Raises:
+            ConfigError: an unknown field or kind, or a value that cannot be.
+        """
+        chosen = dict(values)
+        try:
+            for part, kinds in KINDS.items():
+                fields = dict(chosen.get(part, {}))
+                kind = fields.pop("kind", next(iter(kinds)))
+                if kind not in kinds:
+                    raise ConfigError(f"{part} encoder {kind!r} is none of {', '.join(kinds)}")
+                lists = {key: tuple(value) for key, value in fields.items() if isinstance(value, list)}
+                chosen[part] = kinds[kind](**{**fields, **lists})
+            return cls(**chosen)
+        except TypeError as error:
+            raise ConfigError(f"model settings: {error}") from error
+
+
+KINDS: dict[str, dict[str, type]] = {
+    "text": {"clip": TextConfig, "minilm": SentenceConfig},
+    "image": {"vit": ViTConfig, "resnet": ResNetConfig},
+}
+"""Encoders by the name that files and settings give them."""
 
 
 VIT_LARGE_16 = ViTConfig()
+RESNET_101 = ResNetConfig()
 VIT_BASE_32 = ViTConfig(32, 768, 12, 12, 12, (96, 192, 384, 768))
 TEXT_VIT = TextConfig()
 TEXT_RN50X4 = TextConfig(640, 10, features=640)

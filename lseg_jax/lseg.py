@@ -4,16 +4,19 @@ Everything is a pure function of (variables, inputs). Arrays are [B, ...]; N is 
 common space.
 """
 
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from lseg_jax.clip_text import CLIPText
-from lseg_jax.config import LSegConfig
+from lseg_jax.config import LSegConfig, TextConfig, ViTConfig
 from lseg_jax.dpt import SCALES, Decoder, Reassemble
 from lseg_jax.head import LogitBlock
 from lseg_jax.vit import ViT
 from vlseg.nn.resize import resize_bilinear
+from vlseg.nn.resnet import ResNet
 
 LOGIT_SCALE = 1 / 0.07
 """Inverse temperature of the correlation, a constant (Sec. 3, t = 0.07)."""
@@ -25,24 +28,33 @@ def normalized(x: jax.Array) -> jax.Array:
     return x / jnp.linalg.norm(x, axis=-1, keepdims=True)
 
 
-class LSeg(nn.Module):
+class LSegNet(nn.Module):
     """Image encoder, text encoder, and the correlation of every pixel with every label."""
 
     config: LSegConfig
 
     def setup(self) -> None:
         config = self.config
-        self.text = CLIPText(config.text)
-        self.image = ViT(config.image, config.dtype)
-        scales = SCALES[config.image.patch]
-        self.reassemble = [
-            Reassemble(features, scale, config.dtype)
-            for features, scale in zip(config.image.reassembled, scales, strict=True)
-        ]
+        if isinstance(config.text, TextConfig):
+            self.text = CLIPText(config.text)
+        self.image = self.image_encoder()
+        if isinstance(config.image, ViTConfig):
+            scales = SCALES[config.image.patch]
+            self.reassemble = [
+                Reassemble(features, scale, config.dtype)
+                for features, scale in zip(config.image.reassembled, scales, strict=True)
+            ]
         self.decoder = Decoder(config.features, config.dtype)
         self.projection = nn.Dense(config.text.features, dtype=jnp.dtype(config.dtype))
         if config.block != "none":
             self.block = LogitBlock(config.block, config.block_depth, config.activation)
+
+    def image_encoder(self) -> Any:
+        """The vision transformer or the ResNet of the configuration."""
+        config = self.config
+        if isinstance(config.image, ViTConfig):
+            return ViT(config.image, config.dtype)
+        return ResNet(config.image.stages, config.image.width, jnp.dtype(config.dtype))
 
     def encode_text(self, tokens: jax.Array) -> jax.Array:
         """Label embeddings: int [N, context] -> float32 [N, C], l2-normalised."""
@@ -53,10 +65,17 @@ class LSeg(nn.Module):
 
         H and W are multiples of 32. `train` normalises by the batch and updates the decoder's running statistics.
         """
+        return normalized(self.projection(self.decoder(self.levels(images, train=train), train=train)))
+
+    def levels(self, images: jax.Array, *, train: bool = False) -> list[jax.Array]:
+        """Maps at a quarter, an eighth, a 16th and a 32nd of the resolution, as the decoder takes them."""
+        if not isinstance(self.config.image, ViTConfig):
+            return self.image(images, train=train)
         rows, columns = images.shape[1] // self.config.image.patch, images.shape[2] // self.config.image.patch
-        depths = self.image(images)
-        levels = [reassemble(tokens, rows, columns) for reassemble, tokens in zip(self.reassemble, depths, strict=True)]
-        return normalized(self.projection(self.decoder(levels, train=train)))
+        return [
+            reassemble(tokens, rows, columns)
+            for reassemble, tokens in zip(self.reassemble, self.image(images), strict=True)
+        ]
 
     def correlate(self, pixels: jax.Array, labels: jax.Array) -> jax.Array:
         """Logits of every pixel for every label (Sec. 3, word-pixel correlation), at the size of the image.

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lseg_jax.config import LSegConfig, TextConfig, ViTConfig
+from lseg_jax.config import LSegConfig, ResNetConfig, TextConfig, ViTConfig
 from lseg_jax.dpt import SCALES
 from lseg_jax.vit import DEPTHS
 from vlseg.errors import CheckpointError
@@ -25,6 +25,8 @@ from vlseg.state_dicts import (
     linear,
     mismatch,
     norm,
+    residual_stages,
+    stem,
 )
 
 TEXT, IMAGE, DECODER = "clip_pretrained", "pretrained", "scratch"
@@ -42,6 +44,7 @@ TRANSPOSED = Layout(lambda x: x.transpose(2, 3, 0, 1), lambda x: x.transpose(2, 
 HEAD_WIDTH = 64
 WORDS = f"{TEXT}.token_embedding.weight"
 PATCHES = f"{IMAGE}.model.patch_embed.proj.weight"
+STEM = f"{IMAGE}.layer1.0.weight"
 BLOCK = f"{DECODER}.head_block.depthwise.depthwise"
 
 
@@ -55,15 +58,16 @@ class Converted(NamedTuple):
     carried: dict[str, TensorSource]
 
 
-def _text(config: LSegConfig) -> list[Rule]:
+def text_rules(config: TextConfig, prefix: str = f"{TEXT}.") -> list[Rule]:
+    """CLIP's text encoder by the names of openai/CLIP behind a prefix."""
     rules = [
-        Rule(WORDS, "params/text/token_embedding", SAME),
-        Rule(f"{TEXT}.positional_embedding", "params/text/positions", SAME),
-        Rule(f"{TEXT}.text_projection", "params/text/projection", SAME),
-        *norm(f"{TEXT}.ln_final", "text/norm"),
+        Rule(f"{prefix}token_embedding.weight", "params/text/token_embedding", SAME),
+        Rule(f"{prefix}positional_embedding", "params/text/positions", SAME),
+        Rule(f"{prefix}text_projection", "params/text/projection", SAME),
+        *norm(f"{prefix}ln_final", "text/norm"),
     ]
-    for layer in range(config.text.layers):
-        source, target = f"{TEXT}.transformer.resblocks.{layer}", "text/layers"
+    for layer in range(config.layers):
+        source, target = f"{prefix}transformer.resblocks.{layer}", "text/layers"
         stacked = [
             Rule(f"{source}.attn.in_proj_weight", f"params/{target}/qkv/kernel", LINEAR),
             Rule(f"{source}.attn.in_proj_bias", f"params/{target}/qkv/bias", SAME),
@@ -77,18 +81,18 @@ def _text(config: LSegConfig) -> list[Rule]:
     return rules
 
 
-def _vit(config: LSegConfig) -> list[Rule]:
-    source = f"{IMAGE}.model"
+def vit_rules(config: ViTConfig, prefix: str = f"{IMAGE}.model.") -> list[Rule]:
+    """The vision transformer by timm's names behind a prefix."""
     flat = Layout(lambda x: x[0, 0], lambda x: x[None, None])
     rules = [
-        Rule(PATCHES, "params/image/patch_kernel", CONVOLUTION),
-        Rule(f"{source}.patch_embed.proj.bias", "params/image/patch_bias", SAME),
-        Rule(f"{source}.cls_token", "params/image/class_token", flat),
-        Rule(f"{source}.pos_embed", "params/image/positions", Layout(lambda x: x[0], lambda x: x[None])),
+        Rule(f"{prefix}patch_embed.proj.weight", "params/image/patch_kernel", CONVOLUTION),
+        Rule(f"{prefix}patch_embed.proj.bias", "params/image/patch_bias", SAME),
+        Rule(f"{prefix}cls_token", "params/image/class_token", flat),
+        Rule(f"{prefix}pos_embed", "params/image/positions", Layout(lambda x: x[0], lambda x: x[None])),
     ]
-    depth = config.image.layers // DEPTHS
-    for layer in range(config.image.layers):
-        block, target = f"{source}.blocks.{layer}", f"image/layers_{layer // depth}"
+    depth = config.layers // DEPTHS
+    for layer in range(config.layers):
+        block, target = f"{prefix}blocks.{layer}", f"image/layers_{layer // depth}"
         stacked = [
             *linear(f"{block}.attn.qkv", f"{target}/qkv"),
             *linear(f"{block}.attn.proj", f"{target}/out"),
@@ -101,9 +105,15 @@ def _vit(config: LSegConfig) -> list[Rule]:
     return rules
 
 
-def _reassemble(config: LSegConfig) -> list[Rule]:
+def _resnet(config: ResNetConfig) -> list[Rule]:
+    first = f"{IMAGE}.layer1"
+    names = [f"{first}.4", *(f"{IMAGE}.layer{stage}" for stage in range(2, DEPTHS + 1))]
+    return [*stem(f"{first}.0", f"{first}.1", "image"), *residual_stages(names, "image", config.stages)]
+
+
+def _reassemble(config: ViTConfig) -> list[Rule]:
     rules = []
-    for index, scale in enumerate(SCALES[config.image.patch]):
+    for index, scale in enumerate(SCALES[config.patch]):
         source, target = f"{IMAGE}.act_postprocess{index + 1}", f"reassemble_{index}"
         rules += linear(f"{source}.0.project.0", f"{target}/readout")
         rules += linear(f"{source}.3", f"{target}/project", POINTWISE)
@@ -131,7 +141,12 @@ def _decoder() -> list[Rule]:
 
 def rules(config: LSegConfig) -> list[Rule]:
     """The rule of every parameter of a model of this configuration; layers in order."""
-    table = [*_text(config), *_vit(config), *_reassemble(config), *_decoder()]
+    table = text_rules(config.text) if isinstance(config.text, TextConfig) else []
+    if isinstance(config.image, ViTConfig):
+        table += [*vit_rules(config.image), *_reassemble(config.image)]
+    else:
+        table += _resnet(config.image)
+    table += _decoder()
     if config.block != "none":
         table += linear(BLOCK, "block", CONVOLUTION)
     return table
@@ -171,15 +186,21 @@ def config_from_official(
         context=shape(f"{TEXT}.positional_embedding", 2)[0],
         vocabulary=vocabulary,
     )
-    width, _, _, patch = shape(PATCHES, 4)
-    image = ViTConfig(
-        patch=patch,
-        width=width,
-        heads=max(1, width // HEAD_WIDTH),
-        layers=count(rf"{IMAGE}\.model\.blocks\.(\d+)\."),
-        grid=round((shape(f"{IMAGE}.model.pos_embed", 3)[1] - 1) ** 0.5),
-        reassembled=tuple(shape(f"{IMAGE}.act_postprocess{level}.3.weight", 4)[0] for level in range(1, DEPTHS + 1)),
-    )
+    image: ViTConfig | ResNetConfig
+    if STEM in shapes:
+        stages = [rf"{IMAGE}\.layer1\.4\.(\d+)\.", *(rf"{IMAGE}\.layer{stage}\.(\d+)\." for stage in (2, 3, 4))]
+        image = ResNetConfig(tuple(count(pattern) for pattern in stages), shape(STEM, 4)[0])
+    else:
+        width, _, _, patch = shape(PATCHES, 4)
+        levels = [f"{IMAGE}.act_postprocess{level}.3.weight" for level in range(1, DEPTHS + 1)]
+        image = ViTConfig(
+            patch=patch,
+            width=width,
+            heads=max(1, width // HEAD_WIDTH),
+            layers=count(rf"{IMAGE}\.model\.blocks\.(\d+)\."),
+            grid=round((shape(f"{IMAGE}.model.pos_embed", 3)[1] - 1) ** 0.5),
+            reassembled=tuple(shape(name, 4)[0] for name in levels),
+        )
     features = shape(f"{DECODER}.layer1_rn.weight", 4)[0]
     return LSegConfig(text, image, features, block, block_depth, activation)
 

@@ -91,6 +91,29 @@ def batch_norm(official: str, ours: str) -> list[Rule]:
     return [Rule(f"{official}.{leaf}", path.format(ours), SAME) for leaf, path in _BATCH_NORM.items()]
 
 
+def residual_stages(official: Iterable[str], ours: str, stages: Iterable[int]) -> list[Rule]:
+    """The stages of a ResNet (torchvision): the official name of each, and its number of blocks."""
+    rules = []
+    for stage, (name, blocks) in enumerate(zip(official, stages, strict=True), start=1):
+        for block in range(blocks):
+            source, target = f"{name}.{block}", f"{ours}/layer{stage}_{block}"
+            for number in (1, 2, 3):
+                kernel = f"params/{target}/conv{number}/kernel"
+                rules.append(Rule(f"{source}.conv{number}.weight", kernel, CONVOLUTION))
+                rules += batch_norm(f"{source}.bn{number}", f"{target}/bn{number}")
+            if block == 0:
+                kernel = f"params/{target}/downsample_conv/kernel"
+                rules.append(Rule(f"{source}.downsample.0.weight", kernel, CONVOLUTION))
+                rules += batch_norm(f"{source}.downsample.1", f"{target}/downsample_bn")
+    return rules
+
+
+def stem(convolution: str, normalisation: str, ours: str) -> list[Rule]:
+    """The stem of a ResNet."""
+    kernel = Rule(f"{convolution}.weight", f"params/{ours}/conv1/kernel", CONVOLUTION)
+    return [kernel, *batch_norm(normalisation, f"{ours}/bn1")]
+
+
 def assemble(
     table: Iterable[Rule], read: Callable[[Rule], np.ndarray], place: Callable[[np.ndarray], Any]
 ) -> Variables:

@@ -12,7 +12,7 @@ import pytest
 
 from lseg_jax import official
 from lseg_jax.config import TEXT_VIT, VIT_BASE_32, LSegConfig
-from lseg_jax.lseg import LSeg
+from lseg_jax.lseg import LSegNet
 from vlseg.errors import CheckpointError
 from vlseg.state_dicts import ArrayTensor
 
@@ -67,13 +67,13 @@ def test_other_checkpoints_are_refused(golden):
 
 
 def test_logits(golden, config, converted):
-    model = LSeg(config)
+    model = LSegNet(config)
     logits = jax.jit(model.apply)(converted.variables, golden.image, golden.tokens)
     np.testing.assert_allclose(np.moveaxis(logits, -1, 1), golden.logits, rtol=0, atol=1e-4)
 
 
 def test_text_features(golden, config, converted):
-    embeddings = LSeg(config).apply(converted.variables, golden.tokens, method=LSeg.encode_text)
+    embeddings = LSegNet(config).apply(converted.variables, golden.tokens, method=LSegNet.encode_text)
     expected = golden.text_features / np.linalg.norm(golden.text_features, axis=-1, keepdims=True)
     np.testing.assert_allclose(embeddings, expected, rtol=0, atol=1e-5)
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from lseg_jax.config import LSegConfig, TextConfig, ViTConfig
-from lseg_jax.lseg import LSeg, normalized
+from lseg_jax.lseg import LSegNet, normalized
 
 TEXT = TextConfig(width=64, heads=2, layers=2, features=24, context=6, vocabulary=50)
 TOKENS = np.array([[48, 3, 49, 0, 0, 0], [48, 7, 8, 9, 49, 0], [48, 5, 49, 0, 0, 0], [48, 6, 2, 49, 0, 0]])
@@ -21,29 +21,29 @@ def config(request):
 
 @pytest.fixture(scope="module")
 def variables(config):
-    return jax.jit(LSeg(config).init)(jax.random.key(0), IMAGES, TOKENS)
+    return jax.jit(LSegNet(config).init)(jax.random.key(0), IMAGES, TOKENS)
 
 
 @pytest.fixture(scope="module")
 def pixels(config, variables):
-    return jax.jit(lambda images: LSeg(config).apply(variables, images, method=LSeg.encode_pixels))(IMAGES)
+    return jax.jit(lambda images: LSegNet(config).apply(variables, images, method=LSegNet.encode_pixels))(IMAGES)
 
 
 def test_embeddings_have_unit_length(config, variables, pixels):
-    labels = LSeg(config).apply(variables, TOKENS, method=LSeg.encode_text)
+    labels = LSegNet(config).apply(variables, TOKENS, method=LSegNet.encode_text)
     assert pixels.shape == (2, 32, 48, 24) and labels.shape == (4, 24)
     for embeddings in (pixels, labels):
         np.testing.assert_allclose(jnp.linalg.norm(embeddings, axis=-1), 1.0, rtol=0, atol=1e-5)
 
 
 def test_logits_have_the_size_of_the_image(config, variables):
-    logits = jax.jit(LSeg(config).apply)(variables, IMAGES, TOKENS)
+    logits = jax.jit(LSegNet(config).apply)(variables, IMAGES, TOKENS)
     assert logits.shape == (2, 64, 96, 4) and logits.dtype == jnp.float32
     assert np.abs(logits).max() <= 1 / 0.07 + 1e-4  # cosines over the temperature
 
 
 def correlate(config, pixels, labels):
-    return np.asarray(LSeg(config).apply({}, pixels, labels, method=LSeg.correlate))
+    return np.asarray(LSegNet(config).apply({}, pixels, labels, method=LSegNet.correlate))
 
 
 def test_the_order_of_labels_is_the_order_of_logits(config, pixels):
@@ -69,16 +69,16 @@ def test_label_sets_may_differ_by_image(config, pixels):
 
 
 def test_what_comes_after_the_end_of_a_text_does_not_count(config, variables):
-    model = LSeg(config)
+    model = LSegNet(config)
     changed = TOKENS.copy()
     changed[0, 3:] = 11
-    one, other = (model.apply(variables, tokens, method=LSeg.encode_text) for tokens in (TOKENS, changed))
+    one, other = (model.apply(variables, tokens, method=LSegNet.encode_text) for tokens in (TOKENS, changed))
     np.testing.assert_allclose(one, other, rtol=0, atol=1e-6)
 
 
 def test_training_updates_the_statistics_of_the_decoder(config, variables):
-    model = LSeg(config)
-    _, updated = model.apply(variables, IMAGES, train=True, method=LSeg.encode_pixels, mutable=["batch_stats"])
+    model = LSegNet(config)
+    _, updated = model.apply(variables, IMAGES, train=True, method=LSegNet.encode_pixels, mutable=["batch_stats"])
     before, after = (jax.tree.leaves(tree["batch_stats"]) for tree in (variables, updated))
     assert len(before) == len(after) == 7 * 2 * 2  # residual units, norms, mean and variance
     assert not any(np.array_equal(a, b) for a, b in zip(before, after, strict=True))
