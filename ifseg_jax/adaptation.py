@@ -19,11 +19,11 @@ from tqdm import tqdm
 from ifseg_jax.artificial import artificial_batch
 from ifseg_jax.config import OFAConfig
 from ifseg_jax.inference import WordEmbeddings, scaled
-from ifseg_jax.losses import upsampled_cross_entropy
 from ifseg_jax.model import IFSeg
 from ifseg_jax.ofa import OFA
 from vlseg import state_dicts
 from vlseg.errors import ConfigError
+from vlseg.nn.losses import upsampled_cross_entropy
 from vlseg.training import optimizers
 from vlseg.training.compilation import compile_once
 

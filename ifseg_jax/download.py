@@ -20,7 +20,7 @@ from typing import BinaryIO
 from tqdm import tqdm
 
 from vlseg.errors import DownloadError, StorageError
-from vlseg.files import PathLike, atomic_write_json
+from vlseg.files import PathLike, atomic_write_json, cache_directory
 
 _CHUNK = 1 << 20
 _TIMEOUT_SECONDS = 30
@@ -63,7 +63,7 @@ def fetch(name: str, directory: PathLike | None = None, progress: bool = True) -
     if name not in OFFICIAL_CHECKPOINTS:
         raise DownloadError(f"no official checkpoint is named {name}; there are {', '.join(OFFICIAL_CHECKPOINTS)}")
     checkpoint = OFFICIAL_CHECKPOINTS[name]
-    target = (Path(directory) if directory is not None else _cache_directory()) / f"{name}.pt"
+    target = (Path(directory) if directory is not None else cache_directory()) / f"{name}.pt"
     if target.is_file():
         return target
     try:
@@ -81,10 +81,6 @@ def fetch(name: str, directory: PathLike | None = None, progress: bool = True) -
 
 class _WrongAnswerError(Exception):
     """A server that answers, but not with the file."""
-
-
-def _cache_directory() -> Path:
-    return Path(os.environ.get("VLSEG_CACHE") or "~/.cache/vlseg").expanduser()
 
 
 def _fetch_to(target: Path, checkpoint: OfficialCheckpoint, progress: bool) -> None:

@@ -20,7 +20,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import jax
-import jax.export
 import jax.numpy as jnp
 import numpy as np
 from absl import flags
@@ -28,13 +27,12 @@ from absl import flags
 from ifseg_jax import inference, storage
 from ifseg_jax.knn import knn_average
 from ifseg_jax.model import IFSeg, load
-from vlseg import cli, files, state_dicts
+from vlseg import cli, files, stablehlo, state_dicts
 from vlseg.data.folder import names_from
 from vlseg.errors import ConfigError, VocabularyError
 from vlseg.state_dicts import ArrayTensor
 
 FORMATS = ("directory", "official", "stablehlo")
-PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 CATEGORY_TABLES = (
     "encoder.seg_embed_tokens.weight",
     "decoder.seg_embed_tokens.weight",
@@ -43,7 +41,6 @@ CATEGORY_TABLES = (
 """Official names of the category embeddings, which the official code keeps as parameters."""
 
 _DECODER_WORDS = "decoder.embed_tokens.weight"
-_MAX_BYTES = 2_000_000_000  # the file's format counts bytes with 31 bits
 
 
 def write_official(path: str | Path, model: IFSeg) -> None:
@@ -110,23 +107,15 @@ def write_stablehlo(
         path: a file.
         model: with categories.
         height, width: of the images, in pixels.
-        platforms: of `PLATFORMS`, whatever this machine has.
+        platforms: of `vlseg.stablehlo.PLATFORMS`, whatever this machine has.
 
     Raises:
         VocabularyError: the model has no categories, or no tokenizer.
         ConfigError: an unknown platform, or a model too large for one file.
         StorageError: the file cannot be written.
     """
-    unknown = sorted(set(platforms) - set(PLATFORMS))
-    if unknown or not platforms:
-        raise ConfigError(f"platforms {', '.join(unknown) or 'are missing'}: choose some of {', '.join(PLATFORMS)}")
     size = sum(value.nbytes for value in jax.tree.leaves(model.variables))
-    if size > _MAX_BYTES:
-        raise ConfigError(f"{size / 1e9:.1f} GB of weights do not fit one StableHLO file; use --format=directory")
-    (batch,) = jax.export.symbolic_shape("b")
-    images = jax.ShapeDtypeStruct((batch, height, width, 3), jnp.uint8)
-    exported = jax.export.export(jax.jit(segmenter(model, knn)), platforms=tuple(platforms))(images)
-    files.atomic_write_bytes(path, bytes(exported.serialize()))
+    stablehlo.write(path, segmenter(model, knn), size, height, width, platforms)
 
 
 def main(_: list[str]) -> None:

@@ -6,44 +6,17 @@ Writes DIR/overlays/NAME.png (image, colours and legend), DIR/labels/NAME.png (c
 DIR/predictions.json (sizes and the share of every category). Images are read one at a time.
 """
 
-import collections
 import sys
-from pathlib import Path
 
-import numpy as np
 from absl import flags
 from tqdm import tqdm
 
-from ifseg_jax.model import Segmentation, load
-from vlseg import cli, files, visualize
+from ifseg_jax.model import load
+from vlseg import cli, files
 from vlseg.data import images as image_files
 from vlseg.data.folder import names_from
 from vlseg.errors import VocabularyError
-
-REPORT = "predictions.json"
-
-
-def output_names(paths: list[Path]) -> list[str]:
-    """A file name without suffix for each image; equal stems keep their suffix and number apart."""
-    count = collections.Counter(path.stem for path in paths)
-    names: list[str] = []
-    for path in paths:
-        name = path.stem if count[path.stem] == 1 else path.name.replace(".", "_")
-        taken = sum(other == name or other.startswith(f"{name}_") for other in names)
-        names.append(f"{name}_{taken}" if name in names else name)
-    return names
-
-
-def write(out: Path, name: str, path: Path, segmentation: Segmentation) -> dict[str, object]:
-    """Writes overlay and label map of one image; returns its entry in predictions.json."""
-    visualize.save_image(out / "overlays" / f"{name}.png", segmentation.overlay())
-    label_path = out / "labels" / f"{name}.png"
-    visualize.save_label_png(label_path, segmentation.label_map, len(segmentation.labels))
-    pixels = np.bincount(segmentation.label_map.ravel(), minlength=len(segmentation.labels))
-    shares = pixels / segmentation.label_map.size
-    height, width = segmentation.label_map.shape
-    listed = {label: round(float(share), 6) for label, share in zip(segmentation.labels, shares, strict=True) if share}
-    return {"image": str(path), "name": name, "height": height, "width": width, "shares": listed}
+from vlseg.predictions import REPORT, output_names, write
 
 
 def main(_: list[str]) -> None:

@@ -12,15 +12,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 
 from ifseg_jax import official
 from ifseg_jax.config import OFAConfig
 from ifseg_jax.official import Converted
 from ifseg_jax.shapes import Shape, official_shapes, parameter_shapes
 from vlseg import files, state_dicts, torch_files
-from vlseg.errors import CheckpointError, ConfigError, StorageError
+from vlseg.errors import CheckpointError, ConfigError
+from vlseg.safetensors_files import open_safetensors, save_safetensors
 from vlseg.state_dicts import ArrayTensor, TensorSource
 
 FORMAT, VERSION = "ifseg_jax", 1
@@ -45,19 +44,6 @@ class Stored(NamedTuple):
     directory: Path | None
 
 
-class SafetensorsTensor(NamedTuple):
-    """One tensor of a safetensors file, read on demand."""
-
-    path: Path
-    name: str
-    shape: tuple[int, ...]
-
-    def read(self) -> np.ndarray:
-        """Its values."""
-        with safe_open(self.path, framework="numpy") as file:
-            return file.get_tensor(self.name)
-
-
 def read(path: str | os.PathLike[str], place: Place = np.ascontiguousarray) -> Stored:
     """Reads a directory of ours or an official archive, one tensor at a time.
 
@@ -78,38 +64,26 @@ def _read_archive(path: Path, place: Place) -> Stored:
     found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     try:
         config = official.config_from_official(found)
-        _check_shapes(found, official_shapes(config))
+        state_dicts.check_shapes(found, official_shapes(config))
         return Stored(config, official.from_official(tensors, config, place=place), {}, None)
     except (CheckpointError, ConfigError) as error:
         raise CheckpointError(f"{path}: {error}") from error
 
 
-def _check_shapes(found: Mapping[str, Shape], expected: Mapping[str, Shape]) -> None:
-    """Raises CheckpointError if shapes that are in both differ."""
-    wrong = [
-        f"{name} is {list(found[name])} instead of {list(shape)}"
-        for name, shape in expected.items()
-        if name in found and found[name] != shape
-    ]
-    if wrong:
-        more = f", and {len(wrong) - 3} more" if len(wrong) > 3 else ""
-        raise CheckpointError(f"shapes do not fit the model's configuration: {', '.join(wrong[:3])}{more}")
-
-
 def _read_directory(path: Path, place: Place) -> Stored:
     config, expected, settings = _read_config(path)
-    weights = _open_safetensors(path / WEIGHTS_FILE)
+    weights = open_safetensors(path / WEIGHTS_FILE)
     missing, unused = sorted(set(expected) - set(weights)), sorted(set(weights) - set(expected))
     try:
         if missing or unused:
             raise CheckpointError(state_dicts.mismatch(missing, unused, "an OFA or IFSeg model"))
-        _check_shapes({name: tensor.shape for name, tensor in weights.items()}, expected)
+        state_dicts.check_shapes({name: tensor.shape for name, tensor in weights.items()}, expected)
     except CheckpointError as error:
         raise CheckpointError(f"{path / WEIGHTS_FILE}: {error}") from error
     variables = state_dicts.unflatten({name: place(tensor.read()) for name, tensor in weights.items()})
     carried: dict[str, TensorSource] = {}
     if (path / OFFICIAL_FILE).exists():
-        carried = dict(_open_safetensors(path / OFFICIAL_FILE))
+        carried = dict(open_safetensors(path / OFFICIAL_FILE))
     tied, fresh = (tuple(settings.get(name, ())) for name in ("tied", "fresh"))
     return Stored(config, Converted(variables, carried, tied, fresh), settings, path)
 
@@ -128,17 +102,6 @@ def _read_config(path: Path) -> tuple[OFAConfig, dict[str, Shape], Mapping[str, 
         raise CheckpointError(f"{path / CONFIG_FILE} cannot be used: it lacks {error}") from error
     except (ValueError, TypeError, AttributeError, ArithmeticError, OSError, ConfigError) as error:
         raise CheckpointError(f"{path / CONFIG_FILE} cannot be used: {error}") from error
-
-
-def _open_safetensors(path: Path) -> dict[str, SafetensorsTensor]:
-    try:
-        with safe_open(path, framework="numpy") as file:
-            names = list(file.keys())
-            return {name: SafetensorsTensor(path, name, tuple(file.get_slice(name).get_shape())) for name in names}
-    except FileNotFoundError as error:
-        raise CheckpointError(f"{path} is missing") from error
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path} cannot be read: {error}") from error
 
 
 def write_directory(
@@ -163,21 +126,14 @@ def write_directory(
     described |= {"tied": list(converted.tied), "fresh": list(converted.fresh)}
     flat = {name: np.ascontiguousarray(value) for name, value in state_dicts.flatten(converted.variables).items()}
     with files.atomic_directory(path, overwrite=overwrite) as temporary:
-        _save(flat, temporary / WEIGHTS_FILE, path)
+        save_safetensors(flat, temporary / WEIGHTS_FILE, path)
         if converted.carried:
             # Unlike np.ascontiguousarray this leaves scalars what they are.
             carried = {name: np.asarray(tensor.read(), order="C") for name, tensor in converted.carried.items()}
-            _save(carried, temporary / OFFICIAL_FILE, path)
+            save_safetensors(carried, temporary / OFFICIAL_FILE, path)
         if words:
             files.atomic_write_bytes(temporary / WORDS_FILE, words.read_bytes())
         files.atomic_write_json(temporary / CONFIG_FILE, {**described, **settings})
-
-
-def _save(arrays: dict[str, np.ndarray], file: Path, destination: str | os.PathLike[str]) -> None:
-    try:
-        save_file(arrays, file)
-    except SafetensorError as error:  # the library's word for a full disk, too
-        raise StorageError(f"cannot write {os.fspath(destination)}: {error}") from error
 
 
 def write_official(path: str | os.PathLike[str], config: OFAConfig, converted: Converted) -> None:

@@ -43,13 +43,6 @@ def categories_of(config: ml_collections.ConfigDict) -> tuple[str, ...]:
     return labels.load(given) if given in labels.known() else names_from(given)
 
 
-def check_counts(config: ml_collections.ConfigDict) -> None:
-    """Raises ConfigError for an interval or a number of checkpoints below 1."""
-    for name in ("log_every", "checkpoint_every", "keep_checkpoints"):
-        if config[name] < 1:
-            raise ConfigError(f"config.{name} is {config[name]}; it must be 1 or more")
-
-
 def supervised_batches(
     dataset: Dataset, settings: adaptation.Adaptation, side: int
 ) -> Callable[[int], tuple[np.ndarray, np.ndarray]]:
@@ -85,7 +78,7 @@ def train(config: ml_collections.ConfigDict, workdir: str | Path) -> Path:
         settings = adaptation.Adaptation.from_dict(config.adaptation)
     except ConfigError as error:
         raise ConfigError(f"config.{error}") from error
-    check_counts(config)
+    loop.check_counts(config)
     categories = categories_of(config)
     model = load(config.checkpoint, tokenizer=config.tokenizer or None, **config.model)
     names = model.words(categories).names

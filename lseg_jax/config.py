@@ -63,8 +63,8 @@ class ViTConfig:
             raise ConfigError(f"{len(self.reassembled)} reassembled levels are not four")
         if self.layers % 4:
             raise ConfigError(f"{self.layers} layers cannot be read out at four equal depths")
-        if self.patch not in (16, 32):
-            raise ConfigError(f"patches of {self.patch} pixels are neither 16 nor 32")
+        if self.patch not in (8, 16, 32):
+            raise ConfigError(f"patches of {self.patch} pixels are not of 8, 16 or 32")
 
 
 @dataclasses.dataclass(frozen=True)

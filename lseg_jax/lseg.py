@@ -12,10 +12,9 @@ import jax.numpy as jnp
 
 from lseg_jax.clip_text import CLIPText
 from lseg_jax.config import LSegConfig, TextConfig, ViTConfig
-from lseg_jax.dpt import SCALES, Decoder, Reassemble
+from lseg_jax.dpt import SCALES, Decoder, Reassemble, doubled
 from lseg_jax.head import LogitBlock
 from lseg_jax.vit import ViT
-from vlseg.nn.resize import resize_bilinear
 from vlseg.nn.resnet import ResNet
 
 LOGIT_SCALE = 1 / 0.07
@@ -65,7 +64,7 @@ class LSegNet(nn.Module):
 
         H and W are multiples of 32. `train` normalises by the batch and updates the decoder's running statistics.
         """
-        return normalized(self.projection(self.decoder(self.levels(images, train=train), train=train)))
+        return normalized(doubled(self.projection(self.decoder(self.levels(images, train=train), train=train))))
 
     def levels(self, images: jax.Array, *, train: bool = False) -> list[jax.Array]:
         """Maps at a quarter, an eighth, a 16th and a 32nd of the resolution, as the decoder takes them."""
@@ -78,21 +77,34 @@ class LSegNet(nn.Module):
         ]
 
     def correlate(self, pixels: jax.Array, labels: jax.Array) -> jax.Array:
-        """Logits of every pixel for every label (Sec. 3, word-pixel correlation), at the size of the image.
+        """Logits of every pixel for every label, at the size of the image.
+
+        Args:
+            pixels, labels: see `cell_logits`.
+
+        Returns:
+            float32 [B, 2h, 2w, N].
+        """
+        return doubled(self.cell_logits(pixels, labels))
+
+    def cell_logits(self, pixels: jax.Array, labels: jax.Array) -> jax.Array:
+        """Logits before the last upsampling (Sec. 3, word-pixel correlation and spatial regularization).
 
         Args:
             pixels: [B, h, w, C] from `encode_pixels`.
             labels: [N, C] from `encode_text`, or [B, N, C] for label sets that differ by image.
 
         Returns:
-            float32 [B, 2h, 2w, N].
+            float32 [B, h, w, N].
         """
         equation = "bhwc,nc->bhwn" if labels.ndim == 2 else "bhwc,bnc->bhwn"
-        logits = jnp.einsum(equation, LOGIT_SCALE * pixels, labels)
-        if self.config.block != "none":
-            logits = self.block(logits)
-        return resize_bilinear(logits, 2 * logits.shape[1], 2 * logits.shape[2], align_corners=True)
+        logits = jnp.einsum(equation, pixels, LOGIT_SCALE * labels)
+        return logits if self.config.block == "none" else self.block(logits)
+
+    def segment(self, images: jax.Array, labels: jax.Array, *, train: bool = False) -> jax.Array:
+        """Logits float32 [B, H, W, N] of images float [B, H, W, 3] for label embeddings, see `correlate`."""
+        return self.correlate(self.encode_pixels(images, train=train), labels)
 
     def __call__(self, images: jax.Array, tokens: jax.Array, *, train: bool = False) -> jax.Array:
         """Logits float32 [B, H, W, N] of images float [B, H, W, 3] for tokenised labels int [N, context]."""
-        return self.correlate(self.encode_pixels(images, train=train), self.encode_text(tokens))
+        return self.segment(images, self.encode_text(tokens), train=train)

@@ -158,6 +158,11 @@ def _finite(obj: Any) -> Any:
     return obj
 
 
+def cache_directory() -> Path:
+    """Where downloads and computed embeddings are kept: $VLSEG_CACHE, or ~/.cache/vlseg without that."""
+    return Path(os.environ.get("VLSEG_CACHE") or "~/.cache/vlseg").expanduser()
+
+
 def is_remote(path: PathLike) -> bool:
     """Whether a path names an object store, such as "gs://bucket/run"."""
     return re.match(r"[a-z][a-z0-9+.-]*://", os.fspath(path)) is not None

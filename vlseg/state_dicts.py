@@ -9,6 +9,8 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
+from vlseg.errors import CheckpointError
+
 Variables = dict[str, Any]
 """Nested dicts of arrays, as Flax has them: {"params": {...}, "batch_stats": {...}}."""
 
@@ -171,6 +173,18 @@ def mismatch(missing: Iterable[str], unused: Iterable[str], model: str) -> str:
     found = {"missing": sorted(missing), "not known": sorted(unused)}
     parts = [f"{title}: {listing(names)}" for title, names in found.items() if names]
     return f"the parameters do not fit {model}; {'; '.join(parts)}"
+
+
+def check_shapes(found: Mapping[str, tuple[int, ...]], expected: Mapping[str, tuple[int, ...]]) -> None:
+    """Raises CheckpointError if shapes that are in both differ; a few are listed."""
+    wrong = [
+        f"{name} is {list(found[name])} instead of {list(shape)}"
+        for name, shape in expected.items()
+        if name in found and tuple(found[name]) != tuple(shape)
+    ]
+    if wrong:
+        more = f", and {len(wrong) - 3} more" if len(wrong) > 3 else ""
+        raise CheckpointError(f"shapes do not fit the model's configuration: {', '.join(wrong[:3])}{more}")
 
 
 def _set(variables: Variables, path: str, value: Any) -> None:

@@ -11,9 +11,9 @@ import pytest
 from ifseg_jax import adaptation
 from ifseg_jax.adaptation import Adaptation
 from ifseg_jax.artificial import artificial_batch
-from ifseg_jax.losses import upsampled_cross_entropy
 from vlseg import state_dicts
 from vlseg.errors import ConfigError
+from vlseg.nn.losses import upsampled_cross_entropy
 from vlseg.training import loop
 
 CATEGORIES = ("grass", "water", "tree", "house")

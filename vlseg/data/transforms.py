@@ -62,6 +62,47 @@ def random_crop(
     return pad(view, size, PAD_LEVEL), pad(view_label, size, ignore_label)
 
 
+def scale_and_crop(
+    image: NDArray[np.uint8],
+    label: NDArray[np.int32],
+    rng: np.random.Generator,
+    *,
+    base_size: int = 520,
+    crop_size: int = 480,
+    scale_range: tuple[float, float] = (0.5, 2.0),
+    ignore_label: int = 255,
+) -> tuple[NDArray[np.uint8], NDArray[np.int32]]:
+    """A random square view as PyTorch-Encoding's data sets give it, on which LSeg was trained.
+
+    Mirrored or not, resized (bicubic) so that the long side is a uniform draw of `scale_range` times `base_size`,
+    padded with black at the right and the bottom, and cropped.
+
+    Args:
+        image: uint8 [H, W, 3].
+        label: int32 [H, W].
+        rng: where all randomness comes from.
+        base_size, crop_size: in pixels.
+        scale_range: least and largest factor.
+        ignore_label: the label of padding.
+
+    Returns:
+        uint8 [crop_size, crop_size, 3] and int32 [crop_size, crop_size].
+    """
+    if rng.random() < 0.5:
+        image, label = image[:, ::-1], label[:, ::-1]
+    height, width = label.shape
+    low, high = (max(1, int(base_size * scale)) for scale in scale_range)
+    long_side = int(rng.integers(low, high, endpoint=True))
+    scale = long_side / max(height, width)
+    size = max(1, int(width * scale + 0.5)), max(1, int(height * scale + 0.5))
+    picture = Image.fromarray(np.ascontiguousarray(image)).resize(size, Image.Resampling.BICUBIC)
+    labels = Image.fromarray(np.ascontiguousarray(label, np.int32)).resize(size, Image.Resampling.NEAREST)
+    square = crop_size, crop_size
+    view, view_label = pad(np.asarray(picture), square, 0), pad(np.asarray(labels), square, ignore_label)
+    rows, columns = (_random_slice(length, crop_size, rng) for length in view_label.shape)
+    return view[rows, columns], view_label[rows, columns].astype(np.int32)
+
+
 def random_size(
     size: tuple[int, int], short_side: int, min_side: int, scale_range: tuple[float, float], rng: np.random.Generator
 ) -> tuple[int, int]:

@@ -93,12 +93,7 @@ def open_archive(path: str) -> dict[str, Entry]:
     roots = [entry.name.removesuffix("data.pkl") for entry in entries if entry.name.split("/")[1:] == ["data.pkl"]]
     if len(roots) != 1:
         raise CheckpointError(f"{path} is not a PyTorch zip archive: it has no record data.pkl")
-    records = {entry.name.removeprefix(roots[0]): entry for entry in entries if entry.name.startswith(roots[0])}
-    if "constants.pkl" in records:
-        raise CheckpointError(
-            f"{path} is a TorchScript program; save its state_dict() with torch.save and use that file"
-        )
-    return records
+    return {entry.name.removeprefix(roots[0]): entry for entry in entries if entry.name.startswith(roots[0])}
 
 
 def _check_kind(path: str, head: bytes) -> None:

@@ -216,10 +216,11 @@ _RENAMED = {
     "builtins.xrange": "builtins.range",
 }
 _RENAMED_MODULES = {"__builtin__": "builtins", "copy_reg": "copyreg"}
-# Where the classes come from that training frameworks leave in checkpoints: settings, callbacks, schedules, meters.
+# Where the classes come from that training frameworks leave in checkpoints: settings, callbacks, schedules, meters. The
+# classes of a TorchScript program are in __torch__.
 # fmt: off
 _INERT_MODULES = frozenset({
-    "argparse", "criterions", "data", "datetime", "enum", "fairseq", "lightning", "lightning_fabric",
+    "__torch__", "argparse", "criterions", "data", "datetime", "enum", "fairseq", "lightning", "lightning_fabric",
     "lightning_utilities", "ml_collections", "mmcv", "mmengine", "mmseg", "models", "modules", "numpy",
     "omegaconf", "pathlib", "pytorch_lightning", "tasks", "torch", "torchmetrics", "torchvision", "typing",
     "utils", "uuid",

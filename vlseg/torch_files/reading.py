@@ -12,6 +12,7 @@ from vlseg.torch_files.tensors import LazyTensor, Storage
 from vlseg.torch_files.unpickling import Machine
 
 _MAX_PICKLE_BYTES = 1 << 30
+_MAX_NESTED_MODULES = 100
 
 
 def load(path: PathLike) -> Any:
@@ -24,10 +25,22 @@ def load(path: PathLike) -> Any:
 
     Raises:
       CheckpointError: no such file, not an archive of PyTorch >= 1.6, truncated, damaged, or naming something that
-        could run code.
+        could run code; or it is a TorchScript program, of which only `load_state_dict` reads the tensors.
     """
     path = os.fspath(path)
     records = open_archive(path)
+    if _is_program(records):
+        raise CheckpointError(
+            f"{path} is a TorchScript program; save its state_dict() with torch.save and use that file"
+        )
+    return _unpickled(path, records)
+
+
+def _is_program(records: Mapping[str, Entry]) -> bool:
+    return "constants.pkl" in records
+
+
+def _unpickled(path: str, records: Mapping[str, Entry]) -> Any:
     byteorder = _byteorder(path, records)
     pickled = records["data.pkl"]
     if pickled.size > _MAX_PICKLE_BYTES:
@@ -48,23 +61,48 @@ def load_state_dict(path: PathLike, keys: Sequence[str] = ("model", "state_dict"
     Args:
       path: a PyTorch archive.
       keys: where the state dict may be: under the first of these that the top-level dictionary has; else the top-level
-        dictionary itself, if it holds tensors. Its entries that are not tensors are left out.
+        dictionary itself, if it holds tensors. Its entries that are not tensors are left out. Of a TorchScript
+        program it is the tensors of its modules, by the same names as in the state dict that it was made of.
 
     Raises:
       CheckpointError: as in `load`, or there is no state dict.
     """
-    top = load(path)
+    path = os.fspath(path)
+    records = open_archive(path)
+    top = _unpickled(path, records)
+    if _is_program(records) and isinstance(top, Record):
+        top = _module_tensors(path, top)
     if not isinstance(top, Mapping):
         raise CheckpointError(
-            f"{os.fspath(path)} holds a {_type_name(top)}, not a dictionary of tensors; torch.save a state_dict()"
+            f"{path} holds a {_type_name(top)}, not a dictionary of tensors; torch.save a state_dict()"
         )
     found = next((top[key] for key in keys if key in top), top)
     tensors = _named_tensors(found) if isinstance(found, Mapping) else {}
     if not tensors:
         names = ", ".join(repr(key) if isinstance(key, str) else _type_name(key) for key in list(top)[:20]) or "nothing"
         raise CheckpointError(
-            f"{os.fspath(path)} has no state dict of tensors under {' or '.join(keys)}; its top-level keys: {names}"
+            f"{path} has no state dict of tensors under {' or '.join(keys)}; its top-level keys: {names}"
         )
+    return tensors
+
+
+def _module_tensors(path: str, program: Record) -> dict[str, LazyTensor]:
+    """The tensors of nested modules by their names joined with dots; a module in several places has one of its names.
+
+    Source: PyTorch, torch/csrc/jit/serialization/pickler.cpp (a module is an object whose state is its attributes).
+    """
+    tensors: dict[str, LazyTensor] = {}
+    modules, seen = [("", program)], {id(program)}  # as a shared or circular one must not be entered again
+    while modules:
+        prefix, module = modules.pop()
+        if prefix.count(".") > _MAX_NESTED_MODULES:
+            raise CheckpointError(f"{path} is damaged: its modules are nested too deeply")
+        for name, value in module.state.items() if isinstance(module.state, Mapping) else ():
+            if isinstance(value, LazyTensor):
+                tensors[f"{prefix}{name}"] = value
+            elif isinstance(value, Record) and id(value) not in seen:
+                seen.add(id(value))
+                modules.append((f"{prefix}{name}.", value))
     return tensors
 
 

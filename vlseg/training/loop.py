@@ -8,10 +8,11 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import ml_collections
 import numpy as np
 from tqdm import tqdm
 
-from vlseg.errors import VlsegError
+from vlseg.errors import ConfigError, VlsegError
 from vlseg.training.checkpoints import Checkpoints
 from vlseg.training.writers import MetricWriter
 
@@ -89,6 +90,13 @@ def train(
         writer.close()
         checkpoints.close()
     return state
+
+
+def check_counts(config: ml_collections.ConfigDict) -> None:
+    """Raises ConfigError for an interval or a number of checkpoints below 1."""
+    for name in ("log_every", "checkpoint_every", "keep_checkpoints"):
+        if config[name] < 1:
+            raise ConfigError(f"config.{name} is {config[name]}; it must be 1 or more")
 
 
 def print_metrics(step: int, metrics: dict[str, float]) -> None:

@@ -1,5 +1,8 @@
 """Optimizers and schedules, by name, as optax transformations."""
 
+from collections.abc import Callable
+
+import jax.numpy as jnp
 import optax
 
 
@@ -26,3 +29,31 @@ def adamw(
     """Adam with decoupled weight decay on every parameter and a global-norm clip, as fairseq applies them."""
     clip = [optax.clip_by_global_norm(clip_norm)] if clip_norm else []
     return optax.chain(*clip, optax.adamw(schedule, b1=b1, b2=b2, eps=epsilon, weight_decay=weight_decay))
+
+
+def poly_schedule(
+    base: float, steps: int, power: float = 0.9, *, hold: int = 1, warmup_steps: int = 0
+) -> optax.Schedule:
+    """`base` * (1 - progress) ** power, where the progress of `steps` is updated every `hold` steps.
+
+    A linear warm-up from 0 multiplies its first `warmup_steps` steps.
+    """
+
+    def rate(step: jnp.ndarray) -> jnp.ndarray:
+        progress = jnp.minimum((step // hold) * hold / steps, 1.0)
+        warm = jnp.minimum((step + 1) / max(warmup_steps, 1), 1.0) if warmup_steps else 1.0
+        return base * warm * (1.0 - progress) ** power
+
+    return rate
+
+
+def sgd(schedule: optax.Schedule, *, momentum: float = 0.9, weight_decay: float = 1e-4) -> optax.GradientTransformation:
+    """SGD with momentum as in PyTorch: the decay is added to the gradient, and the rate applied after the momentum."""
+    return optax.chain(
+        optax.add_decayed_weights(weight_decay), optax.trace(momentum), optax.scale_by_learning_rate(schedule)
+    )
+
+
+def scale_by_name(factor: Callable[[str], float]) -> optax.GradientTransformation:
+    """Multiplies the update of each entry of a flat dict of parameters by a factor of its name."""
+    return optax.stateless(lambda updates, _: {name: factor(name) * update for name, update in updates.items()})

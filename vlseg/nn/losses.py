@@ -9,7 +9,12 @@ from vlseg.nn.resize import interpolation_matrix
 
 
 def upsampled_cross_entropy(
-    logits: jax.Array, target: jax.Array, *, ignore_label: int = 255, row_block: int = 16
+    logits: jax.Array,
+    target: jax.Array,
+    *,
+    ignore_label: int = 255,
+    row_block: int = 16,
+    align_corners: bool = False,
 ) -> jax.Array:
     """Mean cross entropy of bilinearly upsampled logits against a label map (IFSeg, Eq. 15; alinlab/ifseg).
 
@@ -22,28 +27,31 @@ def upsampled_cross_entropy(
         target: int32 [B, H, W], category ids in [0, M); `ignore_label` and anything outside do not count.
         ignore_label: an id that is ignored even if it is below M.
         row_block: rows of pixels at a time; any number, the last block may be shorter.
+        align_corners: how cells and pixels correspond, see `interpolation_matrix`.
 
     Returns:
         float32 scalar, the mean over counted pixels; 0 if there are none.
     """
-    return _loss(logits.astype(jnp.float32), target, ignore_label, row_block)
+    return _loss(logits.astype(jnp.float32), target, ignore_label, row_block, align_corners)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def _loss(logits: jax.Array, target: jax.Array, ignore_label: int, row_block: int) -> jax.Array:
-    total, count, _ = _accumulate(logits, target, ignore_label, row_block, with_gradient=False)
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
+def _loss(logits: jax.Array, target: jax.Array, ignore_label: int, row_block: int, align_corners: bool) -> jax.Array:
+    total, count, _ = _accumulate(logits, target, ignore_label, row_block, align_corners, with_gradient=False)
     return total / jnp.maximum(count, 1.0)
 
 
 def _forward(
-    logits: jax.Array, target: jax.Array, ignore_label: int, row_block: int
+    logits: jax.Array, target: jax.Array, ignore_label: int, row_block: int, align_corners: bool
 ) -> tuple[jax.Array, tuple[jax.Array]]:
-    total, count, gradient = _accumulate(logits, target, ignore_label, row_block, with_gradient=True)
+    total, count, gradient = _accumulate(logits, target, ignore_label, row_block, align_corners, with_gradient=True)
     count = jnp.maximum(count, 1.0)
     return total / count, (gradient / count,)
 
 
-def _backward(ignore_label: int, row_block: int, saved: tuple[jax.Array], cotangent: jax.Array) -> tuple:
+def _backward(
+    ignore_label: int, row_block: int, align_corners: bool, saved: tuple[jax.Array], cotangent: jax.Array
+) -> tuple:
     return cotangent * saved[0], None
 
 
@@ -51,7 +59,13 @@ _loss.defvjp(_forward, _backward)
 
 
 def _accumulate(
-    logits: jax.Array, target: jax.Array, ignore_label: int, row_block: int, *, with_gradient: bool
+    logits: jax.Array,
+    target: jax.Array,
+    ignore_label: int,
+    row_block: int,
+    align_corners: bool,
+    *,
+    with_gradient: bool,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Sums over pixels: loss, number of counted pixels, and gradient [B, h, w, M] (0 if not wanted)."""
     batch, h, w, categories = logits.shape
@@ -60,8 +74,9 @@ def _accumulate(
     blocks = -(-height // row_block)
     padding = blocks * row_block - height
     target = jnp.pad(target, ((0, 0), (0, padding), (0, 0)), constant_values=-1)
-    rows = jnp.pad(interpolation_matrix(h, height), ((0, padding), (0, 0))).reshape(blocks, row_block, h)
-    columns = interpolation_matrix(w, width)
+    rows = interpolation_matrix(h, height, align_corners=align_corners)
+    rows = jnp.pad(rows, ((0, padding), (0, 0))).reshape(blocks, row_block, h)
+    columns = interpolation_matrix(w, width, align_corners=align_corners)
     target = target.reshape(batch, blocks, row_block, width).swapaxes(0, 1)
 
     def step(

@@ -9,27 +9,28 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ifseg_jax.losses import upsampled_cross_entropy
+from vlseg.nn.losses import upsampled_cross_entropy
 from vlseg.nn.resize import resize_bilinear
 
 IGNORED = 255
 
 
-def naive(logits: jax.Array, target: jax.Array, ignore_label: int = IGNORED) -> jax.Array:
+def naive(logits: jax.Array, target: jax.Array, ignore_label: int = IGNORED, align_corners: bool = False) -> jax.Array:
     """Upsample everything, take the softmax of everything, average over what counts."""
     categories = logits.shape[-1]
-    upsampled = resize_bilinear(logits, *target.shape[1:])
+    upsampled = resize_bilinear(logits, *target.shape[1:], align_corners=align_corners)
     counted = (target >= 0) & (target < categories) & (target != ignore_label)
     chosen = jnp.where(counted, target, 0)
     losses = -jnp.take_along_axis(jax.nn.log_softmax(upsampled), chosen[..., None], axis=-1)[..., 0]
     return jnp.where(counted, losses, 0).sum() / jnp.maximum(counted.sum(), 1)
 
 
-@functools.partial(jax.jit, static_argnames=("row_block", "ignore_label"))
-def both(logits, target, row_block=16, ignore_label=IGNORED):
+@functools.partial(jax.jit, static_argnames=("row_block", "ignore_label", "align_corners"))
+def both(logits, target, row_block=16, ignore_label=IGNORED, align_corners=False):
     """Values and gradients of the loss and of the plain computation."""
-    loss = functools.partial(upsampled_cross_entropy, row_block=row_block, ignore_label=ignore_label)
-    plain = functools.partial(naive, ignore_label=ignore_label)
+    options = {"ignore_label": ignore_label, "align_corners": align_corners}
+    loss = functools.partial(upsampled_cross_entropy, row_block=row_block, **options)
+    plain = functools.partial(naive, **options)
     return jax.value_and_grad(loss)(logits, target), jax.value_and_grad(plain)(logits, target)
 
 
@@ -55,6 +56,13 @@ def test_sizes_and_blocks(grid, pixels, row_block):
     target = rng.integers(0, 4, (2, *pixels))
     target[rng.random(target.shape) < 0.2] = IGNORED
     assert_equal(both(logits, target, row_block=row_block))
+
+
+def test_aligned_corners():
+    rng = np.random.default_rng(1)
+    logits = rng.normal(0, 3, (2, 4, 5, 4)).astype(np.float32)
+    target = rng.integers(0, 4, (2, 8, 10))
+    assert_equal(both(logits, target, align_corners=True))
 
 
 @settings(max_examples=25)

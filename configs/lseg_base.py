@@ -1,0 +1,46 @@
+"""What the LSeg configurations share: the official settings for ADE20K. Not an experiment of its own."""
+
+import ml_collections
+
+from configs.ifseg_base import data_section
+from lseg_jax.config import LSegConfig
+
+NO_STEPS = ml_collections.config_dict.placeholder(int)
+
+
+def get_config() -> ml_collections.ConfigDict:
+    """Official settings (isl-org/lang-seg) without a data set."""
+    config = ml_collections.ConfigDict()
+    config.checkpoint = ""  # an LSeg model to go on from; without one, a fresh `model` with `pretrained` encoders
+    config.tokenizer = ""  # directory with Hugging Face tokenizer files of CLIP; by default the installed one
+    config.model = ml_collections.ConfigDict(LSegConfig().to_dict())
+    config.pretrained = ml_collections.ConfigDict({"text": "", "image": ""})
+    config.label_sets = "names"  # or "others": each image against "others" and one of its classes
+    config.training = ml_collections.ConfigDict(
+        {
+            "epochs": 240,
+            "steps": NO_STEPS,  # instead of epochs
+            "batch_size": 16,
+            "learning_rate": 0.004,
+            "decoder_factor": 10.0,
+            "optimizer": "sgd",
+            "weight_decay": 1e-4,
+            "b1": 0.9,
+            "b2": 0.999,
+            "power": 0.9,
+            "warmup_steps": 0,
+            "clip_norm": 0.0,
+            "base_size": 520,
+            "crop_size": 480,
+            "scale_range": (0.5, 2.0),
+            "text_noise": 0.0,
+            "row_block": 16,
+            "seed": 0,
+        }
+    )
+    config.data = data_section(split="train", count=20000)
+    config.evaluation = data_section(split="test", count=500)  # at the end of a run; none if there is no source
+    config.log_every = 50
+    config.checkpoint_every = 500
+    config.keep_checkpoints = 2
+    return config

@@ -1,0 +1,37 @@
+"""Trains the bundled LSeg, a small ViT and DPT, on scenes of the tiny world, with the sentence encoder MiniLM.
+
+python -m lseg_jax.train --config=configs/lseg_tiny.py --workdir=runs/lseg_tiny
+"""
+
+import ml_collections
+
+from configs import lseg_base
+from lseg_jax.config import LSegConfig, SentenceConfig, ViTConfig
+
+IMAGE = ViTConfig(patch=8, width=192, heads=3, layers=8, grid=8, reassembled=(48, 64, 96, 128))
+
+
+def get_config() -> ml_collections.ConfigDict:
+    """Settings of the weights in lseg_jax/tiny."""
+    config = lseg_base.get_config()
+    config.model = ml_collections.ConfigDict(LSegConfig(SentenceConfig(), IMAGE, features=64).to_dict())
+    config.training.update(
+        {
+            "steps": 3000,
+            "batch_size": 32,
+            "learning_rate": 5e-4,
+            "decoder_factor": 1.0,
+            "optimizer": "adamw",
+            "weight_decay": 0.05,
+            "warmup_steps": 100,
+            "clip_norm": 1.0,
+            "base_size": 64,
+            "crop_size": 64,
+            "scale_range": (1.0, 1.0),
+            "row_block": 64,
+        }
+    )
+    config.data.source = "tiny_world"
+    config.data.tiny_world.count = 100000
+    config.evaluation.source = "tiny_world"
+    return config

@@ -1,0 +1,93 @@
+"""Scores a model on labelled images.
+
+python -m lseg_jax.evaluate --checkpoint=MODEL --data=FOLDER --out=DIR
+python -m lseg_jax.evaluate --checkpoint=MODEL --data=FOLDER --multi_scale     # the authors' six scales and flips
+
+FOLDER holds images/, labels/ (PNG) and names.txt; --data=tiny_world evaluates on held-out scenes of the tiny world.
+Every image is scored at its original size. Prints mIoU, mAcc, aAcc and IoU per class; writes metrics.json. --labels
+gives other words for the classes, in their order.
+"""
+
+import contextlib
+import dataclasses
+import sys
+from collections.abc import Sequence
+
+import jax.numpy as jnp
+from absl import flags
+from tqdm import tqdm
+
+from lseg_jax import inference, model_flags
+from lseg_jax.model import LSeg
+from vlseg import cli, files
+from vlseg.data.folder import names_from
+from vlseg.data.sources import Dataset, open_dataset
+from vlseg.errors import ConfigError
+from vlseg.evaluation import confusion
+from vlseg.evaluation.confusion import SegmentationMetrics
+from vlseg.evaluation.sliding_window import OFFICIAL_SCALES
+
+FOLDER_OPTIONS = ("ignore_label", "label_offset", "ignore_zero")
+"""Flags that say how the label files of a folder are read."""
+
+
+def evaluate(
+    model: LSeg, dataset: Dataset, labels: Sequence[str] | None = None, *, batch_size: int = 1
+) -> SegmentationMetrics:
+    """Metrics over a data set.
+
+    Args:
+        model: to be scored; its `inference` says through which windows.
+        dataset: see `vlseg.data.sources`; streamed.
+        labels: words for the data set's classes, in their order; by default its names.
+        batch_size: windows in a forward pass.
+
+    Raises:
+        ConfigError: as many labels as the data set has classes are needed.
+    """
+    names = tuple(labels or dataset.names)
+    if len(names) != len(dataset.names):
+        raise ConfigError(f"{len(names)} labels do not fit the data set's {len(dataset.names)} classes")
+    embeddings = model.encode_text(names)
+    counts = confusion.zeros(len(names))
+    hidden = not sys.stderr.isatty()
+    for example in tqdm(dataset, total=len(dataset), desc="evaluate", unit="image", disable=hidden):
+        scheme = model.inference
+        ranking = inference.rank(
+            model.config, scheme, model.variables, example.image, embeddings, batch_size=batch_size
+        )
+        counts = confusion.update(counts, ranking.labels[..., 0], jnp.asarray(example.label), dataset.ignore_label)
+    return confusion.compute(counts)
+
+
+def main(_: list[str]) -> None:
+    """The command."""
+    options = flags.FLAGS
+    reading = {name: options[name].value for name in FOLDER_OPTIONS if options[name].present}
+    dataset = open_dataset(options.data, **reading)
+    model = model_flags.load_model(options)
+    if options.multi_scale:
+        scheme = dataclasses.replace(model.inference, scales=OFFICIAL_SCALES, flip=True)
+        model = dataclasses.replace(model, inference=scheme)
+    labels = names_from(options.labels) if options.labels else dataset.names
+    with files.output_directory(options.out) if options.out else contextlib.nullcontext() as out:
+        metrics = evaluate(model, dataset, labels, batch_size=options.batch_size)
+        print(metrics.table(labels))
+        if out:
+            settings = dataclasses.asdict(model.inference)
+            report = {"images": len(dataset), "inference": settings, **metrics.to_dict(labels)}
+            files.atomic_write_json(out / "metrics.json", report)
+            print(f"wrote {out / 'metrics.json'}")
+
+
+if __name__ == "__main__":
+    model_flags.define()
+    flags.DEFINE_string("data", None, "A folder with images/, labels/ and names.txt, or tiny_world.", required=True)
+    flags.DEFINE_string("out", None, "Where metrics.json goes.")
+    flags.DEFINE_string("labels", None, "Words for the classes, with commas or in a file; default: their names.")
+    flags.DEFINE_bool("multi_scale", False, "Six scales and mirrored windows, as in the paper.")
+    flags.DEFINE_integer("ignore_label", 255, "Value of pixels that do not count.")
+    flags.DEFINE_integer("label_offset", 0, "Id of the first category, if the files do not count from 0.")
+    flags.DEFINE_bool("ignore_zero", False, "0 is ignored and categories count from 1, as in ADE20K's files.")
+    flags.DEFINE_integer("batch_size", 1, "Windows in a forward pass.", lower_bound=1)
+    cli.run(main)

@@ -1,0 +1,258 @@
+"""Inference as jitted pure functions, in a few static shapes whatever the images and however many the labels.
+
+An image is seen through square windows (`vlseg.evaluation.sliding_window`), whose scores are put together at its own
+size. Scores of many labels never exist at once: labels come in chunks, and only the best few of each pixel are kept.
+"""
+
+import functools
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lseg_jax.config import LSegConfig
+from lseg_jax.lseg import LOGIT_SCALE, LSegNet
+from vlseg.errors import VocabularyError
+from vlseg.evaluation import sliding_window
+from vlseg.evaluation.sliding_window import Scheme
+
+SCORES = 2**26
+"""Scores, pixels times labels, that are held at a time."""
+
+LABEL_STEP = 32
+"""Chunks of labels are multiples of this."""
+
+MIXED_LABELS = 2048
+"""Labels that a block which mixes them can take: it needs all of them at once."""
+
+
+class Ranking(NamedTuple):
+    """The best k labels of every pixel, best first.
+
+    similarities: float32 [H, W, k], mean logit over the windows, divided by the logit scale: the cosine of pixel and
+        label, for a model without a block.
+    labels: int32 [H, W, k], indices of labels. Of equal labels the first comes first.
+    """
+
+    similarities: jax.Array
+    labels: jax.Array
+
+
+def normalize(config: LSegConfig, images: jax.Array) -> jax.Array:
+    """Pixels as the image encoder takes them, float32: uint8 is normalised, floats are taken as they are."""
+    if images.dtype != jnp.uint8:
+        return images.astype(jnp.float32)
+    return (images.astype(jnp.float32) / 255.0 - jnp.asarray(config.mean)) / jnp.asarray(config.deviation)
+
+
+@functools.partial(jax.jit, static_argnames="config")
+def encode_pixels(config: LSegConfig, variables: Any, images: jax.Array) -> jax.Array:
+    """Pixel embeddings float32 [B, H / 2, W / 2, C] of images [B, H, W, 3], uint8 or normalised."""
+    model: Any = LSegNet(config)
+    return model.apply(variables, normalize(config, images), method=LSegNet.encode_pixels)
+
+
+@functools.partial(jax.jit, static_argnames="config")
+def logits(config: LSegConfig, variables: Any, images: jax.Array, labels: jax.Array) -> jax.Array:
+    """Logits float32 [B, H, W, N] of images as for `encode_pixels` and label embeddings [N, C]."""
+    model: Any = LSegNet(config)
+    return model.apply(variables, normalize(config, images), labels, method=LSegNet.segment)
+
+
+@functools.partial(jax.jit, static_argnames=("config", "scheme"))
+def encode_windows(
+    config: LSegConfig, scheme: Scheme, variables: Any, image: jax.Array, size: jax.Array, batch: jax.Array
+) -> jax.Array:
+    """Pixel embeddings of some windows of an image.
+
+    Args:
+        image: uint8 [H, W, 3], the image in the top left corner. size: int32 [2], its height and width.
+        batch: int32 [K, 4], see `sliding_window.batches`.
+
+    Returns:
+        float32 [R, K, g, g, C]: R is 1, or 2 with those of the mirrored windows.
+    """
+    black = -jnp.asarray(config.mean) / jnp.asarray(config.deviation)
+    views = sliding_window.cut(normalize(config, image), (size[0], size[1]), batch, scheme, black)
+    model: Any = LSegNet(config)
+
+    def encode(views: jax.Array) -> jax.Array:
+        return model.apply(variables, views, method=LSegNet.encode_pixels)
+
+    if not scheme.flip:
+        return encode(views)[None]
+    return jnp.stack([encode(views), encode(sliding_window.mirror(views))])
+
+
+def _summed(grids: Sequence[jax.Array]) -> jax.Array:
+    """Grids [K, g, g, N] of windows, and of mirrored windows if there are any, as one."""
+    return grids[0] if len(grids) == 1 else grids[0] + sliding_window.mirror(grids[1])
+
+
+def _placed(scheme: Scheme, total: jax.Array, grids: jax.Array, size: jax.Array, batch: jax.Array) -> jax.Array:
+    """The sum [H, W, N] with the grids [K, g, g, N] of some windows added."""
+    padded = total.shape[0], total.shape[1]
+    placed = sliding_window.placements((size[0], size[1]), batch, scheme, grids.shape[1], padded)
+    return sliding_window.merge(total, grids, placed)
+
+
+@functools.partial(jax.jit, static_argnames="scheme", donate_argnames="total")
+def _add_embeddings(
+    scheme: Scheme, total: jax.Array, pixels: jax.Array, size: jax.Array, batch: jax.Array
+) -> jax.Array:
+    """The sum of embeddings [H, W, C] with those of some windows added."""
+    placed = sliding_window.placements(
+        (size[0], size[1]), batch, scheme, pixels.shape[2], (total.shape[0], total.shape[1])
+    )
+    return sliding_window.merge(total, _summed(list(pixels)), placed)
+
+
+@functools.partial(jax.jit, static_argnames=("config", "scheme", "count"), donate_argnames="total")
+def _add_scores(
+    config: LSegConfig,
+    scheme: Scheme,
+    count: int,
+    variables: Any,
+    total: jax.Array,
+    pixels: jax.Array,
+    labels: jax.Array,
+    start: jax.Array,
+    size: jax.Array,
+    batch: jax.Array,
+) -> jax.Array:
+    """The sum of scores [H, W, count] of the labels from `start` with those of some windows added."""
+    model: Any = LSegNet(config)
+    mixed = config.block == "bottleneck"
+    chosen = labels if mixed else jax.lax.dynamic_slice_in_dim(labels, start, count)
+    params = {"params": {name: value for name, value in variables["params"].items() if name == "block"}}
+
+    def score(pixels: jax.Array) -> jax.Array:
+        cells = model.apply(params, pixels, chosen, method=LSegNet.cell_logits)
+        return jax.lax.dynamic_slice_in_dim(cells, start, count, axis=-1) if mixed else cells
+
+    grids = _summed([score(view) for view in pixels])
+    placed = sliding_window.placements(
+        (size[0], size[1]), batch, scheme, grids.shape[1], (total.shape[0], total.shape[1])
+    )
+    return sliding_window.merge(total, grids, placed)
+
+
+@functools.partial(jax.jit, static_argnames="count")
+def _compare(total: jax.Array, labels: jax.Array, start: jax.Array, count: int) -> jax.Array:
+    """Scores [H, W, count] of summed embeddings [H, W, C] for the labels from `start`."""
+    chosen = jax.lax.dynamic_slice_in_dim(labels, start, count)
+    return LOGIT_SCALE * jnp.einsum("hwc,nc->hwn", total, chosen)
+
+
+@functools.partial(jax.jit, donate_argnames="ranking")
+def _rank(ranking: Ranking, scores: jax.Array, start: jax.Array, labels: jax.Array, views: jax.Array) -> Ranking:
+    """The ranking with the chunk of labels from `start` taken into account; those from `labels` on are filling."""
+    ids = start + jnp.arange(scores.shape[-1], dtype=jnp.int32)
+    fresh = jnp.where(ids < labels, scores / (views * LOGIT_SCALE), -jnp.inf)
+    found = []
+    for _ in range(ranking.labels.shape[-1]):
+        place = jnp.argmax(fresh, axis=-1)
+        found.append((jnp.max(fresh, axis=-1), start + place.astype(jnp.int32)))
+        fresh = jnp.where(jnp.arange(scores.shape[-1]) == place[..., None], -jnp.inf, fresh)
+    values = jnp.concatenate([ranking.similarities, jnp.stack([value for value, _ in found], axis=-1)], axis=-1)
+    places = jnp.concatenate([ranking.labels, jnp.stack([place for _, place in found], axis=-1)], axis=-1)
+    # Stable, so of equal labels the first stays first whatever the chunks.
+    order = jnp.argsort(-values, axis=-1, stable=True)[..., : ranking.labels.shape[-1]]
+    return Ranking(*(jnp.take_along_axis(array, order, axis=-1) for array in (values, places)))
+
+
+def chunk_size(pixels: int, labels: int) -> int:
+    """Labels to score at a time for an image of so many pixels."""
+    room = max(SCORES // pixels // LABEL_STEP, 1) * LABEL_STEP
+    return min(labels, room)
+
+
+def chunks(
+    config: LSegConfig, scheme: Scheme, variables: Any, image: np.ndarray, labels: jax.Array, batch_size: int = 1
+) -> Iterator[tuple[int, jax.Array]]:
+    """Summed scores of an image for all labels, chunk by chunk.
+
+    Args:
+        image: uint8 [H, W, 3].
+        labels: float32 [N, C].
+        batch_size: windows of a forward pass.
+
+    Yields:
+        (index of the chunk's first label, float32 [H', W', n]); H' and W' are the image's sides rounded up. Beyond the
+        last label scores are without meaning.
+
+    Raises:
+        VocabularyError: more labels than a block that mixes them can take.
+    """
+    height, width = image.shape[:2]
+    padded = sliding_window.bucket(height), sliding_window.bucket(width)
+    canvas = np.zeros((*padded, 3), np.uint8)
+    canvas[:height, :width] = image
+    count, features = labels.shape
+    chunk = chunk_size(padded[0] * padded[1], count)
+    if config.block == "bottleneck" and count > MIXED_LABELS:
+        raise VocabularyError(
+            f"{count} labels are too many for a bottleneck block, which compares every label with all others: it takes "
+            f"at most {MIXED_LABELS}; give fewer, or use a model without a block"
+        )
+    # A label again and again as filling changes no maximum over labels.
+    labels = jnp.concatenate([labels, jnp.repeat(labels[-1:], -count % chunk, axis=0)])
+    size = jnp.asarray([height, width], jnp.int32)
+    batches = sliding_window.batches(sliding_window.windows(height, width, scheme), batch_size)
+    encoded = ((encode_windows(config, scheme, variables, canvas, size, batch), batch) for batch in batches)
+    starts = range(0, count, chunk)
+    if len(starts) > 1 and config.block == "none":
+        # Scores are linear in the embeddings, so these can be put together first, once for all labels.
+        total = jnp.zeros((*padded, features))
+        for pixels, batch in encoded:
+            total = _add_embeddings(scheme, total, pixels, size, batch)
+        for start in starts:
+            yield start, _compare(total, labels, jnp.asarray(start), chunk)
+        return
+    kept = list(encoded) if len(starts) > 1 else encoded
+    for start in starts:
+        scores = jnp.zeros((*padded, chunk))
+        for pixels, batch in kept:
+            first = jnp.asarray(start)
+            scores = _add_scores(config, scheme, chunk, variables, scores, pixels, labels, first, size, batch)
+        yield start, scores
+
+
+def views(scheme: Scheme) -> int:
+    """How many scores are summed for each pixel."""
+    return len(scheme.scales) * (2 if scheme.flip else 1)
+
+
+def rank(
+    config: LSegConfig,
+    scheme: Scheme,
+    variables: Any,
+    image: np.ndarray,
+    labels: jax.Array,
+    top_k: int = 1,
+    batch_size: int = 1,
+) -> Ranking:
+    """The best labels of every pixel of an image, at its size; arguments as for `chunks`, `top_k` at most N."""
+    height, width = image.shape[:2]
+    padded = sliding_window.bucket(height), sliding_window.bucket(width)
+    empty = Ranking(jnp.full((*padded, top_k), -jnp.inf), jnp.full((*padded, top_k), -1, jnp.int32))
+    count, seen = jnp.asarray(len(labels)), jnp.asarray(views(scheme), jnp.float32)
+    ranking = empty
+    for start, scores in chunks(config, scheme, variables, image, labels, batch_size):
+        ranking = _rank(ranking, scores, jnp.asarray(start, jnp.int32), count, seen)
+    return Ranking(*(array[:height, :width] for array in ranking))
+
+
+def probabilities(
+    config: LSegConfig, scheme: Scheme, variables: Any, image: np.ndarray, labels: jax.Array, batch_size: int = 1
+) -> np.ndarray:
+    """Softmax over labels of the mean logits: float32 [H, W, N]; arguments as for `chunks`."""
+    height, width = image.shape[:2]
+    parts = [
+        np.asarray(scores)[:height, :width]
+        for _, scores in chunks(config, scheme, variables, image, labels, batch_size)
+    ]
+    mean = np.concatenate(parts, axis=-1)[..., : len(labels)] / views(scheme)
+    return np.asarray(jax.nn.softmax(mean, axis=-1))

@@ -1,0 +1,272 @@
+"""Labels in CLIP's token ids, as the official `clip.tokenize` makes them (openai/CLIP).
+
+A label is cleaned, cut into byte pairs and framed: start token, ids, end token, zeros up to the context length.
+"""
+
+from __future__ import annotations
+
+import html
+import importlib
+import logging
+import operator
+import os
+import re
+import reprlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from vlseg.errors import VocabularyError
+
+if TYPE_CHECKING:
+    import tokenizers
+
+Tokenizer = Callable[[str], Sequence[int]]
+"""From a text to its ids: bare, or between start and end token, and then also padded."""
+
+START, END = "<|startoftext|>", "<|endoftext|>"
+"""The last two pieces of CLIP's vocabulary."""
+
+_END_OF_WORD = "</w>"
+_PIECES = r"'(?:s|t|re|ve|m|ll|d)|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+"
+"""What byte pairs are merged within: a contraction, a run of letters, a single digit, or a run of the rest."""
+
+_FAST = "tokenizer.json"
+_VOCABULARY, _MERGES = "vocab.json", "merges.txt"
+_EXPECTED = f"CLIP's {_FAST}, or {_VOCABULARY} + {_MERGES} (Hugging Face)"
+_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+
+
+def clip_tokenizer() -> Tokenizer:
+    """CLIP's tokenizer out of installed packages, without any file.
+
+    The ids are the official ones, but for what no label holds: the control tokens `<|startoftext|>` and
+    `<|endoftext|>` are text like any other here, the long s after an apostrophe is not taken for the contraction 's,
+    and letters that Unicode got lately may count as symbols.
+
+    Returns:
+      A function from a text to the list of its ids, int in [0, 49406), without start and end token.
+
+    Raises:
+      VocabularyError: a package is missing.
+    """
+    package = _import(
+        "instant_clip_tokenizer",
+        'pip install "vlseg-jax[clip]" on CPython 3.11 (Linux x86-64, macOS arm64), '
+        f"elsewhere give a tokenizer: a directory with {_EXPECTED}",
+    )
+    clean = _cleaner()
+    encode = package.Tokenizer().encode
+    return lambda text: list(encode(clean(text)))
+
+
+def load_tokenizer(source: str | os.PathLike[str]) -> Tokenizer:
+    """Reads a tokenizer of CLIP from Hugging Face files.
+
+    Args:
+      source: a directory with tokenizer.json or with vocab.json and merges.txt. Or the "owner/name" of a Hugging Face
+        model such as "openai/clip-vit-base-patch32", whose tokenizer files are then taken from the local cache or the
+        network.
+
+    Returns:
+      A function from a text to the list of its ids, without start and end token. It cleans the text first, as the
+      official code does and these files alone do not.
+
+    Raises:
+      VocabularyError: no such directory, missing or damaged files, another model's vocabulary, a hub name that can
+        neither be fetched nor found in the cache, or the package ftfy is missing.
+    """
+    path = Path(source).expanduser()
+    if path.is_dir():
+        return _load_directory(path)
+    if path.exists():
+        raise VocabularyError(f"tokenizer {path} is a file: give the directory that holds {_EXPECTED}")
+    if isinstance(source, str) and _HUB_NAME.fullmatch(source):
+        return _load_directory(_fetch(source))
+    raise VocabularyError(f"no tokenizer directory {path}: give one that holds {_EXPECTED}")
+
+
+def tokenize(labels: Sequence[str], tokenizer: Tokenizer, *, context: int = 77, vocabulary: int = 49408) -> np.ndarray:
+    """Labels as rows of tokens, as the official `clip.tokenize` with `truncate=True`.
+
+    Labels that are too long are cut behind `context` - 2 ids, with one warning for all of them.
+
+    Args:
+      labels: N texts.
+      tokenizer: from a text to its ids. A start token in front is dropped, and so is what follows an end token.
+      context: length of a row, at least 2.
+      vocabulary: number of tokens. The last but one is the start token, the last one the end token.
+
+    Returns:
+      int32 [N, context]: start token, ids, end token, zeros.
+
+    Raises:
+      VocabularyError: the tokenizer returned something else than ids in [0, vocabulary).
+    """
+    start, end = vocabulary - 2, vocabulary - 1
+    tokens = np.zeros((len(labels), context), np.int32)
+    cut = []
+    for row, label in zip(tokens, labels, strict=True):
+        ids = _bare(_encode(tokenizer, label, vocabulary), start, end)
+        if len(ids) > context - 2:
+            cut.append(label)
+        ids = [start, *ids[: context - 2], end]
+        row[: len(ids)] = ids
+    if cut:
+        logging.getLogger(__name__).warning(
+            "%d of %d labels are longer than %d tokens and were cut, the first is %s",
+            *(len(cut), len(labels), context - 2, _shown(cut[0])),
+        )
+    return tokens
+
+
+def check_labels(labels: Sequence[str]) -> tuple[str, ...]:
+    """Labels that can be told apart.
+
+    Args:
+      labels: N >= 1 names. White space around and between their words does not matter.
+
+    Returns:
+      The names, each with single spaces.
+
+    Raises:
+      VocabularyError: a bare string or not strings, no label, a blank label, or a label given twice (case ignored,
+        as CLIP does).
+    """
+    if isinstance(labels, str):
+        raise VocabularyError(f"labels are one string: give a list of names, such as [{_shown(labels)}]")
+    if not isinstance(labels, Sequence) or not all(isinstance(name, str) for name in labels):
+        raise VocabularyError(f"labels are not a list of strings but {_shown(labels)}: give a list of names")
+    if not labels:
+        raise VocabularyError("there are no labels: give at least one name")
+    names = tuple(" ".join(name.split()) for name in labels)
+    if "" in names:
+        raise VocabularyError(f"label {names.index('')} has a blank name: give it a name or leave it out")
+    seen: dict[str, int] = {}
+    for index, name in enumerate(names):
+        first = seen.setdefault(name.casefold(), index)
+        if first != index:
+            raise VocabularyError(f"{names[first]!r} and {name!r} are the same label: give each name once")
+    return names
+
+
+def _import(name: str, remedy: str) -> ModuleType:
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise VocabularyError(
+            f"CLIP's tokenizer needs the package {name.replace('_', '-')}, which is missing: {remedy}"
+        ) from error
+
+
+def _cleaner() -> Callable[[str], str]:
+    """The official cleaning of a text: mended Unicode, no HTML entities, single spaces, lower case."""
+    ftfy = _import("ftfy", "pip install ftfy")
+
+    def clean(text: str) -> str:
+        mended = html.unescape(html.unescape(ftfy.fix_text(text)))
+        # The official pattern ignores case, under which this mark is neither a letter nor a symbol.
+        return " ".join(mended.lower().replace("\N{COMBINING GREEK YPOGEGRAMMENI}", " ").split())
+
+    return clean
+
+
+def _load_directory(directory: Path) -> Tokenizer:
+    tokenizer = _read(directory)
+    size = tokenizer.get_vocab_size()
+    if [tokenizer.token_to_id(token) for token in (START, END)] != [size - 2, size - 1]:
+        raise VocabularyError(
+            f"tokenizer directory {directory} is not CLIP's ({START} and {END} are not its last two tokens): "
+            f"give one that holds {_EXPECTED}"
+        )
+    # The length of a row is not this function's business.
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    clean = _cleaner()
+    return lambda text: tokenizer.encode(clean(text), add_special_tokens=False).ids
+
+
+def _read(directory: Path) -> tokenizers.Tokenizer:
+    files: tuple[str, ...] = (_VOCABULARY, _MERGES)
+    read: Callable[..., tokenizers.Tokenizer] = _read_byte_pairs
+    if (directory / _FAST).is_file():
+        files, read = (_FAST,), _read_fast
+    missing = [name for name in files if not (directory / name).is_file()]
+    if missing == list(files):
+        raise VocabularyError(f"tokenizer directory {directory} holds no tokenizer: expected {_EXPECTED}")
+    if missing:
+        raise VocabularyError(f"tokenizer directory {directory} lacks {missing[0]}: put it beside the rest")
+    try:
+        return read(*(str(directory / name) for name in files))
+    except Exception as error:  # the library raises nothing more specific
+        raise VocabularyError(
+            f"{' and '.join(files)} of {directory} cannot be read ({' '.join(str(error).split())}): fetch them again"
+        ) from error
+
+
+def _read_fast(path: str) -> tokenizers.Tokenizer:
+    import tokenizers
+
+    return tokenizers.Tokenizer.from_file(path)
+
+
+def _read_byte_pairs(vocabulary: str, merges: str) -> tokenizers.Tokenizer:
+    """Byte pairs within pieces, with a mark on the last one of each."""
+    import tokenizers
+    from tokenizers import models, pre_tokenizers
+
+    tokenizer = tokenizers.Tokenizer(models.BPE.from_file(vocabulary, merges, end_of_word_suffix=_END_OF_WORD))
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(tokenizers.Regex(_PIECES), behavior="removed", invert=True),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    # The library drops what it has no token for. With two tokens for each byte there is no such thing.
+    known = tokenizer.get_vocab().keys()
+    if not all({byte, byte + _END_OF_WORD} <= known for byte in pre_tokenizers.ByteLevel.alphabet()):
+        raise ValueError("some of the 512 tokens of single bytes are missing")
+    return tokenizer
+
+
+def _fetch(hub_name: str) -> Path:
+    """The folder of the hub's tokenizer files, fetched or cached."""
+    import huggingface_hub
+
+    try:
+        folder = huggingface_hub.snapshot_download(hub_name, allow_patterns=[_FAST, _VOCABULARY, _MERGES])
+    except (OSError, ValueError) as error:  # the hub's own errors all derive from these
+        raise VocabularyError(
+            f"no directory {hub_name}, and the Hugging Face hub did not give it ({type(error).__name__}): download "
+            f"{_VOCABULARY} and {_MERGES} of {hub_name} into a directory and give that directory"
+        ) from error
+    return Path(folder)
+
+
+def _encode(tokenizer: Tokenizer, label: str, vocabulary: int) -> list[int]:
+    returned = tokenizer(label)
+    try:
+        ids = [operator.index(index) for index in returned]
+    except TypeError as error:
+        raise VocabularyError(
+            f"the tokenizer returned {_shown(returned)} for {_shown(label)}: it must return a list of integer ids"
+        ) from error
+    if outside := [index for index in ids if not 0 <= index < vocabulary]:
+        raise VocabularyError(
+            f"the tokenizer returned the id {outside[0]} for {_shown(label)}, but this model knows 0 to "
+            f"{vocabulary - 1}: give the tokenizer that the model was trained with"
+        )
+    return ids
+
+
+def _bare(ids: list[int], start: int, end: int) -> list[int]:
+    ids = ids[1:] if ids[:1] == [start] else ids
+    return ids[: ids.index(end)] if end in ids else ids
+
+
+def _shown(value: object) -> str:
+    """A value for an error message: on one line, and not long."""
+    return " ".join(reprlib.repr(value).split())

@@ -1,0 +1,271 @@
+import dataclasses
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from vlseg.errors import ConfigError
+from vlseg.evaluation import sliding_window
+from vlseg.evaluation.sliding_window import (
+    CITYSCAPES_SCALES,
+    OFFICIAL_SCALES,
+    Scheme,
+    Window,
+    batches,
+    bucket,
+    merge,
+    mirror,
+    rescaled,
+    windows,
+)
+
+MEAN, STD = np.array([0.5, 0.4, 0.3], np.float32), np.array([0.5, 0.25, 0.2], np.float32)
+BASE, CROP, LABELS = 70, 64, 3
+GRID = CROP // 2
+SIDES = st.integers(1, 250)
+SCHEMES = st.sampled_from([Scheme(BASE, CROP, scales=(0.5, 1.0, 1.75)), Scheme(300, CROP, 0.25), Scheme(200, 32, 1.0)])
+cut = jax.jit(sliding_window.cut, static_argnames="scheme")
+add = jax.jit(merge, donate_argnums=0)
+placements = jax.jit(sliding_window.placements, static_argnames=("scheme", "grid", "padded"))
+
+
+def normalised_image(height, width):
+    pixels = np.random.default_rng(height * 1000 + width).random((height, width, 3), np.float32)
+    return (pixels - MEAN) / STD
+
+
+def parameters():
+    """Of a network that, like a real one, is neither linear nor the same everywhere in its window."""
+    rng = np.random.default_rng(0)
+    return rng.standard_normal((3, LABELS), np.float32), rng.standard_normal((GRID, GRID, LABELS), np.float32)
+
+
+def network(images, xp=np):
+    """[K, CROP, CROP, 3] -> [K, GRID, GRID, LABELS]."""
+    matrix, bias = parameters()
+    return xp.tanh(images.reshape(-1, GRID, 2, GRID, 2, 3).mean((2, 4)) @ matrix + bias)
+
+
+def resized(x, height, width):
+    """Bilinear with aligned corners: the mean of four neighbours, gathered pixel by pixel."""
+    row = np.arange(height)[:, None, None] * ((x.shape[0] - 1) / max(height - 1, 1))
+    column = np.arange(width)[None, :, None] * ((x.shape[1] - 1) / max(width - 1, 1))
+    top, left = np.floor(row).astype(int), np.floor(column).astype(int)
+    bottom, right = np.minimum(top + 1, x.shape[0] - 1), np.minimum(left + 1, x.shape[1] - 1)
+    down, along, channel = row - top, column - left, np.arange(x.shape[2])
+    upper = x[top, left, channel] * (1 - along) + x[top, right, channel] * along
+    lower = x[bottom, left, channel] * (1 - along) + x[bottom, right, channel] * along
+    return upper * (1 - down) + lower * down
+
+
+def padded_to_crop(x):
+    out = np.empty((max(x.shape[0], CROP), max(x.shape[1], CROP), 3))
+    out[:] = -MEAN / STD
+    out[: x.shape[0], : x.shape[1]] = x
+    return out
+
+
+def oracle(image, scales, flip):
+    """The official evaluation as it is described, in float64."""
+    h, w = image.shape[:2]
+    scores = np.zeros((h, w, LABELS))
+    for scale in scales:
+        long_side = math.ceil(BASE * scale)
+        height = long_side if h > w else int(1.0 * h * long_side / w + 0.5)
+        width = int(1.0 * w * long_side / h + 0.5) if h > w else long_side
+        small = padded_to_crop(resized(image, height, width))
+        total, count = np.zeros((*small.shape[:2], LABELS)), np.zeros((*small.shape[:2], 1))
+        stride = 42
+        for row in range(math.ceil((small.shape[0] - CROP) / stride) + 1):
+            for column in range(math.ceil((small.shape[1] - CROP) / stride) + 1):
+                part = np.s_[row * stride : row * stride + CROP, column * stride : column * stride + CROP]
+                window = padded_to_crop(small[part])
+                scored = resized(network(window[None])[0], CROP, CROP)
+                if flip:
+                    scored = scored + resized(network(window[None, :, ::-1])[0], CROP, CROP)[:, ::-1]
+                total[part] += scored[: total[part].shape[0], : total[part].shape[1]]
+                count[part] += 1
+        scores += resized((total / count)[:height, :width], h, w)
+    return scores
+
+
+def evaluated(image, scheme, batch_size=4, padded=None, around=7.0):
+    """The same with the functions under test."""
+    size = image.shape[:2]
+    # Scales are not compiled in, so the tests share programs.
+    shape = dataclasses.replace(scheme, scales=(1.0,), flip=False)
+    padded = padded or (bucket(size[0]), bucket(size[1]))
+    canvas = np.full((*padded, 3), around, np.float32)
+    canvas[: size[0], : size[1]] = image
+    scores = jnp.zeros((*padded, LABELS))
+    for batch in batches(windows(*size, scheme), batch_size):
+        images = cut(canvas, size, batch, shape, -MEAN / STD)
+        grids = network(images, jnp)
+        if scheme.flip:
+            grids += mirror(network(mirror(images), jnp))
+        scores = add(scores, grids, placements(size, batch, shape, GRID, padded))
+    return np.asarray(scores)
+
+
+@pytest.mark.parametrize(
+    ("size", "scales", "flip"),
+    [
+        ((40, 100), (1.0,), True),
+        ((120, 60), (0.5, 1.75), True),
+        ((20, 30), (0.75, 1.25), False),
+        ((64, 64), (1.0, 2.25), True),
+        ((70, 70), (1.0,), False),
+        ((140, 133), (0.75, 2.0), True),
+        ((1, 128), (1.0,), False),
+        ((63, 65), (0.9143, 0.92), True),
+    ],
+)
+def test_scores_are_those_of_the_official_evaluation(size, scales, flip):
+    image = normalised_image(*size)
+    scheme = Scheme(BASE, CROP, scales=scales, flip=flip)
+    found = evaluated(image, scheme)
+    np.testing.assert_allclose(found[: size[0], : size[1]], oracle(image, scales, flip), rtol=0, atol=1e-4)
+    assert (found[size[0] :] == 0).all() and (found[:, size[1] :] == 0).all()
+
+
+def test_windows_are_cut_and_padded():
+    image = normalised_image(150, 60)
+    scheme = Scheme(BASE, CROP, scales=(1.75,))
+    found = windows(150, 60, scheme)
+    images = cut(np.pad(image, ((0, 106), (0, 68), (0, 0))), (150, 60), np.asarray(found), scheme, -MEAN / STD)
+    small = padded_to_crop(resized(image, 123, 49))
+    assert found == [Window(123, 49, 0, 0), Window(123, 49, 42, 0), Window(123, 49, 84, 0)]
+    for window, pixels in zip(found, images, strict=True):
+        expected = padded_to_crop(small[window.top : window.top + CROP])
+        np.testing.assert_allclose(pixels, expected, rtol=0, atol=1e-5)
+        np.testing.assert_array_equal(pixels[:, 49:], np.broadcast_to(np.float32(-MEAN / STD), (CROP, 15, 3)))
+
+
+def test_neither_padding_nor_the_size_of_batches_changes_scores():
+    image, scheme = normalised_image(90, 120), Scheme(BASE, CROP, scales=(0.5, 1.75), flip=True)
+    expected = evaluated(image, scheme)[:90, :120]
+    found = evaluated(image, scheme, batch_size=3, padded=(128, 256), around=-1e3)
+    np.testing.assert_allclose(found[:90, :120], expected, rtol=0, atol=1e-5)
+    assert (found[90:] == 0).all() and (found[:, 120:] == 0).all()
+
+
+@settings(max_examples=20)
+@given(SIDES, SIDES, SCHEMES)
+def test_every_pixel_takes_one_mean_from_each_scale(height, width, scheme):
+    weight = np.zeros((256, 256))
+    for batch in batches(windows(height, width, scheme), 8):
+        rows, columns = placements((height, width), batch, scheme, scheme.crop_size // 2, (256, 256))
+        assert (np.asarray(rows) >= 0).all() and (np.asarray(columns) >= 0).all()
+        weight += np.einsum("ky,kx->yx", np.asarray(rows).sum(2), np.asarray(columns).sum(2))
+    np.testing.assert_allclose(weight[:height, :width], len(scheme.scales), rtol=0, atol=1e-5)
+    assert (weight[height:] == 0).all() and (weight[:, width:] == 0).all()
+
+
+def test_equal_logits_stay_equal():
+    scheme = Scheme(BASE, CROP, scales=(0.5, 1.75))
+    batch = batches(windows(90, 120, scheme), 8)[0]
+    grids = jnp.full((8, GRID, GRID, 2), jnp.array([2.0, -3.0]))
+    found = add(jnp.zeros((128, 128, 2)), grids, placements((90, 120), batch, scheme, GRID, (128, 128)))
+    np.testing.assert_allclose(found[:90, :120], np.broadcast_to([4.0, -6.0], (90, 120, 2)), rtol=0, atol=1e-5)
+
+
+def test_merge_adds_to_the_scores_and_fillers_add_nothing():
+    scheme = Scheme(BASE, CROP)
+    before = np.random.default_rng(0).standard_normal((128, 128, 2), np.float32)
+    filler = jnp.zeros((4, 4), jnp.int32)
+    grids = jnp.full((4, GRID, GRID, 2), 9.0)
+    after = add(jnp.asarray(before), grids, placements((90, 120), filler, scheme, GRID, (128, 128)))
+    np.testing.assert_array_equal(after, before)
+    batch = jnp.asarray(batches(windows(90, 120, scheme), 4)[0])
+    after = add(jnp.asarray(before), grids, placements((90, 120), batch, scheme, GRID, (128, 128)))
+    np.testing.assert_allclose(after[:90, :120], before[:90, :120] + 9.0, rtol=0, atol=1e-5)
+
+
+def test_fillers_see_only_padding():
+    images = cut(np.full((128, 128, 3), 5.0), (90, 120), np.zeros((2, 4), np.int32), Scheme(BASE, CROP), -MEAN / STD)
+    np.testing.assert_array_equal(images, np.broadcast_to(np.float32(-MEAN / STD), images.shape))
+
+
+def test_one_program_serves_all_sizes_of_a_bucket():
+    scheme = Scheme(BASE, CROP)
+    for function in (cut, placements):
+        function.clear_cache()
+    for size in [(90, 120), (128, 1), (65, 70)]:
+        evaluated(normalised_image(*size), scheme)
+    assert cut._cache_size() == placements._cache_size() == 1
+
+
+# From the official rule: the long side ceil(520 * scale), the short side to the nearest; a stride of 320.
+@pytest.mark.parametrize(
+    ("size", "scale", "expected"),
+    [
+        ((683, 512), 0.5, [(260, 195, 0, 0)]),
+        ((512, 683), 1.0, [(390, 520, 0, 0), (390, 520, 0, 320)]),
+        ((512, 512), 1.25, [(650, 650, top, left) for top in (0, 320) for left in (0, 320)]),
+        ((683, 512), 1.75, [(910, 682, top, left) for top in (0, 320, 640) for left in (0, 320)]),
+        ((1000, 1), 0.5, [(260, 1, 0, 0)]),
+        ((1, 5000), 1.0, [(1, 520, 0, 0), (1, 520, 0, 320)]),
+    ],
+)
+def test_windows(size, scale, expected):
+    assert windows(*size, Scheme(scales=(scale,))) == [Window(*window) for window in expected]
+
+
+def test_windows_of_several_scales_follow_each_other():
+    found = windows(512, 683, Scheme(scales=OFFICIAL_SCALES))
+    apart = [window for scale in OFFICIAL_SCALES for window in windows(512, 683, Scheme(scales=(scale,)))]
+    assert found == apart and len(found) == 18
+    # Multiples of the stride that do not reach past the crop need no further window.
+    assert len(windows(800, 800, Scheme(base_size=800))) == 4 and len(windows(801, 801, Scheme(base_size=801))) == 9
+
+
+def test_official_settings():
+    scheme = Scheme()
+    assert (scheme.base_size, scheme.crop_size, scheme.stride, scheme.scales, scheme.flip) == (
+        520,
+        480,
+        320,
+        (1.0,),
+        False,
+    )
+    assert Scheme(2048, 768).stride == 512
+    assert rescaled(1024, 2048, Scheme(2048, 768), CITYSCAPES_SCALES[-1]) == (2304, 4608)
+    assert (OFFICIAL_SCALES[0], OFFICIAL_SCALES[-1], CITYSCAPES_SCALES[0]) == (0.5, 1.75, 0.75)
+
+
+def test_batches():
+    found = [Window(1, 2, 3, index) for index in range(5)]
+    stacked = batches(found, 3)
+    assert stacked.shape == (2, 3, 4) and stacked.dtype == np.int32
+    np.testing.assert_array_equal(stacked.reshape(6, 4), [*found, (0, 0, 0, 0)])
+    assert batches(found[:3], 3).shape == (1, 3, 4)
+
+
+@pytest.mark.parametrize(("side", "expected"), [(1, 128), (128, 128), (129, 256), (683, 768)])
+def test_bucket(side, expected):
+    assert bucket(side) == expected
+
+
+@pytest.mark.parametrize(
+    ("settings", "name"),
+    [
+        ({"base_size": 0}, "base_size"),
+        ({"crop_size": 0}, "crop_size"),
+        ({"crop_size": 100}, "crop_size"),
+        ({"scales": ()}, "scales"),
+        ({"scales": (1.0, 0.0)}, "scales"),
+        ({"scales": (math.nan,)}, "scales"),
+        ({"scales": (math.inf,)}, "scales"),
+        ({"stride_rate": 0.0}, "stride_rate"),
+        ({"stride_rate": 1.1}, "stride_rate"),
+        ({"stride_rate": 0.001}, "stride_rate"),
+        ({"stride_rate": math.nan}, "stride_rate"),
+    ],
+)
+def test_settings_that_cannot_be_used(settings, name):
+    with pytest.raises(ConfigError, match=name):
+        Scheme(**settings)

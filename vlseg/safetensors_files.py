@@ -1,0 +1,54 @@
+"""Safetensors files: tensors read on demand, and written with our errors."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from vlseg.errors import CheckpointError, StorageError
+
+
+class SafetensorsTensor(NamedTuple):
+    """One tensor of a safetensors file, read on demand."""
+
+    path: Path
+    name: str
+    shape: tuple[int, ...]
+
+    def read(self) -> np.ndarray:
+        """Its values."""
+        with safe_open(self.path, framework="numpy") as file:
+            return file.get_tensor(self.name)
+
+
+def open_safetensors(path: str | os.PathLike[str]) -> dict[str, SafetensorsTensor]:
+    """The tensors of a file by name; none is read yet.
+
+    Raises:
+        CheckpointError: it is missing or no safetensors file.
+    """
+    path = Path(path)
+    try:
+        with safe_open(path, framework="numpy") as file:
+            names = list(file.keys())
+            return {name: SafetensorsTensor(path, name, tuple(file.get_slice(name).get_shape())) for name in names}
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{path} is missing") from error
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path} cannot be read: {error}") from error
+
+
+def save_safetensors(arrays: Mapping[str, np.ndarray], path: Path, destination: str | os.PathLike[str]) -> None:
+    """Writes arrays, contiguous ones, to `path`; `destination` is what an error names.
+
+    Raises:
+        StorageError: it cannot be written.
+    """
+    try:
+        save_file(dict(arrays), path)
+    except SafetensorError as error:  # the library's word for a full disk, too
+        raise StorageError(f"cannot write {os.fspath(destination)}: {error}") from error
