@@ -8,9 +8,6 @@ and the peak resident memory of the process, whose matrix multiplications are me
 """
 
 import json
-import resource
-import statistics
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -19,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
+from benchmarks import timing
 from ifseg_jax import adaptation, flops, inference
 from ifseg_jax.config import SIZES, OFAConfig
 from ifseg_jax.inference import WordEmbeddings
@@ -31,17 +29,10 @@ WORDS = 239
 
 
 def random_variables(config: OFAConfig) -> Any:
-    """Variables of the right shapes with small random values, made one array at a time."""
+    """Variables of the right shapes with small random values."""
     images, ids = jnp.zeros((1, 64, 64, 3)), jnp.arange(3)
     shapes = jax.eval_shape(OFA(config).init, jax.random.key(0), images, ids)
-    rng = np.random.default_rng(0)
-
-    def fill(leaf: jax.ShapeDtypeStruct) -> jax.Array:
-        return jnp.asarray(rng.standard_normal(leaf.shape, np.float32) * 0.02)
-
-    variables = jax.tree.map(fill, shapes)
-    jax.clear_caches()  # weights that are read from a file leave no traces of their initialisation in memory
-    return variables
+    return timing.random_arrays(shapes)
 
 
 def random_words(config: OFAConfig) -> WordEmbeddings:
@@ -49,24 +40,6 @@ def random_words(config: OFAConfig) -> WordEmbeddings:
     rng = np.random.default_rng(1)
     shapes = ((CATEGORIES, config.width), (1, WORDS, config.width), (config.width,))
     return WordEmbeddings(*(jnp.asarray(rng.standard_normal(shape, np.float32)) for shape in shapes))
-
-
-def seconds(run: Callable[[], Any], repeats: int) -> list[float]:
-    """Wall times of `repeats` runs after one that is not counted."""
-    jax.block_until_ready(run())
-    times = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        jax.block_until_ready(run())
-        times.append(time.perf_counter() - start)
-    return times
-
-
-def matmul_rate(side: int = 3072, repeats: int = 5) -> float:
-    """Median float32 FLOP/s of a square matrix product."""
-    a = jnp.ones((side, side))
-    product = jax.jit(lambda a: a @ a)
-    return 2 * side**3 / statistics.median(seconds(lambda: product(a), repeats))
 
 
 def inference_task(config: OFAConfig, height: int, width: int) -> tuple[Callable[[], Any], int]:
@@ -104,23 +77,10 @@ def main(_: list[str]) -> None:
         run, work = inference_task(config, options.height, options.width)
     else:
         run, work = train_task(config)
-    times = seconds(run, options.repeats)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    median = statistics.median(times)
-    rate = matmul_rate()
-    report = {
-        "size": options.size,
-        "task": options.task,
-        "seconds_median": round(median, 3),
-        "seconds_min": round(min(times), 3),
-        "seconds_max": round(max(times), 3),
-        "definition_gflop": round(work / 1e9, 1),
-        "gflop_per_second": round(work / median / 1e9, 1),
-        "matmul_gflop_per_second": round(rate / 1e9, 1),
-        "share_of_matmul_rate": round(work / median / rate, 3),
-        "peak_memory_gb": round(peak / 1e9, 3),
-    }
-    print(json.dumps(report, indent=2))
+    times = timing.seconds(run, options.repeats)
+    peak = timing.peak_memory()
+    figures = timing.report(times, work, timing.matmul_rate(jnp.ones(timing.MATMUL_SHAPE)), peak)
+    print(json.dumps({"size": options.size, "task": options.task, **figures}, indent=2))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """DPT: tokens back into maps at four scales, and their fusion (Ranftl et al. 2021; isl-org/lang-seg)."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -10,7 +11,7 @@ from lseg_jax.transformer import exact_gelu
 from vlseg.nn.resize import resize_bilinear
 from vlseg.nn.resnet import BatchNorm, Convolution
 
-SCALES: dict[int, tuple[float, ...]] = {16: (4, 2, 1, 0.5), 32: (8, 4, 2, 1)}
+SCALES: dict[int, tuple[float, ...]] = {8: (2, 1, 0.5, 0.25), 16: (4, 2, 1, 0.5), 32: (8, 4, 2, 1)}
 """Resampling of each level by patch size: levels are at 1/4, 1/8, 1/16 and 1/32 of the image."""
 
 
@@ -26,9 +27,7 @@ class Reassemble(nn.Module):
         """[B, 1 + rows * columns, D] -> [B, rows * scale, columns * scale, features]."""
         dtype = jnp.dtype(self.dtype)
         width = tokens.shape[-1]
-        first = jnp.broadcast_to(tokens[:, :1], (tokens.shape[0], rows * columns, width))
-        joined = jnp.concatenate([tokens[:, 1:], first], axis=-1)
-        x = exact_gelu(nn.Dense(width, dtype=dtype, name="readout")(joined))
+        x = exact_gelu(Readout(dtype, name="readout")(tokens))
         x = nn.Dense(self.features, dtype=dtype, name="project")(x).reshape(-1, rows, columns, self.features)
         if self.scale == 1:
             return x
@@ -37,6 +36,21 @@ class Reassemble(nn.Module):
             convolution = nn.Conv(self.features, (3, 3), (stride, stride), padding=1, dtype=dtype, name="resample")
             return convolution(x)
         return Enlarge(self.features, round(self.scale), self.dtype, name="resample")(x)
+
+
+class Readout(nn.Module):
+    """A linear map of every token joined with the class token, whose share is computed once for all."""
+
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, tokens: jax.Array) -> jax.Array:
+        """[B, 1 + n, D] -> [B, n, D]."""
+        width = tokens.shape[-1]
+        kernel = self.param("kernel", nn.initializers.lecun_normal(), (2 * width, width)).astype(self.dtype)
+        bias = self.param("bias", nn.initializers.zeros, (width,)).astype(self.dtype)
+        tokens = tokens.astype(self.dtype)
+        return tokens[:, 1:] @ kernel[:width] + (tokens[:, :1] @ kernel[width:] + bias)
 
 
 class Enlarge(nn.Module):
@@ -74,37 +88,44 @@ class ResidualUnit(nn.Module):
         return x + y
 
 
+def doubled(x: jax.Array) -> jax.Array:
+    """[B, h, w, C] -> [B, 2h, 2w, C], bilinear with aligned corners."""
+    return resize_bilinear(x, 2 * x.shape[1], 2 * x.shape[2], align_corners=True)
+
+
 class Fusion(nn.Module):
-    """Adds a level to the coarser ones, refines, and doubles the resolution."""
+    """Adds a level to the coarser ones and refines."""
 
     features: int
     dtype: str
 
     @nn.compact
     def __call__(self, x: jax.Array, level: jax.Array | None, *, train: bool) -> jax.Array:
-        """[B, h, w, C] -> [B, 2h, 2w, C]; `level` [B, h, w, C] is None for the coarsest."""
+        """[B, h, w, C] -> the same shape, to be doubled; `level` [B, h, w, C] is None for the coarsest."""
         if level is not None:
             x = x + ResidualUnit(self.features, self.dtype, name="skip_unit")(level, train=train)
         x = ResidualUnit(self.features, self.dtype, name="unit")(x, train=train)
-        # A 1x1 convolution and an interpolation commute, and before it there are a quarter of the pixels.
-        x = nn.Dense(self.features, dtype=jnp.dtype(self.dtype), name="out")(x)
-        return resize_bilinear(x, 2 * x.shape[1], 2 * x.shape[2], align_corners=True)
+        return nn.Dense(self.features, dtype=jnp.dtype(self.dtype), name="out")(x)
 
 
 class Decoder(nn.Module):
-    """Four levels, finest first, into one map at twice the resolution of the finest."""
+    """Four levels, finest first, into one map at the resolution of the finest.
+
+    Officially every fusion doubles the resolution before its 1x1 convolution, the last one too. A 1x1 convolution and
+    an interpolation commute, and before it there are a quarter of the pixels.
+    """
 
     features: int
     dtype: str
 
     @nn.compact
     def __call__(self, levels: Sequence[jax.Array], *, train: bool = False) -> jax.Array:
-        """[B, H / 4, W / 4, C1] ... [B, H / 32, W / 32, C4] -> [B, H / 2, W / 2, features]."""
+        """[B, H / 4, W / 4, C1] ... [B, H / 32, W / 32, C4] -> [B, H / 4, W / 4, features]."""
         dtype = jnp.dtype(self.dtype)
         x = None
         for number in range(len(levels), 0, -1):
             level = Convolution(self.features, 3, dtype=dtype, name=f"level{number}")(levels[number - 1])
             fusion = Fusion(self.features, self.dtype, name=f"fusion{number}")
-            x = fusion(level, None, train=train) if x is None else fusion(x, level, train=train)
+            x = fusion(level, None, train=train) if x is None else fusion(doubled(x), level, train=train)
         assert x is not None
         return x

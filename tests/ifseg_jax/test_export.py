@@ -12,7 +12,7 @@ import pytest
 
 import ifseg_jax
 from ifseg_jax import export, storage
-from vlseg import stablehlo, state_dicts, torch_files
+from vlseg import state_dicts, torch_files
 from vlseg.errors import ConfigError, StorageError, VocabularyError
 
 CATEGORIES = ("grass", "house", "tree", "car")
@@ -112,7 +112,7 @@ def test_what_cannot_be_exported(model, micro_model, tmp_path):
 
 
 def test_too_large_a_model_is_refused_before_work(model, tmp_path, monkeypatch):
-    monkeypatch.setattr(stablehlo, "_MAX_BYTES", 1000)
+    monkeypatch.setattr("vlseg.stablehlo._MAX_BYTES", 1000)
     with pytest.raises(ConfigError, match="GB of weights"):
         export.write_stablehlo(tmp_path / "model.jax", model, HEIGHT, WIDTH, ("cpu",))
 
