@@ -5,8 +5,6 @@ import ml_collections
 from configs.ifseg_base import data_section
 from lseg_jax.config import LSegConfig
 
-NO_STEPS = ml_collections.config_dict.placeholder(int)
-
 
 def get_config() -> ml_collections.ConfigDict:
     """Official settings (isl-org/lang-seg) without a data set."""
@@ -19,7 +17,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.training = ml_collections.ConfigDict(
         {
             "epochs": 240,
-            "steps": NO_STEPS,  # instead of epochs
+            "steps": ml_collections.config_dict.placeholder(int),  # instead of epochs
             "batch_size": 16,
             "learning_rate": 0.004,
             "decoder_factor": 10.0,

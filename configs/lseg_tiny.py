@@ -17,9 +17,9 @@ def get_config() -> ml_collections.ConfigDict:
     config.model = ml_collections.ConfigDict(LSegConfig(SentenceConfig(), IMAGE, features=64).to_dict())
     config.training.update(
         {
-            "steps": 3000,
-            "batch_size": 32,
-            "learning_rate": 5e-4,
+            "steps": 2500,
+            "batch_size": 16,
+            "learning_rate": 1e-3,
             "decoder_factor": 1.0,
             "optimizer": "adamw",
             "weight_decay": 0.05,
@@ -28,6 +28,7 @@ def get_config() -> ml_collections.ConfigDict:
             "base_size": 64,
             "crop_size": 64,
             "scale_range": (1.0, 1.0),
+            "text_noise": 0.7,
             "row_block": 64,
         }
     )

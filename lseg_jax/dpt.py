@@ -26,7 +26,6 @@ class Reassemble(nn.Module):
     def __call__(self, tokens: jax.Array, rows: int, columns: int) -> jax.Array:
         """[B, 1 + rows * columns, D] -> [B, rows * scale, columns * scale, features]."""
         dtype = jnp.dtype(self.dtype)
-        width = tokens.shape[-1]
         x = exact_gelu(Readout(dtype, name="readout")(tokens))
         x = nn.Dense(self.features, dtype=dtype, name="project")(x).reshape(-1, rows, columns, self.features)
         if self.scale == 1:

@@ -21,6 +21,9 @@ from vlseg.evaluation.sliding_window import Scheme
 SCORES = 2**26
 """Scores, pixels times labels, that are held at a time."""
 
+SUMMED = 2**29
+"""Numbers, pixels times the width of an embedding, up to which embeddings are put together at the size of the image."""
+
 LABEL_STEP = 32
 """Chunks of labels are multiples of this."""
 
@@ -103,17 +106,13 @@ def _add_embeddings(
     scheme: Scheme, total: jax.Array, pixels: jax.Array, size: jax.Array, batch: jax.Array
 ) -> jax.Array:
     """The sum of embeddings [H, W, C] with those of some windows added."""
-    placed = sliding_window.placements(
-        (size[0], size[1]), batch, scheme, pixels.shape[2], (total.shape[0], total.shape[1])
-    )
-    return sliding_window.merge(total, _summed(list(pixels)), placed)
+    return _placed(scheme, total, _summed(list(pixels)), size, batch)
 
 
-@functools.partial(jax.jit, static_argnames=("config", "scheme", "count"), donate_argnames="total")
+@functools.partial(jax.jit, static_argnames=("config", "scheme"), donate_argnames="total")
 def _add_scores(
     config: LSegConfig,
     scheme: Scheme,
-    count: int,
     variables: Any,
     total: jax.Array,
     pixels: jax.Array,
@@ -122,28 +121,21 @@ def _add_scores(
     size: jax.Array,
     batch: jax.Array,
 ) -> jax.Array:
-    """The sum of scores [H, W, count] of the labels from `start` with those of some windows added."""
+    """The sum of scores [H, W, n] of the n labels from `start` with those of some windows added."""
     model: Any = LSegNet(config)
-    mixed = config.block == "bottleneck"
-    chosen = labels if mixed else jax.lax.dynamic_slice_in_dim(labels, start, count)
     params = {"params": {name: value for name, value in variables["params"].items() if name == "block"}}
 
     def score(pixels: jax.Array) -> jax.Array:
-        cells = model.apply(params, pixels, chosen, method=LSegNet.cell_logits)
-        return jax.lax.dynamic_slice_in_dim(cells, start, count, axis=-1) if mixed else cells
+        cells = model.apply(params, pixels, labels, method=LSegNet.cell_logits)
+        return jax.lax.dynamic_slice_in_dim(cells, start, total.shape[-1], axis=-1)
 
-    grids = _summed([score(view) for view in pixels])
-    placed = sliding_window.placements(
-        (size[0], size[1]), batch, scheme, grids.shape[1], (total.shape[0], total.shape[1])
-    )
-    return sliding_window.merge(total, grids, placed)
+    return _placed(scheme, total, _summed([score(view) for view in pixels]), size, batch)
 
 
-@functools.partial(jax.jit, static_argnames="count")
-def _compare(total: jax.Array, labels: jax.Array, start: jax.Array, count: int) -> jax.Array:
-    """Scores [H, W, count] of summed embeddings [H, W, C] for the labels from `start`."""
-    chosen = jax.lax.dynamic_slice_in_dim(labels, start, count)
-    return LOGIT_SCALE * jnp.einsum("hwc,nc->hwn", total, chosen)
+@jax.jit
+def _compare(total: jax.Array, labels: jax.Array) -> jax.Array:
+    """Scores [H, W, n] of summed embeddings [H, W, C] for n labels."""
+    return LOGIT_SCALE * jnp.einsum("hwc,nc->hwn", total, labels)
 
 
 @functools.partial(jax.jit, donate_argnames="ranking")
@@ -197,27 +189,33 @@ def chunks(
             f"{count} labels are too many for a bottleneck block, which compares every label with all others: it takes "
             f"at most {MIXED_LABELS}; give fewer, or use a model without a block"
         )
-    # A label again and again as filling changes no maximum over labels.
-    labels = jnp.concatenate([labels, jnp.repeat(labels[-1:], -count % chunk, axis=0)])
     size = jnp.asarray([height, width], jnp.int32)
     batches = sliding_window.batches(sliding_window.windows(height, width, scheme), batch_size)
     encoded = ((encode_windows(config, scheme, variables, canvas, size, batch), batch) for batch in batches)
     starts = range(0, count, chunk)
-    if len(starts) > 1 and config.block == "none":
-        # Scores are linear in the embeddings, so these can be put together first, once for all labels.
+    if len(starts) > 1 and config.block == "none" and padded[0] * padded[1] * features <= SUMMED:
+        # Scores are linear in the embeddings, so these can be put together first, once for all labels. Of a large image
+        # they would take more memory than the windows' own.
         total = jnp.zeros((*padded, features))
         for pixels, batch in encoded:
             total = _add_embeddings(scheme, total, pixels, size, batch)
         for start in starts:
-            yield start, _compare(total, labels, jnp.asarray(start), chunk)
+            yield start, _compare(total, _filled(labels[start : start + chunk], chunk))
         return
     kept = list(encoded) if len(starts) > 1 else encoded
+    mixed = config.block == "bottleneck"
     for start in starts:
         scores = jnp.zeros((*padded, chunk))
+        part = _filled(labels, chunk) if mixed else _filled(labels[start : start + chunk], chunk)
+        first = jnp.asarray(start if mixed else 0)
         for pixels, batch in kept:
-            first = jnp.asarray(start)
-            scores = _add_scores(config, scheme, chunk, variables, scores, pixels, labels, first, size, batch)
+            scores = _add_scores(config, scheme, variables, scores, pixels, part, first, size, batch)
         yield start, scores
+
+
+def _filled(labels: jax.Array, multiple: int) -> jax.Array:
+    """Label embeddings, the last repeated until their number is a multiple; that changes no maximum over labels."""
+    return jnp.pad(labels, ((0, -len(labels) % multiple), (0, 0)), mode="edge")
 
 
 def views(scheme: Scheme) -> int:

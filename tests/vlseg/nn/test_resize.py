@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vlseg.nn import interpolation_matrix, resize_bilinear, resize_nearest_indices
+from vlseg.nn.resize import _products
 
 SIDES = st.integers(1, 40)
 
@@ -83,6 +84,25 @@ def test_bilinear(size):
     expected = np.einsum("yh,xw,bhwc->byxc", rows, columns, x)
     found = jax.jit(resize_bilinear, static_argnums=(1, 2))(x, *size)
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("size", [(6, 10), (3, 2), (1, 9)])
+@pytest.mark.parametrize("align_corners", [False, True])
+def test_both_ways_of_bilinear_and_their_gradients(size, align_corners):
+    rng = np.random.default_rng(0)
+    x, slope = (rng.standard_normal((2, *sides, 4)).astype(np.float32) for sides in ((3, 5), size))
+    rows, columns = (
+        np.asarray(interpolation_matrix(*sides, align_corners=align_corners))
+        for sides in zip((3, 5), size, strict=True)
+    )
+    for resize in (
+        functools.partial(resize_bilinear, height=size[0], width=size[1], align_corners=align_corners),
+        functools.partial(_products, (3, 5), size, align_corners),
+    ):
+        found, pull_back = jax.vjp(jax.jit(resize), x)
+        np.testing.assert_allclose(found, np.einsum("yh,xw,bhwc->byxc", rows, columns, x), rtol=0, atol=1e-5)
+        expected = np.einsum("yh,xw,byxc->bhwc", rows, columns, slope)
+        np.testing.assert_allclose(jax.jit(pull_back)(slope)[0], expected, rtol=0, atol=1e-5)
 
 
 def test_bilinear_keeps_the_type():
