@@ -13,6 +13,20 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_DEVIATION = (0.229, 0.224, 0.225)
 
 
+def _check_sizes(config: Any, *names: str) -> None:
+    """Raises ConfigError unless these fields of a configuration (all without names) hold positive integers."""
+    for name in names or [field.name for field in dataclasses.fields(config)]:
+        value = getattr(config, name)
+        sizes = value if isinstance(value, tuple) else (value,)
+        if not all(isinstance(size, int) and size > 0 for size in sizes):
+            raise ConfigError(f"{name} is {value!r}; it must be made of positive integers")
+
+
+def _check_heads(width: int, heads: int) -> None:
+    if width % heads:
+        raise ConfigError(f"width {width} is not a multiple of heads {heads}")
+
+
 @dataclasses.dataclass(frozen=True)
 class TextConfig:
     """The text transformer of CLIP (Radford et al. 2021).
@@ -29,6 +43,10 @@ class TextConfig:
     context: int = 77
     vocabulary: int = 49408
 
+    def __post_init__(self) -> None:
+        _check_sizes(self)
+        _check_heads(self.width, self.heads)
+
 
 @dataclasses.dataclass(frozen=True)
 class SentenceConfig:
@@ -39,6 +57,9 @@ class SentenceConfig:
     """
 
     features: int = 384
+
+    def __post_init__(self) -> None:
+        _check_sizes(self)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,6 +80,8 @@ class ViTConfig:
     reassembled: tuple[int, ...] = (256, 512, 1024, 1024)
 
     def __post_init__(self) -> None:
+        _check_sizes(self)
+        _check_heads(self.width, self.heads)
         if len(self.reassembled) != 4:
             raise ConfigError(f"{len(self.reassembled)} reassembled levels are not four")
         if self.layers % 4:
@@ -79,6 +102,7 @@ class ResNetConfig:
     width: int = 64
 
     def __post_init__(self) -> None:
+        _check_sizes(self)
         if len(self.stages) != 4:
             raise ConfigError(f"{len(self.stages)} stages are not four")
 
@@ -105,11 +129,13 @@ class LSegConfig:
     dtype: str = "float32"
 
     def __post_init__(self) -> None:
+        _check_sizes(self, "features")
         if self.block not in BLOCKS:
             raise ConfigError(f"block {self.block!r} is none of {', '.join(BLOCKS)}")
         if self.activation not in ACTIVATIONS:
             raise ConfigError(f"activation {self.activation!r} is none of {', '.join(ACTIVATIONS)}")
-        if (self.block == "none") != (self.block_depth == 0):
+        fitting = isinstance(self.block_depth, int) and min(self.block_depth, 1) == (self.block != "none")
+        if not fitting:
             raise ConfigError(f"block {self.block!r} does not go with depth {self.block_depth}")
         if self.dtype not in DTYPES:
             raise ConfigError(f"dtype {self.dtype!r} is none of {', '.join(DTYPES)}")
@@ -138,8 +164,8 @@ class LSegConfig:
         Raises:
             ConfigError: an unknown field or kind, or a value that cannot be.
         """
-        chosen = dict(values)
         try:
+            chosen = dict(values)
             for part, kinds in KINDS.items():
                 fields = dict(chosen.get(part, {}))
                 kind = fields.pop("kind", next(iter(kinds)))
@@ -148,7 +174,7 @@ class LSegConfig:
                 lists = {key: tuple(value) for key, value in fields.items() if isinstance(value, list)}
                 chosen[part] = kinds[kind](**{**fields, **lists})
             return cls(**chosen)
-        except TypeError as error:
+        except (TypeError, ValueError) as error:
             raise ConfigError(f"model settings: {error}") from error
 
 

@@ -20,6 +20,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from absl import flags
 
 from lseg_jax import inference, model_flags, storage
@@ -63,6 +64,16 @@ def without_text(model: LSeg) -> dict[str, Any]:
     return {**model.variables, "params": params}
 
 
+def with_known(model: LSeg, labels: str | None, dtype: str) -> LSeg:
+    """The model with the embeddings of some labels, comma-separated or in a file, and its weights in a dtype."""
+    known = dict(model.known)
+    if labels:
+        names = model.names(names_from(labels))
+        known |= dict(zip(names, np.asarray(model.encode_text(names)), strict=True))
+    variables = jax.tree.map(lambda value: np.asarray(value, dtype), dict(model.variables))
+    return dataclasses.replace(model, variables=variables, known=known)
+
+
 def main(_: list[str]) -> None:
     """The command."""
     options = flags.FLAGS
@@ -71,7 +82,7 @@ def main(_: list[str]) -> None:
     if options.labels:
         model = dataclasses.replace(model, labels=model.names(names_from(options.labels)))
     if options.format == "directory":
-        model.save(options.out)
+        with_known(model, options.known_labels, options.weights).save(options.out)
     elif options.format == "official":
         storage.write_official(options.out, model.config, model.converted())
     else:
@@ -88,6 +99,8 @@ if __name__ == "__main__":
     flags.DEFINE_string("out", None, "A new directory, or a file.", required=True)
     flags.DEFINE_enum("format", "directory", FORMATS, "What to write.")
     flags.DEFINE_string("labels", None, "Labels with commas, or a file with one per line; default: the model's own.")
+    flags.DEFINE_string("known_labels", None, "directory: labels that shall need no text encoder, given as --labels.")
+    flags.DEFINE_enum("weights", "float32", ["float32", "float16"], "directory: data type of the weights in the file.")
     flags.DEFINE_integer("height", None, "stablehlo: rows of the images; default: the window's.", lower_bound=STRIDE)
     flags.DEFINE_integer("width", None, "stablehlo: columns of the images.", lower_bound=STRIDE)
     flags.DEFINE_list("platforms", ["cpu", "cuda", "tpu"], "stablehlo: where the file shall run.")

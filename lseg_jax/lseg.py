@@ -27,6 +27,12 @@ def normalized(x: jax.Array) -> jax.Array:
     return x / jnp.linalg.norm(x, axis=-1, keepdims=True)
 
 
+def similarities(pixels: jax.Array, labels: jax.Array) -> jax.Array:
+    """Scaled dot products [B, h, w, N] of pixels [B, h, w, C] and labels [N, C] or, by image, [B, N, C]."""
+    equation = "bhwc,nc->bhwn" if labels.ndim == 2 else "bhwc,bnc->bhwn"
+    return jnp.einsum(equation, pixels, LOGIT_SCALE * labels)
+
+
 class LSegNet(nn.Module):
     """Image encoder, text encoder, and the correlation of every pixel with every label."""
 
@@ -64,7 +70,12 @@ class LSegNet(nn.Module):
 
         H and W are multiples of 32. `train` normalises by the batch and updates the decoder's running statistics.
         """
-        return normalized(doubled(self.projection(self.decoder(self.levels(images, train=train), train=train))))
+        return normalized(doubled(self.features(images, train=train)))
+
+    def features(self, images: jax.Array, *, train: bool = False) -> jax.Array:
+        """What pixel embeddings are the doubled and normalised version of: float32 [B, H / 4, W / 4, C]."""
+        levels = self.levels(images, train=train)
+        return self.projection(self.decoder(levels, train=train)).astype(jnp.float32)
 
     def levels(self, images: jax.Array, *, train: bool = False) -> list[jax.Array]:
         """Maps at a quarter, an eighth, a 16th and a 32nd of the resolution, as the decoder takes them."""
@@ -97,13 +108,25 @@ class LSegNet(nn.Module):
         Returns:
             float32 [B, h, w, N].
         """
-        equation = "bhwc,nc->bhwn" if labels.ndim == 2 else "bhwc,bnc->bhwn"
-        logits = jnp.einsum(equation, pixels, LOGIT_SCALE * labels)
+        return self.regularized(similarities(pixels, labels))
+
+    def regularized(self, logits: jax.Array) -> jax.Array:
+        """Logits [B, h, w, N] after the block, if there is one."""
         return logits if self.config.block == "none" else self.block(logits)
+
+    def image_cells(self, images: jax.Array, labels: jax.Array, *, train: bool = False) -> jax.Array:
+        """`cell_logits` of images, float [B, H, W, 3] -> float32 [B, H / 2, W / 2, N].
+
+        Doubling and correlation commute, and before it there are a quarter of the pixels; the embeddings are only
+        needed for their lengths then.
+        """
+        features = self.features(images, train=train)
+        lengths = jnp.linalg.norm(doubled(features), axis=-1, keepdims=True)
+        return self.regularized(doubled(similarities(features, labels)) / lengths)
 
     def segment(self, images: jax.Array, labels: jax.Array, *, train: bool = False) -> jax.Array:
         """Logits float32 [B, H, W, N] of images float [B, H, W, 3] for label embeddings, see `correlate`."""
-        return self.correlate(self.encode_pixels(images, train=train), labels)
+        return doubled(self.image_cells(images, labels, train=train))
 
     def __call__(self, images: jax.Array, tokens: jax.Array, *, train: bool = False) -> jax.Array:
         """Logits float32 [B, H, W, N] of images float [B, H, W, 3] for tokenised labels int [N, context]."""

@@ -106,6 +106,7 @@ class LSeg:
         inference: how whole images are seen.
         labels: the default labels of the methods below; empty if there are none.
         carried: what an official checkpoint held besides; see `lseg_jax.official.Converted`.
+        known: embeddings of labels that came with the model, float32 [C] each; they need no text encoder.
     """
 
     config: LSegConfig
@@ -114,6 +115,7 @@ class LSeg:
     inference: Scheme = OFFICIAL_SCHEME
     labels: tuple[str, ...] = ()
     carried: Mapping[str, TensorSource] = dataclasses.field(default_factory=dict, repr=False)
+    known: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict, repr=False)
 
     def names(self, labels: Sequence[str] | None = None) -> tuple[str, ...]:
         """Labels as they are used, the model's own by default.
@@ -133,6 +135,8 @@ class LSeg:
             VocabularyError: as in `names`; or there is no tokenizer.
         """
         names = self.names(labels)
+        if all(name in self.known for name in names):
+            return jnp.asarray(np.stack([self.known[name] for name in names]))
         settings = self.config.text
         if not isinstance(settings, TextConfig):
             return jnp.asarray(text.embed_sentences(names))
@@ -155,7 +159,7 @@ class LSeg:
             float32 [B, H / 2, W / 2, C], l2-normalised.
 
         Raises:
-            ImageError: another shape.
+            ImageError: another shape or dtype.
         """
         return inference.encode_pixels(self.config, self.variables, _checked(images))
 
@@ -220,6 +224,8 @@ class LSeg:
         names, source = self.names(labels), Source(self, self.encode_text(labels), self.inference)
         if not 1 <= top_k <= len(names):
             raise ConfigError(f"top_k is {top_k}; it must be from 1 to the number of labels, {len(names)}")
+        if rejection and NONE in map(str.casefold, names):
+            raise VocabularyError(f"{NONE!r} is what rejected pixels are called: leave it out of the labels")
         for item in images:
             pixels = image_files.read_image(np.asarray(item) if isinstance(item, jax.Array) else item)
             yield _segmented(source, pixels, names, top_k, rejection, batch_size)
@@ -231,7 +237,7 @@ class LSeg:
             StorageError: it exists and `overwrite` is False, or it cannot be written.
         """
         settings = {"inference": dataclasses.asdict(self.inference), "labels": list(self.labels)}
-        storage.write_directory(path, self.config, self.converted(), settings, overwrite)
+        storage.write_directory(path, self.config, self.converted(), settings, self.known, overwrite)
 
     def converted(self) -> Converted:
         """The model as `lseg_jax.official` and `lseg_jax.storage` take it."""
@@ -266,6 +272,8 @@ def _checked(images: ArrayLike) -> jax.Array:
     images = jnp.asarray(images)
     if images.ndim != 4 or images.shape[-1] != 3 or 0 in images.shape:
         raise ImageError(f"images of shape {list(images.shape)} are not [B, H, W, 3]")
+    if images.dtype != jnp.uint8 and not jnp.issubdtype(images.dtype, jnp.floating):
+        raise ImageError(f"images of dtype {images.dtype} are neither uint8 nor normalised floats; convert them")
     if images.shape[1] % STRIDE or images.shape[2] % STRIDE:
         raise ImageError(
             f"images of {images.shape[1]} x {images.shape[2]} pixels: both sides must be multiples of {STRIDE}; resize "
@@ -314,16 +322,24 @@ def load(
         variables=stored.converted.variables,
         tokenizer=tokenizer,
         inference=_scheme(stored.settings.get("inference", {}), path),
-        labels=tuple(stored.settings.get("labels", ())),
+        labels=_labels(stored.settings.get("labels"), path),
         carried=stored.converted.carried,
+        known=stored.known,
     )
 
 
-def _scheme(values: Mapping[str, Any], path: Path) -> Scheme:
+def _scheme(values: Any, path: Path) -> Scheme:
     try:
         lists = {name: tuple(value) for name, value in values.items() if isinstance(value, list)}
         return Scheme(**{**values, **lists})
-    except (TypeError, ConfigError) as error:
+    except (TypeError, AttributeError, ConfigError) as error:
+        raise CheckpointError(f"{path / storage.CONFIG_FILE} cannot be used: {error}") from error
+
+
+def _labels(values: Any, path: Path) -> tuple[str, ...]:
+    try:
+        return check_labels(values) if values else ()
+    except VocabularyError as error:
         raise CheckpointError(f"{path / storage.CONFIG_FILE} cannot be used: {error}") from error
 
 

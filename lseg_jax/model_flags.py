@@ -7,6 +7,9 @@ from absl import flags
 from lseg_jax.config import ACTIVATIONS
 from lseg_jax.model import LSeg, load
 
+# They belong to the command that calls `define`, so its --help shows them.
+flags.disclaim_key_flags()
+
 BLOCK_FLAGS = ("block", "block_depth", "activation")
 
 

@@ -2,14 +2,14 @@
 
 import re
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
 from lseg_jax.config import LSegConfig, ResNetConfig, TextConfig, ViTConfig
 from lseg_jax.dpt import SCALES
 from lseg_jax.vit import DEPTHS
-from vlseg.errors import CheckpointError
+from vlseg.errors import CheckpointError, ConfigError
 from vlseg.state_dicts import (
     CONVOLUTION,
     LINEAR,
@@ -46,6 +46,9 @@ WORDS = f"{TEXT}.token_embedding.weight"
 PATCHES = f"{IMAGE}.model.patch_embed.proj.weight"
 STEM = f"{IMAGE}.layer1.0.weight"
 BLOCK = f"{DECODER}.head_block.depthwise.depthwise"
+
+
+Encoder = TypeVar("Encoder", TextConfig, ViTConfig, ResNetConfig)
 
 
 class Converted(NamedTuple):
@@ -178,7 +181,8 @@ def config_from_official(
     if (f"{BLOCK}.weight" in shapes) != (block != "none"):
         raise CheckpointError(f"the checkpoint has {'a' if block == 'none' else 'no'} block, which is not {block!r}")
     vocabulary, width = shape(WORDS, 2)
-    text = TextConfig(
+    text = _encoder(
+        TextConfig,
         width=width,
         heads=max(1, width // HEAD_WIDTH),
         layers=count(rf"{TEXT}\.transformer\.resblocks\.(\d+)\."),
@@ -189,11 +193,13 @@ def config_from_official(
     image: ViTConfig | ResNetConfig
     if STEM in shapes:
         stages = [rf"{IMAGE}\.layer1\.4\.(\d+)\.", *(rf"{IMAGE}\.layer{stage}\.(\d+)\." for stage in (2, 3, 4))]
-        image = ResNetConfig(tuple(count(pattern) for pattern in stages), shape(STEM, 4)[0])
+        counted = tuple(count(pattern) for pattern in stages)
+        image = _encoder(ResNetConfig, stages=counted, width=shape(STEM, 4)[0])
     else:
         width, _, _, patch = shape(PATCHES, 4)
         levels = [f"{IMAGE}.act_postprocess{level}.3.weight" for level in range(1, DEPTHS + 1)]
-        image = ViTConfig(
+        image = _encoder(
+            ViTConfig,
             patch=patch,
             width=width,
             heads=max(1, width // HEAD_WIDTH),
@@ -203,6 +209,13 @@ def config_from_official(
         )
     features = shape(f"{DECODER}.layer1_rn.weight", 4)[0]
     return LSegConfig(text, image, features, block, block_depth, activation)
+
+
+def _encoder(kind: Callable[..., Encoder], **sizes: Any) -> Encoder:
+    try:
+        return kind(**sizes)
+    except ConfigError as error:
+        raise CheckpointError(f"not an LSeg checkpoint: {error}") from error
 
 
 def from_official(

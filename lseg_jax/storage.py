@@ -1,7 +1,8 @@
 """Models on disk: our directory of safetensors and JSON, and official Lightning checkpoints.
 
 A directory holds `config.json` (model and inference settings, default labels), `model.safetensors` (our names and
-layout) and `official.safetensors` (what only the official code needs, if any).
+layout), `official.safetensors` (what only the official code needs, if any) and `labels.safetensors` (embeddings of
+labels that need no text encoder, if any).
 """
 
 import json
@@ -24,7 +25,12 @@ from vlseg.safetensors_files import open_safetensors, save_safetensors
 from vlseg.state_dicts import TensorSource
 
 FORMAT, VERSION = "lseg_jax", 1
-CONFIG_FILE, WEIGHTS_FILE, OFFICIAL_FILE = "config.json", "model.safetensors", "official.safetensors"
+CONFIG_FILE, WEIGHTS_FILE, OFFICIAL_FILE, LABELS_FILE = (
+    "config.json",
+    "model.safetensors",
+    "official.safetensors",
+    "labels.safetensors",
+)
 PREFIX = "net."
 """Lightning names the network in the official module "net"."""
 
@@ -48,12 +54,13 @@ Place = Callable[[np.ndarray], Any]
 class Stored(NamedTuple):
     """A model as read from disk.
 
-    settings: further parts of config.json ("inference", "labels").
+    settings: further parts of config.json ("inference", "labels"). known: embeddings of labels, float32 [C] each.
     """
 
     config: LSegConfig
     converted: Converted
     settings: Mapping[str, Any]
+    known: Mapping[str, np.ndarray] = {}
 
 
 def read(
@@ -69,7 +76,8 @@ def read(
         path: a directory, or a Lightning checkpoint (or a state dict alone) of isl-org/lang-seg, zero-shot models
             included.
         place: see `official.from_official`.
-        block, block_depth, activation: of the block of an official checkpoint; by default what its hyperparameters say.
+        block, block_depth, activation: of the block of an official checkpoint; by default what its hyperparameters say,
+            and "lrelu" if they name no activation.
 
     Raises:
         CheckpointError: there is no such file, it is broken, or it is not such a model; parameters whose shapes do not
@@ -93,26 +101,37 @@ def _read_checkpoint(
     found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     recorded = _hyperparameters(content)
     if block is None:
-        block = _recorded_block(recorded, f"{official.BLOCK}.weight" in found)
-    # The official loop runs at least once.
-    depth = block_depth if block_depth is not None else max(1, int(recorded.get("block_depth") or 0))
+        block = _recorded_block(path, recorded, f"{official.BLOCK}.weight" in found)
+    depth = (
+        0 if block == "none" else _depth(path, block_depth if block_depth is not None else recorded.get("block_depth"))
+    )
     activation = activation or recorded.get("activation") or "lrelu"
     try:
-        config = official.config_from_official(found, block, depth if block != "none" else 0, activation)
+        config = official.config_from_official(found, block, depth, activation)
         _check_official_shapes(found, config)
         return Stored(config, official.from_official(tensors, config, place=place), {})
-    except CheckpointError as error:
-        raise CheckpointError(f"{path}: {error}") from error
+    except (CheckpointError, ConfigError) as error:
+        raise type(error)(f"{path}: {error}") from error
 
 
-def _recorded_block(recorded: Mapping[str, Any], present: bool) -> str:
+def _depth(path: Path, given: Any) -> int:
+    """How often the block is applied, given or recorded: the official loop applies it at least once."""
+    if not isinstance(given, int):
+        raise CheckpointError(
+            f"{path} has a block and does not say how often it is applied: give block_depth, and activation if that is "
+            "not lrelu, as in the authors' --block_depth and --activation"
+        )
+    return max(1, given)
+
+
+def _recorded_block(path: Path, recorded: Mapping[str, Any], present: bool) -> str:
     """The block that the hyperparameters name; the zero-shot models have none whatever their parameters say."""
     if not present:
         return "none"
     option = recorded.get("arch_option")
-    if option not in BLOCKS_BY_OPTION or not option:
+    if option not in (1, 2):
         raise CheckpointError(
-            "the checkpoint has a block and does not say which: give block (bottleneck or depthwise), block_depth and "
+            f"{path} has a block and does not say which: give block (bottleneck or depthwise), block_depth and "
             "activation, as in the authors' --arch_option 1 or 2, --block_depth and --activation"
         )
     return BLOCKS_BY_OPTION[option]
@@ -179,7 +198,10 @@ def _read_directory(path: Path, place: Place) -> Stored:
     carried: dict[str, TensorSource] = {}
     if (path / OFFICIAL_FILE).exists():
         carried = dict(open_safetensors(path / OFFICIAL_FILE))
-    return Stored(config, Converted(variables, carried), settings)
+    known = {}
+    if (path / LABELS_FILE).exists():
+        known = {label: tensor.read() for label, tensor in open_safetensors(path / LABELS_FILE).items()}
+    return Stored(config, Converted(variables, carried), settings, known)
 
 
 def _read_config(path: Path) -> tuple[LSegConfig, Mapping[str, Any]]:
@@ -201,6 +223,7 @@ def write_directory(
     config: LSegConfig,
     converted: Converted,
     settings: Mapping[str, Any],
+    known: Mapping[str, np.ndarray] | None = None,
     overwrite: bool = False,
 ) -> None:
     """Writes a directory of ours; whole or not at all.
@@ -208,6 +231,7 @@ def write_directory(
     Args:
         path: must not exist unless `overwrite`.
         settings: JSON-ready parts of config.json besides the model's own.
+        known: embeddings of labels, float32 [C] each.
 
     Raises:
         StorageError: it cannot be written.
@@ -220,6 +244,10 @@ def write_directory(
             # Unlike np.ascontiguousarray this leaves scalars what they are.
             carried = {name: np.asarray(tensor.read(), order="C") for name, tensor in converted.carried.items()}
             save_safetensors(carried, temporary / OFFICIAL_FILE, path)
+        if known:
+            save_safetensors(
+                {label: np.asarray(known[label], order="C") for label in known}, temporary / LABELS_FILE, path
+            )
         files.atomic_write_json(temporary / CONFIG_FILE, {**described, **settings})
 
 

@@ -28,7 +28,7 @@ CHUNK = 1024
 BATCH = 64
 """Labels of a forward pass."""
 
-LENGTH_STEP = 16
+LENGTH_STEP = 8
 """Tokens behind the longest label's end are cut off, up to a multiple of this: they cannot count."""
 
 
@@ -51,7 +51,8 @@ def embed_tokens(config: LSegConfig, variables: Mapping[str, Any], identity: str
         )
 
     def content(part: slice) -> bytes:
-        return identity.encode() + np.ascontiguousarray(tokens[part], np.int32).tobytes()
+        # Not all of the configuration shows in the weights: the number of heads does not.
+        return f"{identity} {config.text}".encode() + np.ascontiguousarray(tokens[part], np.int32).tobytes()
 
     return _embed(len(tokens), config.text.features, content, encode)
 
@@ -65,7 +66,7 @@ def embed_sentences(labels: Sequence[str]) -> np.ndarray:
     encoder = minilm.load_sentence_encoder()
 
     def content(part: slice) -> bytes:
-        return "\0".join((encoder.identity, *labels[part])).encode("utf-8", "surrogatepass")
+        return repr((encoder.identity, *labels[part])).encode()
 
     return _embed(len(labels), minilm.WIDTH, content, lambda part: encoder.encode(labels[part]))
 
@@ -116,9 +117,9 @@ def _embed(
 def _load(path: Path, shape: tuple[int, ...]) -> np.ndarray | None:
     try:
         stored = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError):
+        return stored if stored.shape == shape and stored.dtype == np.float32 else None
+    except Exception:  # the library fails in many ways over a damaged file
         return None
-    return stored if stored.shape == shape and stored.dtype == np.float32 else None
 
 
 def _keep(path: Path, embeddings: np.ndarray) -> None:

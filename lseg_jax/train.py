@@ -141,7 +141,7 @@ def train(config: ml_collections.ConfigDict, workdir: str | Path) -> Path:
     """
     settings, scheme = read_settings(config)
     datasets = open_datasets(config.data)
-    evaluation = open_datasets(config.evaluation)[0] if config.evaluation.source else None
+    evaluation = open_evaluation(config.evaluation)
     model = dataclasses.replace(initial_model(config, settings), inference=scheme)
     if config.label_sets == "others":
         if len(datasets) > 1:
@@ -157,7 +157,7 @@ def train(config: ml_collections.ConfigDict, workdir: str | Path) -> Path:
     model = dataclasses.replace(model, variables={})  # the state takes over its arrays
     step = training.make_step(model.config, settings, training.label_sets(texts), optimizer, batches)
     path = checkpoints.open_workdir(workdir, config.to_dict(), free=FREE)
-    state["params"] = jax.tree.map(jnp.asarray, state["params"])
+    state = jax.tree.map(jnp.asarray, state)
     state["optimizer"] = optimizer.init(state["params"])
     schedule = loop.Schedule(
         settings.total_steps(examples), config.log_every, config.checkpoint_every, config.keep_checkpoints
@@ -198,6 +198,23 @@ def open_datasets(section: ml_collections.ConfigDict) -> list[Dataset]:
     if not sources:
         raise ConfigError("training needs labelled images: give --config.data.source=FOLDER")
     return [open_dataset(name, **(section.tiny_world if name == TINY_WORLD else section.folder)) for name in sources]
+
+
+def open_evaluation(section: ml_collections.ConfigDict) -> Dataset | None:
+    """The data set that the finished model is scored on, or None.
+
+    Raises:
+        ConfigError: several are given. DatasetError: a folder that is no data set.
+    """
+    if not section.source:
+        return None
+    first, *others = open_datasets(section)
+    if others:
+        raise ConfigError(
+            f"config.evaluation.source names {1 + len(others)} data sets; name one, and score the model on the others "
+            "with lseg_jax.evaluate"
+        )
+    return first
 
 
 def report(model: LSeg, dataset: Dataset, path: Path) -> None:

@@ -7,6 +7,7 @@ embeddings are computed once and looked up in the step.
 
 import dataclasses
 import functools
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -73,7 +74,7 @@ class Training:
     learning_rate: of the image encoder, for a batch of 16; the actual one is proportional to the batch.
     decoder_factor: the decoder's rate is this times as high.
     optimizer: "sgd" with momentum (b1), or "adamw". weight_decay, b1, b2: theirs.
-    power: of the polynomial decay, once an epoch. warmup_steps: of linear warm-up.
+    power: of the polynomial decay, once an epoch (20 times in a run of fewer epochs). warmup_steps: of linear warm-up.
     clip_norm: bound of the gradients' global norm, 0 for none.
     base_size, crop_size, scale_range: of the random views, see `vlseg.data.transforms.scale_and_crop`.
     text_noise: deviation of the noise on label embeddings in a step, relative to their length.
@@ -117,12 +118,16 @@ class Training:
             value = getattr(settings, name)
             if not isinstance(value, int) or value < 1:
                 raise ConfigError(f"training.{name} is {value}; it must be 1 or more")
-        for name in ("seed", "learning_rate", "weight_decay", "warmup_steps", "text_noise", "clip_norm"):
-            if getattr(settings, name) < 0:
-                raise ConfigError(f"training.{name} is {getattr(settings, name)}; it must not be negative")
+        rates = ["learning_rate", "decoder_factor", "weight_decay", "power", "text_noise", "clip_norm"]
+        for name in ("seed", "warmup_steps", *rates):
+            if not 0 <= getattr(settings, name) < math.inf:
+                raise ConfigError(f"training.{name} is {getattr(settings, name)}; it must be 0 or a positive number")
+        for name in ("b1", "b2"):
+            if not 0 <= getattr(settings, name) < 1:
+                raise ConfigError(f"training.{name} is {getattr(settings, name)}; it must be in [0, 1)")
         if settings.crop_size % 32:
             raise ConfigError(f"training.crop_size is {settings.crop_size}; it must be a multiple of 32")
-        if len(settings.scale_range) != 2 or not 0 < settings.scale_range[0] <= settings.scale_range[1]:
+        if len(settings.scale_range) != 2 or not 0 < settings.scale_range[0] <= settings.scale_range[1] < math.inf:
             raise ConfigError(f"training.scale_range is {settings.scale_range}; it must be two rising positive numbers")
         if settings.optimizer not in OPTIMIZERS:
             raise ConfigError(f"training.optimizer {settings.optimizer!r} is none of {', '.join(OPTIMIZERS)}")
@@ -195,7 +200,7 @@ def loss(
     model: Any = LSegNet(config)
 
     def cells(model: LSegNet) -> jax.Array:
-        return model.cell_logits(model.encode_pixels(normalize(config, images), train=True), labels.embeddings)
+        return model.image_cells(normalize(config, images), labels.embeddings, train=True)
 
     logits, changed = model.apply(variables, method=cells, mutable=["batch_stats"])
     logits = jnp.where(labels.valid[:, None, None], logits, MASKED)
@@ -251,4 +256,6 @@ def _perturbed(labels: LabelSets, deviation: float, key: jax.Array) -> LabelSets
         return labels
     noise = jax.random.normal(key, labels.embeddings.shape) * deviation / labels.embeddings.shape[-1] ** 0.5
     moved = labels.embeddings + noise
+    # What fills a set up stays its first label, see `label_sets`.
+    moved = jnp.where(labels.valid[..., None], moved, moved[:, :1])
     return labels._replace(embeddings=moved / jnp.linalg.norm(moved, axis=-1, keepdims=True))

@@ -7,7 +7,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vlseg.data.images import resize_image, resize_nearest
-from vlseg.data.transforms import PAD_LEVEL, crop_window, distort_colours, pad, random_crop, random_size
+from vlseg.data.transforms import (
+    PAD_LEVEL,
+    crop_window,
+    distort_colours,
+    pad,
+    random_crop,
+    random_size,
+    scale_and_crop,
+)
 
 
 class Scripted:
@@ -172,3 +180,72 @@ def test_view_is_the_resized_picture_where_nothing_else_happens(monkeypatch):
     mirrored = slice(None, None, 1 if np.array_equal(view_label, resize_nearest(label, (30, 30))) else -1)
     np.testing.assert_array_equal(view[:, mirrored], resize_image(image, (30, 30)))
     np.testing.assert_array_equal(view_label[:, mirrored], resize_nearest(label, (30, 30)))
+
+
+# The views of LSeg
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.integers(1, 90), st.integers(1, 90), st.integers(1, 60), st.integers(1, 60), st.integers(0, 10**6))
+def test_a_scaled_view_has_the_asked_size_and_types(height, width, base_size, crop_size, seed):
+    image = np.random.default_rng(seed).integers(1, 256, (height, width, 3), dtype=np.uint8)
+    label = image[..., 0].astype(np.int32) * 1000  # ids beyond a byte
+    before = image.copy(), label.copy()
+    arguments = {"base_size": base_size, "crop_size": crop_size, "ignore_label": -1}
+    view, view_label = scale_and_crop(image, label, np.random.default_rng(seed), **arguments)
+    assert view.shape == (crop_size, crop_size, 3) and view.dtype == np.uint8
+    assert view_label.shape == (crop_size, crop_size) and view_label.dtype == np.int32
+    assert set(np.unique(view_label)) <= set(np.unique(label)) | {-1}
+    assert (view[view_label == -1] == 0).all()
+    again = scale_and_crop(image, label, np.random.default_rng(seed), **arguments)
+    np.testing.assert_array_equal(view, again[0])
+    np.testing.assert_array_equal(view_label, again[1])
+    np.testing.assert_array_equal(image, before[0])
+    np.testing.assert_array_equal(label, before[1])
+
+
+def test_scaled_picture_and_label_stay_together():
+    # Colours encode the label, so every pixel of a view tells which label it must have.
+    label = np.kron(np.arange(12).reshape(3, 4), np.ones((32, 32))).astype(np.int32)
+    image = np.stack([20 + label * 20] * 3, axis=-1).astype(np.uint8)
+    for seed in range(20):
+        view, view_label = scale_and_crop(image, label, np.random.default_rng(seed), base_size=130, crop_size=96)
+        inside = view_label != 255
+        agree = np.abs(view[..., 0].astype(int) - (20 + view_label * 20)) <= 10
+        assert agree[inside].mean() > 0.85  # only borders between blocks are mixed
+        assert (view[~inside] == 0).all()
+
+
+def test_scales_cover_their_range_and_padding_is_at_the_end():
+    label = np.zeros((40, 80), np.int32)
+    image = np.full((40, 80, 3), 9, np.uint8)
+    widths = []
+    for seed in range(300):
+        _, view_label = scale_and_crop(image, label, np.random.default_rng(seed), base_size=40, crop_size=80)
+        height, width = ((view_label == 0).any(axis=axis).sum() for axis in (1, 0))
+        assert (view_label[:height, :width] == 0).all() and (view_label == 0).sum() == height * width
+        assert height == int(width / 2 + 0.5)
+        widths.append(width)
+    assert min(widths) == 20 and max(widths) == 80
+    counts = np.bincount(widths)[20:]
+    assert (counts > 0).mean() > 0.95 and counts.max() < 20  # uniform: 4.9 of each on average
+
+
+def test_a_scaled_view_is_mirrored_half_the_time():
+    label = np.arange(32 * 32, dtype=np.int32).reshape(32, 32)
+    image = np.stack([label % 251] * 3, axis=-1).astype(np.uint8)
+    arguments = {"base_size": 32, "crop_size": 32, "scale_range": (1, 1)}
+    views = [scale_and_crop(image, label, np.random.default_rng(seed), **arguments) for seed in range(40)]
+    flipped = sum(np.array_equal(view_label, label[:, ::-1]) for _, view_label in views)
+    assert flipped + sum(np.array_equal(view_label, label) for _, view_label in views) == 40
+    assert 8 <= flipped <= 32
+    for view, view_label in views:
+        np.testing.assert_array_equal(view[..., 0], view_label % 251)
+
+
+def test_scaled_views_start_everywhere():
+    label = np.arange(36 * 36, dtype=np.int32).reshape(36, 36)
+    image = np.zeros((36, 36, 3), np.uint8)
+    arguments = {"base_size": 36, "crop_size": 32, "scale_range": (1, 1)}
+    views = [scale_and_crop(image, label, np.random.default_rng(seed), **arguments)[1] for seed in range(300)]
+    assert {divmod(int(view.min()), 36) for view in views} == {(row, column) for row in range(5) for column in range(5)}

@@ -1,0 +1,191 @@
+"""Whole images through windows, against plain NumPy around `LSeg.logits`; and many labels, chunk by chunk."""
+
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+
+from lseg_jax import Scheme, inference
+from lseg_jax.lseg import LOGIT_SCALE
+from vlseg.errors import VocabularyError
+
+CROP, STRIDE = 64, 42
+LABELS = ("cat", "a dog", "grass", "sky", "other")
+SEVERAL = Scheme(base_size=64, crop_size=CROP, scales=(0.75, 1.5), flip=True)
+BLOCKS = ["micro_model", "micro_depthwise", "micro_bottleneck"]
+
+
+def picture(height, width, seed=0):
+    rng = np.random.default_rng(seed)
+    coarse = rng.integers(0, 256, (-(-height // 8), -(-width // 8), 3), dtype=np.uint8)
+    return np.kron(coarse, np.ones((8, 8, 1), np.uint8))[:height, :width]
+
+
+def resized(x, height, width):
+    """Bilinear with aligned corners."""
+
+    def weights(source, target):
+        places = np.arange(target)[:, None] * ((source - 1) / max(target - 1, 1))
+        return np.maximum(0, 1 - np.abs(places - np.arange(source)))
+
+    return np.einsum("yh,xw,hwc->yxc", weights(x.shape[0], height), weights(x.shape[1], width), x, optimize=True)
+
+
+def expected(model, image, scheme, labels):
+    """Mean logits by the official evaluation as it is described: float64 [H, W, N]."""
+    mean, deviation = np.array(model.config.mean), np.array(model.config.deviation)
+    height, width = image.shape[:2]
+    total = np.zeros((height, width, len(labels)))
+    for scale in scheme.scales:
+        long_side = math.ceil(scheme.base_size * scale)
+        rows = long_side if height > width else int(height * long_side / width + 0.5)
+        columns = int(width * long_side / height + 0.5) if height > width else long_side
+        small = resized((image / 255 - mean) / deviation, rows, columns)
+        steps = [math.ceil(max(side - CROP, 0) / STRIDE) + 1 for side in (rows, columns)]
+        canvas = np.broadcast_to(-mean / deviation, (*(CROP + (step - 1) * STRIDE for step in steps), 3)).copy()
+        canvas[:rows, :columns] = small
+        scores, seen = np.zeros((*canvas.shape[:2], len(labels))), np.zeros((*canvas.shape[:2], 1))
+        for top, left in np.ndindex(*steps):
+            part = np.s_[top * STRIDE : top * STRIDE + CROP, left * STRIDE : left * STRIDE + CROP]
+            window = canvas[part][None].astype(np.float32)
+            scores[part] += np.asarray(model.logits(window, labels)[0])
+            if scheme.flip:
+                scores[part] += np.asarray(model.logits(window[:, :, ::-1], labels)[0])[:, ::-1]
+            seen[part] += 1
+        total += resized((scores / seen)[:rows, :columns], height, width)
+    return total / (len(scheme.scales) * (2 if scheme.flip else 1))
+
+
+def all_similarities(result):
+    """[H, W, N] by label, of a segmentation with as many top labels as there are."""
+    found = np.empty_like(result.top_similarities)
+    np.put_along_axis(found, result.top_labels, result.top_similarities, axis=-1)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "scheme"),
+    [
+        ("micro_model", (64, 64), Scheme(64, CROP)),
+        ("micro_model", (30, 100), Scheme(64, CROP)),
+        ("micro_model", (90, 70), SEVERAL),
+        ("micro_depthwise", (70, 90), SEVERAL),
+        ("micro_bottleneck", (20, 24), SEVERAL),
+        ("micro_resnet", (60, 50), Scheme(64, CROP)),
+    ],
+)
+def test_official_evaluation(request, name, size, scheme):
+    model = dataclasses.replace(request.getfixturevalue(name), inference=scheme)
+    image = picture(*size)
+    result = model.segment(image, LABELS, top_k=len(LABELS))
+    logits = expected(model, image, scheme, LABELS)
+    np.testing.assert_allclose(all_similarities(result) * LOGIT_SCALE, logits, rtol=0, atol=2e-4)
+    softmax = np.exp(logits - logits.max(-1, keepdims=True))
+    np.testing.assert_allclose(result.probabilities, softmax / softmax.sum(-1, keepdims=True), rtol=0, atol=1e-4)
+    ordered = np.sort(logits, axis=-1)
+    clear = ordered[..., -1] - ordered[..., -2] > 1e-3
+    assert clear.mean() > 0.5 and len(np.unique(result.label_map)) > 1
+    np.testing.assert_array_equal(result.label_map[clear], logits.argmax(-1)[clear])
+
+
+def test_a_single_window_is_the_image_itself(micro_model):
+    model = dataclasses.replace(micro_model, inference=Scheme(64, CROP))
+    image = picture(64, 64)
+    logits = np.asarray(model.logits(image[None], LABELS)[0])
+    ordered = np.sort(logits, axis=-1)
+    clear = ordered[..., -1] - ordered[..., -2] > 1e-3
+    np.testing.assert_array_equal(model.segment(image, LABELS).label_map[clear], logits.argmax(-1)[clear])
+
+
+def test_several_windows_at_a_time(micro_model):
+    image = picture(100, 70)
+    one = inference.rank(micro_model.config, SEVERAL, micro_model.variables, image, embeddings(5), 5)
+    many = inference.rank(micro_model.config, SEVERAL, micro_model.variables, image, embeddings(5), 5, batch_size=4)
+    np.testing.assert_allclose(one.similarities, many.similarities, rtol=0, atol=1e-5)
+
+
+# Many labels
+
+
+def embeddings(count, seed=0):
+    x = np.random.default_rng(seed).standard_normal((count, 24)).astype(np.float32)
+    return x / np.linalg.norm(x, axis=-1, keepdims=True)
+
+
+def ranked(model, labels, top_k):
+    ranking = inference.rank(model.config, Scheme(64, CROP), model.variables, picture(60, 50), labels, top_k)
+    return np.asarray(ranking.similarities), np.asarray(ranking.labels)
+
+
+@pytest.mark.parametrize(
+    ("name", "summed"), [("micro_model", True), ("micro_model", False), ("micro_depthwise", False), (BLOCKS[2], False)]
+)
+def test_chunks_are_as_one_piece(request, monkeypatch, name, summed):
+    if not summed:
+        monkeypatch.setattr(inference, "SUMMED", 0)
+    model, labels = request.getfixturevalue(name), embeddings(75)
+    values, best = ranked(model, labels, 5)
+    assert best.max() > 64 and (np.diff(values, axis=-1) <= 0).all()
+    monkeypatch.setattr(inference, "SCORES", 128 * 128 * 33)
+    assert inference.chunk_size(128 * 128, 75) == 32
+    shapes = [
+        (start, scores.shape)
+        for start, scores in inference.chunks(model.config, Scheme(64, CROP), model.variables, picture(60, 50), labels)
+    ]
+    assert shapes == [(start, (128, 128, 32)) for start in (0, 32, 64)]
+    chunked, found = ranked(model, labels, 5)
+    np.testing.assert_allclose(chunked, values, rtol=0, atol=1e-5)
+    gaps = -np.diff(ranked(model, labels, 6)[0], axis=-1)
+    clear = (gaps > 1e-5).all(-1)
+    assert clear.mean() > 0.5
+    np.testing.assert_array_equal(found[clear], best[clear])
+
+
+@pytest.mark.parametrize("name", BLOCKS)
+def test_of_equal_labels_the_first_is_best(request, monkeypatch, name):
+    model = request.getfixturevalue(name)
+    labels = np.eye(24, dtype=np.float32)[np.arange(75) % 7]  # products with them are exact
+    values, best = ranked(model, labels, 5)
+    assert best[..., 0].max() < 7 and len(np.unique(best[..., 0])) > 1
+    np.testing.assert_array_equal(np.diff(best, axis=-1), 7)
+    monkeypatch.setattr(inference, "SCORES", 128 * 128 * 33)
+    chunked, found = ranked(model, labels, 5)
+    np.testing.assert_array_equal(found, best)
+    np.testing.assert_allclose(chunked, values, rtol=0, atol=1e-5)
+
+
+def test_more_labels_to_rank_than_a_chunk_has(micro_model, monkeypatch):
+    monkeypatch.setattr(inference, "SCORES", 1)
+    _, best = ranked(micro_model, embeddings(40), 34)
+    assert (np.sort(best, axis=-1)[..., 1:] > np.sort(best, axis=-1)[..., :-1]).all() and best.min() == 0
+
+
+@pytest.mark.parametrize(
+    ("pixels", "labels", "expected"),
+    [(480 * 640, 150, 150), (480 * 640, 10_000, 192), (2**26, 10_000, 32), (2**30, 10_000, 32), (2**30, 3, 3)],
+)
+def test_size_of_chunks(pixels, labels, expected):
+    assert inference.chunk_size(pixels, labels) == expected
+
+
+def test_probabilities_of_many_labels(micro_model, monkeypatch):
+    arguments = (micro_model.config, Scheme(64, CROP), micro_model.variables, picture(60, 50), embeddings(75))
+    whole = inference.probabilities(*arguments)
+    monkeypatch.setattr(inference, "SCORES", 128 * 128 * 33)
+    chunked = inference.probabilities(*arguments)
+    assert chunked.shape == (60, 50, 75) and chunked.dtype == np.float32
+    np.testing.assert_allclose(chunked, whole, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(chunked.sum(-1), 1, rtol=0, atol=1e-5)
+
+
+def test_five_thousand_labels(micro_model):
+    labels = [f"label {i}" for i in range(5000)]
+    model = dataclasses.replace(micro_model, known=dict(zip(labels, embeddings(5000), strict=True)))
+    result = model.segment(picture(60, 50), labels)
+    assert result.labels == tuple(labels) and result.label_map.max() > 4096
+
+
+def test_a_bottleneck_has_a_limit(micro_bottleneck):
+    with pytest.raises(VocabularyError, match=r"2049 labels .* at most 2048"):
+        ranked(micro_bottleneck, embeddings(2049), 1)
