@@ -16,7 +16,7 @@ from absl import flags
 from tqdm import tqdm
 
 from lseg_jax import model_flags
-from lseg_jax.model import Rejection, Segmentation
+from lseg_jax.model import NONE, Rejection, Segmentation
 from vlseg import cli, files
 from vlseg.data import images as image_files
 from vlseg.data.folder import names_from
@@ -51,7 +51,8 @@ def main(_: list[str]) -> None:
             entries.append(write(out, name, path, segmentation))
             if options.top_k > 1:
                 write_top(out / "top" / f"{name}.npz", segmentation)
-        files.atomic_write_json(out / REPORT, {"labels": list(labels), "images": entries})
+        known = [*labels, NONE] if rejection else list(labels)
+        files.atomic_write_json(out / REPORT, {"labels": known, "images": entries})
     print(f"wrote {len(paths)} segmentations to {options.out}")
 
 

@@ -118,8 +118,7 @@ def test_prefix_and_wrapping_do_not_matter(micro_model, tmp_path, prefix, wrappe
     [
         ({"arch_option": 1, "block_depth": 3, "activation": "relu"}, ("bottleneck", 3, "relu")),
         ({"arch_option": 2, "block_depth": 0, "activation": "tanh"}, ("depthwise", 1, "tanh")),
-        ({"arch_option": 2}, ("depthwise", 1, "lrelu")),
-        ({"arch_option": 2, "block_depth": "many", "activation": None}, ("depthwise", 1, "lrelu")),
+        ({"arch_option": 2, "block_depth": 2, "activation": None}, ("depthwise", 2, "lrelu")),
     ],
 )
 @pytest.mark.parametrize("form", ["dict", "record", "namespace"])
@@ -145,9 +144,18 @@ def test_a_block_that_nobody_names(micro_depthwise, tmp_path, recorded):
     stored = storage.read(tmp_path / "a.ckpt", block="depthwise", block_depth=2, activation="tanh")
     assert stored.config == dataclasses.replace(micro_depthwise.config, activation="tanh")
     with pytest.raises(ConfigError, match="'sideways' is none of"):
-        storage.read(tmp_path / "a.ckpt", block="sideways")
+        storage.read(tmp_path / "a.ckpt", block="sideways", block_depth=1)
     with pytest.raises(ConfigError, match="'gelu' is none of"):
-        storage.read(tmp_path / "a.ckpt", block="depthwise", activation="gelu")
+        storage.read(tmp_path / "a.ckpt", block="depthwise", block_depth=1, activation="gelu")
+
+
+@pytest.mark.parametrize("depth", [{}, {"block_depth": None}, {"block_depth": "many"}])
+def test_a_block_of_unknown_depth(micro_depthwise, tmp_path, depth):
+    recorded = {"arch_option": 2, **depth}
+    torch_files.save(tmp_path / "a.ckpt", {"state_dict": state_of(micro_depthwise), "hyper_parameters": recorded})
+    with pytest.raises(CheckpointError, match=r"a\.ckpt has a block .* how often .* give block_depth"):
+        storage.read(tmp_path / "a.ckpt")
+    assert storage.read(tmp_path / "a.ckpt", block_depth=0).config.block_depth == 1  # the official loop runs once
 
 
 def test_zero_shot_models_have_no_block_whatever_their_settings(micro_model, tmp_path):
