@@ -86,6 +86,8 @@ def words(model: LSeg, scenes: int) -> Scores:
     found = ious(model, scenes, [*questions.values(), *replaced])
     scores = {title: float(np.nanmean(found[place])) for place, title in enumerate(questions)}
     alone = [(index, result[index]) for (index, _), result in zip(pairs, found[len(questions) :], strict=True)]
+    for (index, iou), (_, word) in zip(alone, pairs, strict=True):
+        print(f"{NAMES[index]} {found[0][index]:.1f}, as {word} {iou:.1f}")
     scores["one name replaced by a synonym, its IoU"] = _by_class(alone)
     related = _related(model, [word for _, word in pairs])
     kept = [result for result, (index, _), nearest in zip(alone, pairs, related, strict=True) if nearest == index]

@@ -220,6 +220,7 @@ def test_training_leaves_a_model_and_its_history(run):
     assert Image.open(workdir / "examples.png").width > 200
 
 
+@pytest.mark.slow
 def test_a_terminated_run_resumes_to_the_same_weights(run, folder, tmp_path):
     workdir = tmp_path / "disturbed"
     process = spawn("train", *train_flags(folder, workdir))

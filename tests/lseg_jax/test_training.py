@@ -359,6 +359,7 @@ SHARDED = """
 """
 
 
+@pytest.mark.slow
 def test_devices_that_share_a_batch_take_the_step_of_one():
     environment = {
         **os.environ,
