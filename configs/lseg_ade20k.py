@@ -7,7 +7,7 @@ CLIP_VIT_B32: openai/clip-vit-base-patch32 as safetensors, or the official state
 vit_large_patch16_384, or the original .npz. A folder has images/, labels/ (ADE20K's own files, where 0 is "other") and
 names.txt (`vlseg/labels/ade20k_150.txt`).
 
-Hardware: accelerators with 80 GB in all, for a batch of 16. Time: not run.
+Hardware: one accelerator with 80 GB, for a batch of 16. Time: not run.
 Expected: mIoU 46.28 published (LSeg code, multi-scale; 47.25 with the text encoder of RN50x16); ours not run.
 Evaluate with: python -m lseg_jax.evaluate --checkpoint=runs/lseg_ade20k/model --data=ade20k/val --ignore_zero \
     --multi_scale

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from ifseg_jax.tokenizers import BOS, EOS, PAD, UNK, Tokenizer, load_tokenizer
 from vlseg.errors import VocabularyError
+from vlseg.labels import check_names, shown
 
 __all__ = [
     "BOS",
@@ -58,29 +59,11 @@ def encode_categories(categories: Sequence[str], tokenizer: Tokenizer, prompt: s
       VocabularyError: a bare string or not strings, no name, a blank name, a name given twice (case ignored), or a
         tokenizer that returns something else than ids.
     """
-    names = _checked_names(categories)
+    names = check_names(categories, "category", "categories")
     prefix = _encode(tokenizer, prompt)
     category_ids = tuple(_encode(tokenizer, name) for name in names)
     listed = (index for ids in (*category_ids, _encode(tokenizer, UNKNOWN)) for index in ids)
     return Words(names=names, category_ids=category_ids, prompt_ids=(BOS, *prefix, *listed, EOS))
-
-
-def _checked_names(categories: Sequence[str]) -> tuple[str, ...]:
-    if isinstance(categories, str):
-        raise VocabularyError(f"categories are one string: give a list of names, such as [{categories!r}]")
-    if not isinstance(categories, Sequence) or not all(isinstance(name, str) for name in categories):
-        raise VocabularyError(f"categories are not a list of strings but {_shown(categories)}: give a list of names")
-    if not categories:
-        raise VocabularyError("there are no categories: give at least one name")
-    names = tuple(" ".join(name.split()) for name in categories)
-    if "" in names:
-        raise VocabularyError(f"category {names.index('')} has a blank name: give it a name or leave it out")
-    seen: dict[str, int] = {}
-    for index, name in enumerate(names):
-        first = seen.setdefault(name.casefold(), index)
-        if first != index:
-            raise VocabularyError(f"{names[first]!r} and {name!r} are the same category: give each name once")
-    return names
 
 
 def _encode(tokenizer: Tokenizer, text: str) -> tuple[int, ...]:
@@ -89,14 +72,8 @@ def _encode(tokenizer: Tokenizer, text: str) -> tuple[int, ...]:
         ids = tuple(operator.index(index) for index in returned)
     except TypeError as error:
         raise VocabularyError(
-            f"the tokenizer returned {_shown(returned)} for {text!r}: it must return a list of integer ids"
+            f"the tokenizer returned {shown(returned)} for {text!r}: it must return a list of integer ids"
         ) from error
     if not ids or min(ids) < 0:
-        raise VocabularyError(f"the tokenizer returned {_shown(ids)} for {text!r}: it must return ids, none below 0")
+        raise VocabularyError(f"the tokenizer returned {shown(ids)} for {text!r}: it must return ids, none below 0")
     return ids
-
-
-def _shown(value: object) -> str:
-    """A value for an error message: on one line, and not long."""
-    text = " ".join(repr(value).split())
-    return text if len(text) <= 60 else f"{text[:57]}..."

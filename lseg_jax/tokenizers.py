@@ -11,7 +11,6 @@ import logging
 import operator
 import os
 import re
-import reprlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -20,6 +19,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from vlseg.errors import VocabularyError
+from vlseg.labels import check_names, shown
 
 if TYPE_CHECKING:
     import tokenizers
@@ -118,39 +118,14 @@ def tokenize(labels: Sequence[str], tokenizer: Tokenizer, *, context: int = 77, 
     if cut:
         logging.getLogger(__name__).warning(
             "%d of %d labels are longer than %d tokens and were cut, the first is %s",
-            *(len(cut), len(labels), context - 2, _shown(cut[0])),
+            *(len(cut), len(labels), context - 2, shown(cut[0])),
         )
     return tokens
 
 
 def check_labels(labels: Sequence[str]) -> tuple[str, ...]:
-    """Labels that can be told apart.
-
-    Args:
-      labels: N >= 1 names. White space around and between their words does not matter.
-
-    Returns:
-      The names, each with single spaces.
-
-    Raises:
-      VocabularyError: a bare string or not strings, no label, a blank label, or a label given twice (case ignored,
-        as CLIP does).
-    """
-    if isinstance(labels, str):
-        raise VocabularyError(f"labels are one string: give a list of names, such as [{_shown(labels)}]")
-    if not isinstance(labels, Sequence) or not all(isinstance(name, str) for name in labels):
-        raise VocabularyError(f"labels are not a list of strings but {_shown(labels)}: give a list of names")
-    if not labels:
-        raise VocabularyError("there are no labels: give at least one name")
-    names = tuple(" ".join(name.split()) for name in labels)
-    if "" in names:
-        raise VocabularyError(f"label {names.index('')} has a blank name: give it a name or leave it out")
-    seen: dict[str, int] = {}
-    for index, name in enumerate(names):
-        first = seen.setdefault(name.casefold(), index)
-        if first != index:
-            raise VocabularyError(f"{names[first]!r} and {name!r} are the same label: give each name once")
-    return names
+    """Labels that can be told apart, see `vlseg.labels.check_names`; CLIP ignores case."""
+    return check_names(labels, "label", "labels")
 
 
 def _import(name: str, remedy: str) -> ModuleType:
@@ -252,11 +227,11 @@ def _encode(tokenizer: Tokenizer, label: str, vocabulary: int) -> list[int]:
         ids = [operator.index(index) for index in returned]
     except TypeError as error:
         raise VocabularyError(
-            f"the tokenizer returned {_shown(returned)} for {_shown(label)}: it must return a list of integer ids"
+            f"the tokenizer returned {shown(returned)} for {shown(label)}: it must return a list of integer ids"
         ) from error
     if outside := [index for index in ids if not 0 <= index < vocabulary]:
         raise VocabularyError(
-            f"the tokenizer returned the id {outside[0]} for {_shown(label)}, but this model knows 0 to "
+            f"the tokenizer returned the id {outside[0]} for {shown(label)}, but this model knows 0 to "
             f"{vocabulary - 1}: give the tokenizer that the model was trained with"
         )
     return ids
@@ -265,8 +240,3 @@ def _encode(tokenizer: Tokenizer, label: str, vocabulary: int) -> list[int]:
 def _bare(ids: list[int], start: int, end: int) -> list[int]:
     ids = ids[1:] if ids[:1] == [start] else ids
     return ids[: ids.index(end)] if end in ids else ids
-
-
-def _shown(value: object) -> str:
-    """A value for an error message: on one line, and not long."""
-    return " ".join(reprlib.repr(value).split())

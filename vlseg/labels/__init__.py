@@ -8,9 +8,11 @@ The names are those of the prompts that IFSeg (alinlab/ifseg) publishes; where a
 - `ade20k_150`: ADE20K (SceneParse150). The label files count from 1 and keep 0 for "other".
 """
 
+import reprlib
+from collections.abc import Sequence
 from importlib import resources
 
-from vlseg.errors import ConfigError
+from vlseg.errors import ConfigError, VocabularyError
 
 _SUFFIX = ".txt"
 
@@ -30,3 +32,38 @@ def load(name: str) -> tuple[str, ...]:
     if name not in known():
         raise ConfigError(f"no label list is called {name!r}; the known ones are {', '.join(known())}")
     return tuple(resources.files(__name__).joinpath(name + _SUFFIX).read_text(encoding="utf-8").splitlines())
+
+
+def check_names(names: Sequence[str], one: str, many: str) -> tuple[str, ...]:
+    """Names that can be told apart.
+
+    Args:
+        names: N >= 1 names. White space around and between their words does not matter.
+        one, many: what such a name is called in messages, "category" and "categories".
+
+    Returns:
+        The names, each with single spaces.
+
+    Raises:
+        VocabularyError: a bare string or not strings, no name, a blank name, or a name given twice (case ignored).
+    """
+    if isinstance(names, str):
+        raise VocabularyError(f"{many} are one string: give a list of names, such as [{shown(names)}]")
+    if not isinstance(names, Sequence) or not all(isinstance(name, str) for name in names):
+        raise VocabularyError(f"{many} are not a list of strings but {shown(names)}: give a list of names")
+    if not names:
+        raise VocabularyError(f"there are no {many}: give at least one name")
+    plain = tuple(" ".join(name.split()) for name in names)
+    if "" in plain:
+        raise VocabularyError(f"{one} {plain.index('')} has a blank name: give it a name or leave it out")
+    seen: dict[str, int] = {}
+    for index, name in enumerate(plain):
+        first = seen.setdefault(name.casefold(), index)
+        if first != index:
+            raise VocabularyError(f"{plain[first]!r} and {name!r} are the same {one}: give each name once")
+    return plain
+
+
+def shown(value: object) -> str:
+    """A value for an error message: on one line, and not long."""
+    return " ".join(reprlib.repr(value).split())
