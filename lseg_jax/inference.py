@@ -21,9 +21,6 @@ from vlseg.evaluation.sliding_window import Scheme
 SCORES = 2**26
 """Scores, pixels times labels, that are held at a time."""
 
-SUMMED = 2**29
-"""Numbers, pixels times the width of an embedding, up to which embeddings are put together at the size of the image."""
-
 LABEL_STEP = 32
 """Chunks of labels are multiples of this."""
 
@@ -193,9 +190,9 @@ def chunks(
     batches = sliding_window.batches(sliding_window.windows(height, width, scheme), batch_size)
     encoded = ((encode_windows(config, scheme, variables, canvas, size, batch), batch) for batch in batches)
     starts = range(0, count, chunk)
-    if len(starts) > 1 and config.block == "none" and padded[0] * padded[1] * features <= SUMMED:
-        # Scores are linear in the embeddings, so these can be put together first, once for all labels. Of a large image
-        # they would take more memory than the windows' own.
+    if len(starts) > 1 and config.block == "none" and cells(scheme, batches) > padded[0] * padded[1]:
+        # Scores are linear in the embeddings, so these can be put together first, once for all labels, if that leaves
+        # fewer of them to be kept and compared.
         total = jnp.zeros((*padded, features))
         for pixels, batch in encoded:
             total = _add_embeddings(scheme, total, pixels, size, batch)
@@ -216,6 +213,12 @@ def chunks(
 def _filled(labels: jax.Array, multiple: int) -> jax.Array:
     """Label embeddings, the last repeated until their number is a multiple; that changes no maximum over labels."""
     return jnp.pad(labels, ((0, -len(labels) % multiple), (0, 0)), mode="edge")
+
+
+def cells(scheme: Scheme, batches: np.ndarray) -> int:
+    """Pixel embeddings of all windows int32 [M, K, 4], those of mirrored windows included."""
+    grid = scheme.crop_size // 2
+    return batches.shape[0] * batches.shape[1] * grid**2 * (2 if scheme.flip else 1)
 
 
 def views(scheme: Scheme) -> int:
