@@ -19,7 +19,7 @@ from ifseg_jax.official import Converted
 from ifseg_jax.shapes import Shape, official_shapes, parameter_shapes
 from vlseg import files, state_dicts, torch_files
 from vlseg.errors import CheckpointError, ConfigError
-from vlseg.safetensors_files import open_safetensors, save_safetensors
+from vlseg.safetensors_files import open_safetensors, read_variables, save_safetensors
 from vlseg.state_dicts import ArrayTensor, TensorSource
 
 FORMAT, VERSION = "ifseg_jax", 1
@@ -72,15 +72,7 @@ def _read_archive(path: Path, place: Place) -> Stored:
 
 def _read_directory(path: Path, place: Place) -> Stored:
     config, expected, settings = _read_config(path)
-    weights = open_safetensors(path / WEIGHTS_FILE)
-    missing, unused = sorted(set(expected) - set(weights)), sorted(set(weights) - set(expected))
-    try:
-        if missing or unused:
-            raise CheckpointError(state_dicts.mismatch(missing, unused, "an OFA or IFSeg model"))
-        state_dicts.check_shapes({name: tensor.shape for name, tensor in weights.items()}, expected)
-    except CheckpointError as error:
-        raise CheckpointError(f"{path / WEIGHTS_FILE}: {error}") from error
-    variables = state_dicts.unflatten({name: place(tensor.read()) for name, tensor in weights.items()})
+    variables = read_variables(path / WEIGHTS_FILE, expected, "an OFA or IFSeg model", place)
     carried: dict[str, TensorSource] = {}
     if (path / OFFICIAL_FILE).exists():
         carried = dict(open_safetensors(path / OFFICIAL_FILE))

@@ -21,7 +21,7 @@ from lseg_jax.lseg import LSegNet
 from lseg_jax.official import Converted
 from vlseg import files, state_dicts, torch_files
 from vlseg.errors import CheckpointError, ConfigError
-from vlseg.safetensors_files import open_safetensors, save_safetensors
+from vlseg.safetensors_files import open_safetensors, read_variables, save_safetensors
 from vlseg.state_dicts import TensorSource
 
 FORMAT, VERSION = "lseg_jax", 1
@@ -185,16 +185,7 @@ def _check_official_shapes(found: Mapping[str, tuple[int, ...]], config: LSegCon
 
 def _read_directory(path: Path, place: Place) -> Stored:
     config, settings = _read_config(path)
-    weights = open_safetensors(path / WEIGHTS_FILE)
-    expected = parameter_shapes(config)
-    missing, unused = sorted(set(expected) - set(weights)), sorted(set(weights) - set(expected))
-    try:
-        if missing or unused:
-            raise CheckpointError(state_dicts.mismatch(missing, unused, "an LSeg model"))
-        state_dicts.check_shapes({name: tensor.shape for name, tensor in weights.items()}, expected)
-    except CheckpointError as error:
-        raise CheckpointError(f"{path / WEIGHTS_FILE}: {error}") from error
-    variables = state_dicts.unflatten({name: place(tensor.read()) for name, tensor in weights.items()})
+    variables = read_variables(path / WEIGHTS_FILE, parameter_shapes(config), "an LSeg model", place)
     carried: dict[str, TensorSource] = {}
     if (path / OFFICIAL_FILE).exists():
         carried = dict(open_safetensors(path / OFFICIAL_FILE))

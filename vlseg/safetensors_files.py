@@ -1,14 +1,15 @@
 """Safetensors files: tensors read on demand, and written with our errors."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from vlseg import state_dicts
 from vlseg.errors import CheckpointError, StorageError
 
 
@@ -40,6 +41,31 @@ def open_safetensors(path: str | os.PathLike[str]) -> dict[str, SafetensorsTenso
         raise CheckpointError(f"{path} is missing") from error
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{path} cannot be read: {error}") from error
+
+
+def read_variables(
+    path: Path, expected: Mapping[str, tuple[int, ...]], model: str, place: Callable[[np.ndarray], Any]
+) -> state_dicts.Variables:
+    """The variables of a model, one tensor at a time.
+
+    Args:
+        path: a file of ours.
+        expected: path in the variables -> shape, of every parameter of the model.
+        model: what messages call it, "an LSeg model".
+        place: what to make of each array.
+
+    Raises:
+        CheckpointError: the file is missing or broken, or names are missing, not known or of another shape.
+    """
+    weights = open_safetensors(path)
+    missing, unused = sorted(set(expected) - set(weights)), sorted(set(weights) - set(expected))
+    try:
+        if missing or unused:
+            raise CheckpointError(state_dicts.mismatch(missing, unused, model))
+        state_dicts.check_shapes({name: tensor.shape for name, tensor in weights.items()}, expected)
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error}") from error
+    return state_dicts.unflatten({name: place(tensor.read()) for name, tensor in weights.items()})
 
 
 def save_safetensors(arrays: Mapping[str, np.ndarray], path: Path, destination: str | os.PathLike[str]) -> None:
