@@ -31,7 +31,7 @@ def get_config() -> ml_collections.ConfigDict:
             "base_size": 520,
             "crop_size": 480,
             "scale_range": (0.5, 2.0),
-            "text_noise": 0.0,
+            "margin": 0.0,
             "row_block": 16,
             "seed": 0,
         }

@@ -12,12 +12,13 @@ from configs import lseg_base
 from lseg_jax.config import LSegConfig, SentenceConfig, ViTConfig
 
 IMAGE = ViTConfig(patch=8, width=192, heads=3, layers=8, grid=8, reassembled=(48, 64, 96, 128))
+MODEL = LSegConfig(SentenceConfig(), IMAGE, features=64, template="a photo of a {}")
 
 
 def get_config() -> ml_collections.ConfigDict:
     """Settings of the weights in lseg_jax/tiny."""
     config = lseg_base.get_config()
-    config.model = ml_collections.ConfigDict(LSegConfig(SentenceConfig(), IMAGE, features=64).to_dict())
+    config.model = ml_collections.ConfigDict(MODEL.to_dict())
     config.training.update(
         {
             "steps": 2500,
@@ -31,7 +32,7 @@ def get_config() -> ml_collections.ConfigDict:
             "base_size": 64,
             "crop_size": 64,
             "scale_range": (1.0, 1.0),
-            "text_noise": 0.7,
+            "margin": 0.35,
             "row_block": 64,
         }
     )

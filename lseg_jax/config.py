@@ -9,6 +9,8 @@ from vlseg.errors import ConfigError
 BLOCKS = ("none", "bottleneck", "depthwise")
 ACTIVATIONS = ("relu", "lrelu", "tanh")
 DTYPES = ("float32", "bfloat16")
+PLACE = "{}"
+"""Where the label goes in a template."""
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_DEVIATION = (0.229, 0.224, 0.225)
 
@@ -117,6 +119,8 @@ class LSegConfig:
         features: channels of the decoder.
         block: spatial regularization of the logits: "none", "bottleneck" or "depthwise" (paper, Sec. 3 and Table 4).
         block_depth: how often the block is applied. activation: its activation, "relu", "lrelu" or "tanh".
+        template: the text that is encoded for a label, which takes the place of "{}"; the official code encodes the
+            label alone.
         dtype: of the computation, "float32" or "bfloat16"; parameters, norms and logits stay float32.
     """
 
@@ -126,10 +130,13 @@ class LSegConfig:
     block: str = "none"
     block_depth: int = 0
     activation: str = "lrelu"
+    template: str = PLACE
     dtype: str = "float32"
 
     def __post_init__(self) -> None:
         _check_sizes(self, "features")
+        if not isinstance(self.template, str) or self.template.count(PLACE) != 1:
+            raise ConfigError(f"template {self.template!r} must hold {PLACE} once, where the label goes")
         if self.block not in BLOCKS:
             raise ConfigError(f"block {self.block!r} is none of {', '.join(BLOCKS)}")
         if self.activation not in ACTIVATIONS:
@@ -149,6 +156,10 @@ class LSegConfig:
     def deviation(self) -> tuple[float, ...]:
         """What pixels are divided by after that."""
         return IMAGENET_DEVIATION if isinstance(self.image, ResNetConfig) else (0.5, 0.5, 0.5)
+
+    def text_of(self, label: str) -> str:
+        """What is encoded for a label."""
+        return self.template.replace(PLACE, label)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready; `from_dict` is its inverse."""

@@ -137,11 +137,11 @@ class LSeg:
         names = self.names(labels)
         if all(name in self.known for name in names):
             return jnp.asarray(np.stack([self.known[name] for name in names]))
-        settings = self.config.text
+        settings, texts = self.config.text, [self.config.text_of(name) for name in names]
         if not isinstance(settings, TextConfig):
-            return jnp.asarray(text.embed_sentences(names))
+            return jnp.asarray(text.embed_sentences(texts))
         tokenizer = self.tokenizer or clip_tokenizer()
-        tokens = tokenize(names, tokenizer, context=settings.context, vocabulary=settings.vocabulary)
+        tokens = tokenize(texts, tokenizer, context=settings.context, vocabulary=settings.vocabulary)
         return jnp.asarray(text.embed_tokens(self.config, self.variables, self._text_fingerprint, tokens))
 
     @functools.cached_property

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lseg_jax import official
-from lseg_jax.config import LSegConfig, TextConfig, ViTConfig
+from lseg_jax.config import PLACE, LSegConfig, TextConfig, ViTConfig
 from lseg_jax.lseg import LSegNet
 from lseg_jax.official import Converted
 from vlseg import files, state_dicts, torch_files
@@ -246,11 +246,16 @@ def write_official(path: str | os.PathLike[str], config: LSegConfig, converted: 
     """Writes a Lightning checkpoint by the official names, with the hyperparameters that name the architecture.
 
     Raises:
-        ConfigError: the text encoder is not CLIP's.
+        ConfigError: the text encoder is not CLIP's, or encodes labels in a template.
         StorageError: it cannot be written.
     """
     if not isinstance(config.text, TextConfig):
         raise ConfigError("the official code has no such text encoder; export a directory (--format=directory) instead")
+    if config.template != PLACE:
+        raise ConfigError(
+            f"the official code encodes labels alone, not in {config.template!r}; export a directory "
+            "(--format=directory) instead"
+        )
     state = {f"{PREFIX}{name}": value for name, value in official.to_official(converted, config).items()}
     archive = {
         "epoch": 0,

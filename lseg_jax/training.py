@@ -19,7 +19,7 @@ import optax
 
 from lseg_jax.config import LSegConfig
 from lseg_jax.inference import normalize
-from lseg_jax.lseg import LSegNet
+from lseg_jax.lseg import LOGIT_SCALE, LSegNet
 from vlseg import state_dicts
 from vlseg.errors import ConfigError
 from vlseg.nn.losses import upsampled_cross_entropy
@@ -77,7 +77,8 @@ class Training:
     power: of the polynomial decay, once an epoch (20 times in a run of fewer epochs). warmup_steps: of linear warm-up.
     clip_norm: bound of the gradients' global norm, 0 for none.
     base_size, crop_size, scale_range: of the random views, see `vlseg.data.transforms.scale_and_crop`.
-    text_noise: deviation of the noise on label embeddings in a step, relative to their length.
+    margin: what the similarity of a pixel's label is lowered by in the loss, so that pixels come nearer to their own
+        label than the softmax alone asks for and other words for it win as well.
     row_block: rows of pixels that the loss handles at a time.
     seed: of everything random.
     """
@@ -97,7 +98,7 @@ class Training:
     base_size: int = 520
     crop_size: int = 480
     scale_range: tuple[float, float] = (0.5, 2.0)
-    text_noise: float = 0.0
+    margin: float = 0.0
     row_block: int = 16
     seed: int = 0
 
@@ -118,7 +119,7 @@ class Training:
             value = getattr(settings, name)
             if not isinstance(value, int) or value < 1:
                 raise ConfigError(f"training.{name} is {value}; it must be 1 or more")
-        rates = ["learning_rate", "decoder_factor", "weight_decay", "power", "text_noise", "clip_norm"]
+        rates = ["learning_rate", "decoder_factor", "weight_decay", "power", "margin", "clip_norm"]
         for name in ("seed", "warmup_steps", *rates):
             if not 0 <= getattr(settings, name) < math.inf:
                 raise ConfigError(f"training.{name} is {getattr(settings, name)}; it must be 0 or a positive number")
@@ -183,7 +184,13 @@ def joined(state: State, frozen: Variables) -> Variables:
 
 
 def loss(
-    config: LSegConfig, variables: Any, images: jax.Array, targets: jax.Array, labels: LabelSets, row_block: int = 16
+    config: LSegConfig,
+    variables: Any,
+    images: jax.Array,
+    targets: jax.Array,
+    labels: LabelSets,
+    row_block: int = 16,
+    margin: float = 0.0,
 ) -> tuple[jax.Array, Any]:
     """Cross entropy of a batch, and the new batch statistics.
 
@@ -192,7 +199,7 @@ def loss(
         images: uint8 or normalised [B, H, W, 3].
         targets: int32 [B, H, W], IGNORED where a pixel does not count.
         labels: the examples' own: [B, N, C] and [B, N].
-        row_block: rows of pixels at a time.
+        row_block: rows of pixels at a time. margin: see `Training`.
 
     Returns:
         float32 scalar, mean over the pixels that count; and the collection "batch_stats".
@@ -204,7 +211,9 @@ def loss(
 
     logits, changed = model.apply(variables, method=cells, mutable=["batch_stats"])
     logits = jnp.where(labels.valid[:, None, None], logits, MASKED)
-    value = upsampled_cross_entropy(logits, targets, ignore_label=IGNORED, row_block=row_block, align_corners=True)
+    value = upsampled_cross_entropy(
+        logits, targets, ignore_label=IGNORED, row_block=row_block, align_corners=True, margin=margin * LOGIT_SCALE
+    )
     return value, changed["batch_stats"]
 
 
@@ -228,14 +237,13 @@ def make_step(
 
     @functools.partial(compile_once, donate_argnums=0)
     def step(
-        state: State, labels: LabelSets, images: jax.Array, targets: jax.Array, sets: jax.Array, number: jax.Array
+        state: State, labels: LabelSets, images: jax.Array, targets: jax.Array, sets: jax.Array
     ) -> tuple[State, Metrics]:
-        key = jax.random.fold_in(jax.random.key(settings.seed), number)
-        chosen = LabelSets(*(array[sets] for array in _perturbed(labels, settings.text_noise, key)))
+        chosen = LabelSets(labels.embeddings[sets], labels.valid[sets])
 
         def compute(params: Variables) -> tuple[jax.Array, Any]:
             variables = state_dicts.unflatten({**params, **state["batch_stats"]})
-            return loss(config, variables, images, targets, chosen, settings.row_block)
+            return loss(config, variables, images, targets, chosen, settings.row_block, settings.margin)
 
         (value, statistics), gradients = jax.value_and_grad(compute, has_aux=True)(state["params"])
         updates, optimizer_state = optimizer.update(gradients, state["optimizer"], state["params"])
@@ -245,17 +253,6 @@ def make_step(
 
     def run(state: State, number: int) -> tuple[State, Metrics]:
         batch = batches(number)
-        return step(state, labels, batch.images, batch.targets, batch.sets, jnp.asarray(number))
+        return step(state, labels, batch.images, batch.targets, batch.sets)
 
     return run
-
-
-def _perturbed(labels: LabelSets, deviation: float, key: jax.Array) -> LabelSets:
-    """Label sets with normal noise of a relative length on every embedding, again of length 1."""
-    if not deviation:
-        return labels
-    noise = jax.random.normal(key, labels.embeddings.shape) * deviation / labels.embeddings.shape[-1] ** 0.5
-    moved = labels.embeddings + noise
-    # What fills a set up stays its first label, see `label_sets`.
-    moved = jnp.where(labels.valid[..., None], moved, moved[:, :1])
-    return labels._replace(embeddings=moved / jnp.linalg.norm(moved, axis=-1, keepdims=True))

@@ -114,7 +114,7 @@ def train_flags(data: object, workdir: object, **changes: object) -> list[str]:
         "training.batch_size": 4,
         "training.learning_rate": 0.02,
         "training.warmup_steps": 5,
-        "training.text_noise": 0.1,
+        "training.margin": 0.1,
         "training.base_size": 80,
         "training.scale_range": "(0.7, 1.3)",
         "log_every": EVERY,

@@ -46,6 +46,7 @@ def configurations(draw):
         block=block,
         block_depth=0 if block == "none" else draw(SIZES),
         activation=draw(st.sampled_from(ACTIVATIONS)),
+        template=draw(st.sampled_from(["{}", "a photo of {}."])),
         dtype=draw(st.sampled_from(DTYPES)),
     )
 
@@ -72,6 +73,7 @@ def test_plain_values():
         "block": "none",
         "block_depth": 0,
         "activation": "lrelu",
+        "template": "{}",
         "dtype": "float32",
     }
 
@@ -106,6 +108,7 @@ def test_a_resnet_takes_pixels_as_imagenet_has_them():
         ({"image": {"width": 100, "heads": 3}}, "width 100 is not a multiple of heads 3"),
         ({"image": {"reassembled": [1, 2, 3]}}, "3 reassembled levels"),
         ({"image": {"reassembled": [1, 2, 3, 0.5]}}, "reassembled is"),
+        *[({"template": template}, "must hold {} once") for template in ("", "a photo", "{} {}", None)],
         ({"features": 0}, "features is 0"),
         ({"features": "256"}, "features is '256'"),
         ({"block": "attention"}, "'attention' is none of"),

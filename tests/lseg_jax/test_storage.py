@@ -281,4 +281,7 @@ def test_places_that_cannot_be_written(directory, micro_model, tmp_path):
     sentences = dataclasses.replace(micro_model.config, text=SentenceConfig())
     with pytest.raises(VlsegError, match="no such text encoder"):
         storage.write_official(tmp_path / "a.ckpt", sentences, converted(micro_model))
+    photos = dataclasses.replace(micro_model.config, template="a photo of a {}")
+    with pytest.raises(ConfigError, match=r"encodes labels alone, not in .a photo of"):
+        storage.write_official(tmp_path / "a.ckpt", photos, converted(micro_model))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model"]

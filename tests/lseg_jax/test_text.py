@@ -195,6 +195,8 @@ def test_sentences_are_kept_too(micro_model, monkeypatch):
     encoder.identity = "sentences 2"
     model.encode_text(["cat", "gräs", "\ud800"])
     assert encoder.runs == 2
+    model = dataclasses.replace(model, config=dataclasses.replace(model.config, template="a {} {0}"))
+    np.testing.assert_array_equal(model.encode_text(["cat", "{}"])[:, 0], [9, 8])
     # Where one label ends and the next begins counts.
     for labels, lengths in ((["a\0b", "c"], [3, 1]), (["a", "b\0c"], [1, 3])):
         np.testing.assert_array_equal(text.embed_sentences(labels)[:, 0], lengths)

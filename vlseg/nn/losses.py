@@ -1,6 +1,7 @@
 """Cross entropy of upsampled logits, in row blocks."""
 
 import functools
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +16,7 @@ def upsampled_cross_entropy(
     ignore_label: int = 255,
     row_block: int = 16,
     align_corners: bool = False,
+    margin: float = 0.0,
 ) -> jax.Array:
     """Mean cross entropy of bilinearly upsampled logits against a label map (IFSeg, Eq. 15; alinlab/ifseg).
 
@@ -28,30 +30,37 @@ def upsampled_cross_entropy(
         ignore_label: an id that is ignored even if it is below M.
         row_block: rows of pixels at a time; any number, the last block may be shorter.
         align_corners: how cells and pixels correspond, see `interpolation_matrix`.
+        margin: what the logit of the target is lowered by, so that it has to win by so much (additive margin softmax,
+            Wang et al. 2018, "CosFace").
 
     Returns:
         float32 scalar, the mean over counted pixels; 0 if there are none.
     """
-    return _loss(logits.astype(jnp.float32), target, ignore_label, row_block, align_corners)
+    return _loss(logits.astype(jnp.float32), target, _Options(ignore_label, row_block, align_corners, margin))
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
-def _loss(logits: jax.Array, target: jax.Array, ignore_label: int, row_block: int, align_corners: bool) -> jax.Array:
-    total, count, _ = _accumulate(logits, target, ignore_label, row_block, align_corners, with_gradient=False)
+class _Options(NamedTuple):
+    """The arguments of `upsampled_cross_entropy` that are no arrays."""
+
+    ignore_label: int
+    row_block: int
+    align_corners: bool
+    margin: float
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _loss(logits: jax.Array, target: jax.Array, options: _Options) -> jax.Array:
+    total, count, _ = _accumulate(logits, target, options, with_gradient=False)
     return total / jnp.maximum(count, 1.0)
 
 
-def _forward(
-    logits: jax.Array, target: jax.Array, ignore_label: int, row_block: int, align_corners: bool
-) -> tuple[jax.Array, tuple[jax.Array]]:
-    total, count, gradient = _accumulate(logits, target, ignore_label, row_block, align_corners, with_gradient=True)
+def _forward(logits: jax.Array, target: jax.Array, options: _Options) -> tuple[jax.Array, tuple[jax.Array]]:
+    total, count, gradient = _accumulate(logits, target, options, with_gradient=True)
     count = jnp.maximum(count, 1.0)
     return total / count, (gradient / count,)
 
 
-def _backward(
-    ignore_label: int, row_block: int, align_corners: bool, saved: tuple[jax.Array], cotangent: jax.Array
-) -> tuple:
+def _backward(options: _Options, saved: tuple[jax.Array], cotangent: jax.Array) -> tuple:
     return cotangent * saved[0], None
 
 
@@ -59,24 +68,18 @@ _loss.defvjp(_forward, _backward)
 
 
 def _accumulate(
-    logits: jax.Array,
-    target: jax.Array,
-    ignore_label: int,
-    row_block: int,
-    align_corners: bool,
-    *,
-    with_gradient: bool,
+    logits: jax.Array, target: jax.Array, options: _Options, *, with_gradient: bool
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Sums over pixels: loss, number of counted pixels, and gradient [B, h, w, M] (0 if not wanted)."""
     batch, h, w, categories = logits.shape
     _, height, width = target.shape
-    row_block = min(row_block, height)
+    row_block = min(options.row_block, height)
     blocks = -(-height // row_block)
     padding = blocks * row_block - height
     target = jnp.pad(target, ((0, 0), (0, padding), (0, 0)), constant_values=-1)
-    rows = interpolation_matrix(h, height, align_corners=align_corners)
+    rows = interpolation_matrix(h, height, align_corners=options.align_corners)
     rows = jnp.pad(rows, ((0, padding), (0, 0))).reshape(blocks, row_block, h)
-    columns = interpolation_matrix(w, width, align_corners=align_corners)
+    columns = interpolation_matrix(w, width, align_corners=options.align_corners)
     target = target.reshape(batch, blocks, row_block, width).swapaxes(0, 1)
 
     def step(
@@ -86,11 +89,12 @@ def _accumulate(
         rows, target = block
         tall = jnp.einsum("yh,bhwm->bywm", rows, logits, precision="highest")
         pixels = jnp.einsum("xw,bywm->byxm", columns, tall, precision="highest")
-        counted = (target >= 0) & (target < categories) & (target != ignore_label)
+        counted = (target >= 0) & (target < categories) & (target != options.ignore_label)
+        hit = jnp.arange(categories) == target[..., None]
+        pixels = pixels - options.margin * hit
         peak = jnp.max(pixels, axis=-1, keepdims=True)
         exponentials = jnp.exp(pixels - peak)
         partition = jnp.sum(exponentials, axis=-1, keepdims=True)
-        hit = jnp.arange(categories) == target[..., None]
         chosen = jnp.sum(jnp.where(hit, pixels, 0.0), axis=-1)
         losses = (jnp.log(partition) + peak)[..., 0] - chosen
         total += jnp.sum(jnp.where(counted, losses, 0.0))

@@ -15,20 +15,27 @@ from vlseg.nn.resize import resize_bilinear
 IGNORED = 255
 
 
-def naive(logits: jax.Array, target: jax.Array, ignore_label: int = IGNORED, align_corners: bool = False) -> jax.Array:
+def naive(
+    logits: jax.Array,
+    target: jax.Array,
+    ignore_label: int = IGNORED,
+    align_corners: bool = False,
+    margin: float = 0.0,
+) -> jax.Array:
     """Upsample everything, take the softmax of everything, average over what counts."""
     categories = logits.shape[-1]
     upsampled = resize_bilinear(logits, *target.shape[1:], align_corners=align_corners)
     counted = (target >= 0) & (target < categories) & (target != ignore_label)
     chosen = jnp.where(counted, target, 0)
+    upsampled -= margin * jax.nn.one_hot(chosen, categories)
     losses = -jnp.take_along_axis(jax.nn.log_softmax(upsampled), chosen[..., None], axis=-1)[..., 0]
     return jnp.where(counted, losses, 0).sum() / jnp.maximum(counted.sum(), 1)
 
 
-@functools.partial(jax.jit, static_argnames=("row_block", "ignore_label", "align_corners"))
-def both(logits, target, row_block=16, ignore_label=IGNORED, align_corners=False):
+@functools.partial(jax.jit, static_argnames=("row_block", "ignore_label", "align_corners", "margin"))
+def both(logits, target, row_block=16, ignore_label=IGNORED, align_corners=False, margin=0.0):
     """Values and gradients of the loss and of the plain computation."""
-    options = {"ignore_label": ignore_label, "align_corners": align_corners}
+    options = {"ignore_label": ignore_label, "align_corners": align_corners, "margin": margin}
     loss = functools.partial(upsampled_cross_entropy, row_block=row_block, **options)
     plain = functools.partial(naive, **options)
     return jax.value_and_grad(loss)(logits, target), jax.value_and_grad(plain)(logits, target)
@@ -63,6 +70,16 @@ def test_aligned_corners():
     logits = rng.normal(0, 3, (2, 4, 5, 4)).astype(np.float32)
     target = rng.integers(0, 4, (2, 8, 10))
     assert_equal(both(logits, target, align_corners=True))
+
+
+def test_a_margin_lowers_the_target_alone():
+    rng = np.random.default_rng(2)
+    logits = rng.normal(0, 3, (2, 4, 5, 4)).astype(np.float32)
+    target = rng.integers(0, 4, (2, 8, 10))
+    target[rng.random(target.shape) < 0.2] = IGNORED
+    results = both(logits, target, row_block=3, margin=5.0)
+    assert_equal(results)
+    assert results[0][0] > both(logits, target)[0][0] + 1
 
 
 @settings(max_examples=25)
