@@ -19,10 +19,10 @@ from absl import flags
 
 from configs import lseg_tiny
 from lseg_jax import storage, training
+from lseg_jax.batches import named_batches
 from lseg_jax.config import LSegConfig
 from lseg_jax.lseg import LSegNet
 from lseg_jax.model import LSeg, load
-from lseg_jax.train import named_batches
 from lseg_jax.training import Training
 from vlseg import cli, files
 from vlseg.data.folder import Example

@@ -4,11 +4,12 @@ import ml_collections
 
 
 def data_section(split: str, count: int) -> ml_collections.ConfigDict:
-    """A data set: `source` is a folder or "tiny_world", and one of the other two says how it is read."""
+    """A data set: `source` as `vlseg.data.sources.open_dataset` takes it, and for each kind how it is read."""
     return ml_collections.ConfigDict(
         {
             "source": "",
             "folder": {"ignore_label": 255, "label_offset": 0, "ignore_zero": False},
+            "catalog": {"split": "train" if split == "train" else "val"},
             "tiny_world": {"split": split, "count": count},
         }
     )

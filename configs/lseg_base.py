@@ -18,6 +18,7 @@ def get_config() -> ml_collections.ConfigDict:
         {
             "epochs": 240,
             "steps": ml_collections.config_dict.placeholder(int),  # instead of epochs
+            "stop_after": ml_collections.config_dict.placeholder(int),  # epochs; the schedule is that of all of them
             "batch_size": 16,
             "learning_rate": 0.004,
             "decoder_factor": 10.0,
@@ -36,6 +37,7 @@ def get_config() -> ml_collections.ConfigDict:
             "seed": 0,
         }
     )
+    config.benchmark = ml_collections.ConfigDict({"name": "", "root": "", "fold": 0})  # few-shot, instead of `data`
     config.data = data_section(split="train", count=20000)
     config.evaluation = data_section(split="test", count=500)  # at the end of a run; none if there is no source
     config.log_every = 50

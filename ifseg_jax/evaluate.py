@@ -2,7 +2,8 @@
 
 python -m ifseg_jax.evaluate --checkpoint=MODEL --data=FOLDER --out=DIR
 
-FOLDER holds images/, labels/ (PNG) and names.txt; --data=tiny_world evaluates on held-out scenes of the tiny world.
+FOLDER holds images/, labels/ (PNG) and names.txt. --data=ade20k:/data/ade20k reads a data set of the catalog in its
+official layout (`python -m vlseg.data.list`), --data=tiny_world held-out scenes of the tiny world.
 Every image is scored at its original size. Prints mIoU, mAcc, aAcc and IoU per class; writes metrics.json.
 """
 
@@ -16,13 +17,11 @@ from tqdm import tqdm
 
 from ifseg_jax.model import IFSeg, load
 from vlseg import cli, files
-from vlseg.data.sources import Dataset, open_dataset
+from vlseg.data import flags as data_flags
+from vlseg.data.sources import Dataset
 from vlseg.errors import ConfigError
 from vlseg.evaluation import confusion
 from vlseg.evaluation.confusion import SegmentationMetrics
-
-FOLDER_OPTIONS = ("ignore_label", "label_offset", "ignore_zero")
-"""Flags that say how the label files of a folder are read."""
 
 
 def evaluate(
@@ -67,8 +66,7 @@ def evaluate(
 def main(_: list[str]) -> None:
     """The command."""
     options = flags.FLAGS
-    reading = {name: options[name].value for name in FOLDER_OPTIONS if options[name].present}
-    dataset = open_dataset(options.data, **reading)
+    dataset = data_flags.open_data(options)
     model = load(options.checkpoint, tokenizer=options.tokenizer)
     averaged = model.inference.knn_iterations
     rounds = [0, averaged] if averaged else [0]
@@ -87,10 +85,7 @@ def main(_: list[str]) -> None:
 if __name__ == "__main__":
     flags.DEFINE_string("checkpoint", "tiny", "tiny, ofa_base (or another size), a .pt file or a model directory.")
     flags.DEFINE_string("tokenizer", None, "Directory or hub name of a tokenizer; not needed for tiny.")
-    flags.DEFINE_string("data", None, "A folder with images/, labels/ and names.txt, or tiny_world.", required=True)
+    data_flags.define()
     flags.DEFINE_string("out", None, "Where metrics.json goes.")
-    flags.DEFINE_integer("ignore_label", 255, "Value of pixels that do not count.")
-    flags.DEFINE_integer("label_offset", 0, "Id of the first category, if the files do not count from 0.")
-    flags.DEFINE_bool("ignore_zero", False, "0 is ignored and categories count from 1, as in ADE20K's files.")
     flags.DEFINE_integer("batch_size", 1, "Images per forward pass.", lower_bound=1)
     cli.run(main)

@@ -22,7 +22,7 @@ from ifseg_jax.model import IFSeg, load
 from vlseg import cli, labels, visualize
 from vlseg.data import transforms
 from vlseg.data.folder import batch_indices, names_from
-from vlseg.data.sources import TINY_WORLD, Dataset, open_dataset
+from vlseg.data.sources import Dataset, open_section
 from vlseg.errors import ConfigError
 from vlseg.training import checkpoints, loop
 
@@ -129,8 +129,7 @@ def open_evaluation_data(config: ml_collections.ConfigDict, categories: tuple[st
 
 
 def _open(section: ml_collections.ConfigDict, categories: tuple[str, ...]) -> Dataset:
-    options = section.tiny_world if section.source == TINY_WORLD else section.folder
-    dataset = open_dataset(section.source, **options)
+    dataset = open_section(section.source, section)
     if len(dataset.names) != len(categories):
         raise ConfigError(
             f"{len(categories)} categories do not fit the {len(dataset.names)} classes of {section.source}"

@@ -3,7 +3,8 @@
 python -m lseg_jax.evaluate --checkpoint=MODEL --data=FOLDER --out=DIR
 python -m lseg_jax.evaluate --checkpoint=MODEL --data=FOLDER --multi_scale     # the authors' six scales and flips
 
-FOLDER holds images/, labels/ (PNG) and names.txt; --data=tiny_world evaluates on held-out scenes of the tiny world.
+FOLDER holds images/, labels/ (PNG) and names.txt. --data=ade20k:/data/ade20k reads a data set of the catalog in its
+official layout (`python -m vlseg.data.list`), --data=tiny_world held-out scenes of the tiny world.
 Every image is scored at its original size. Prints mIoU, mAcc, aAcc and IoU per class; writes metrics.json. --labels
 gives other words for the classes, in their order.
 """
@@ -20,15 +21,13 @@ from tqdm import tqdm
 from lseg_jax import inference, model_flags
 from lseg_jax.model import LSeg
 from vlseg import cli, files
+from vlseg.data import flags as data_flags
 from vlseg.data.folder import names_from
-from vlseg.data.sources import Dataset, open_dataset
+from vlseg.data.sources import Dataset
 from vlseg.errors import ConfigError
 from vlseg.evaluation import confusion
 from vlseg.evaluation.confusion import SegmentationMetrics
 from vlseg.evaluation.sliding_window import OFFICIAL_SCALES
-
-FOLDER_OPTIONS = ("ignore_label", "label_offset", "ignore_zero")
-"""Flags that say how the label files of a folder are read."""
 
 
 def evaluate(
@@ -63,8 +62,7 @@ def evaluate(
 def main(_: list[str]) -> None:
     """The command."""
     options = flags.FLAGS
-    reading = {name: options[name].value for name in FOLDER_OPTIONS if options[name].present}
-    dataset = open_dataset(options.data, **reading)
+    dataset = data_flags.open_data(options)
     model = model_flags.load_model(options)
     if options.multi_scale:
         scheme = dataclasses.replace(model.inference, scales=OFFICIAL_SCALES, flip=True)
@@ -82,12 +80,9 @@ def main(_: list[str]) -> None:
 
 if __name__ == "__main__":
     model_flags.define()
-    flags.DEFINE_string("data", None, "A folder with images/, labels/ and names.txt, or tiny_world.", required=True)
+    data_flags.define()
     flags.DEFINE_string("out", None, "Where metrics.json goes.")
     flags.DEFINE_string("labels", None, "Words for the classes, with commas or in a file; default: their names.")
     flags.DEFINE_bool("multi_scale", False, "Six scales and mirrored windows, as in the paper.")
-    flags.DEFINE_integer("ignore_label", 255, "Value of pixels that do not count.")
-    flags.DEFINE_integer("label_offset", 0, "Id of the first category, if the files do not count from 0.")
-    flags.DEFINE_bool("ignore_zero", False, "0 is ignored and categories count from 1, as in ADE20K's files.")
     flags.DEFINE_integer("batch_size", 1, "Windows in a forward pass.", lower_bound=1)
     cli.run(main)

@@ -1,16 +1,17 @@
-"""Trains LSeg on labelled images: a folder of them, several folders with labels of their own, or the tiny world.
+"""Trains LSeg on labelled images: data sets of the catalog or folders, each with labels of its own.
 
 python -m lseg_jax.train --config=configs/lseg_folder.py --config.data.source=FOLDER --workdir=runs/mine
 
-A folder holds images/, labels/ (PNG) and names.txt; several are given with commas. WORKDIR receives config.json,
-checkpoints, metrics.jsonl, TensorBoard events, and at the end WORKDIR/model, which `lseg_jax.load`, evaluate, predict
-and export read. The same command continues a run that was stopped.
+A folder holds images/, labels/ (PNG) and names.txt; instead of it NAME:ROOT is a data set of the catalog in its
+official layout (`python -m vlseg.data.list`), such as ade20k:/data/ade20k. Several are given with commas. WORKDIR
+receives config.json, checkpoints, metrics.jsonl, TensorBoard events, and at the end WORKDIR/model, which
+`lseg_jax.load`, evaluate, predict and export read. The same command continues a run that was stopped.
 """
 
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,24 +20,21 @@ import numpy as np
 from absl import flags
 from ml_collections import config_flags
 
-from lseg_jax import pretrained, storage, training
+from lseg_jax import fewshot, pretrained, storage, training
+from lseg_jax.batches import OTHERS, episode_batches, named_batches, pair_batches
 from lseg_jax.config import LSegConfig, TextConfig
 from lseg_jax.evaluate import evaluate
 from lseg_jax.model import LSeg, load
 from lseg_jax.tokenizers import load_tokenizer
 from lseg_jax.training import Batch, Training
 from vlseg import cli, visualize
-from vlseg.data import transforms
-from vlseg.data.folder import Example, batch_indices
-from vlseg.data.sources import TINY_WORLD, Dataset, open_dataset
+from vlseg.data.fewshot import open_benchmark
+from vlseg.data.sources import Dataset, open_section
 from vlseg.errors import ConfigError
 from vlseg.evaluation.sliding_window import Scheme
 from vlseg.training import checkpoints, loop
 
 LABEL_SETS = ("names", "others")
-OTHERS = "others"
-"""The label of everything but the class that is asked for, in the zero-shot experiments (Li et al. 2022, Sec. 5.1)."""
-
 FREE = ("evaluation", "log_every", "keep_checkpoints")
 """Settings that a run may change when it goes on."""
 
@@ -70,64 +68,40 @@ def initial_model(config: ml_collections.ConfigDict, settings: Training) -> LSeg
     return LSeg(model, merged, load_tokenizer(tokenizer) if tokenizer else None)
 
 
-def named_batches(datasets: list[Dataset], settings: Training) -> Callable[[int], Batch]:
-    """Batches over the union of data sets, whose labels are their own: the label set is the data set's number."""
+class Source(NamedTuple):
+    """What a run trains on.
 
-    def prepare(example: Example, dataset: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, int]:
-        image, label = _view(example, datasets[dataset].ignore_label, settings, rng)
-        return image, label, dataset
+    label_sets: words, one set for each value of `Batch.sets`. batches: step -> examples. examples: of an epoch. labels:
+    what the finished model is asked for by default.
+    """
 
-    return _batches(datasets, settings, prepare)
-
-
-def pair_batches(dataset: Dataset, settings: Training) -> Callable[[int], Batch]:
-    """Batches of "others" against one class of each image: the label set is the class's number."""
-
-    def prepare(example: Example, _: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, int]:
-        image, label = _view(example, dataset.ignore_label, settings, rng)
-        present = np.unique(label[label != training.IGNORED])
-        chosen = int(rng.choice(present)) if len(present) else 0
-        target = np.where(label == training.IGNORED, training.IGNORED, label == chosen)
-        return image, target.astype(np.int32), chosen
-
-    return _batches([dataset], settings, prepare)
+    label_sets: list[tuple[str, ...]]
+    batches: Callable[[int], Batch]
+    examples: int
+    labels: tuple[str, ...]
 
 
-def _view(
-    example: Example, ignore_label: int, settings: Training, rng: np.random.Generator
-) -> tuple[np.ndarray, np.ndarray]:
-    """A random view of an example, with IGNORED for what does not count."""
-    label = np.where(example.label == ignore_label, training.IGNORED, example.label).astype(np.int32)
-    return transforms.scale_and_crop(
-        example.image,
-        label,
-        rng,
-        base_size=settings.base_size,
-        crop_size=settings.crop_size,
-        scale_range=settings.scale_range,
-        ignore_label=training.IGNORED,
-    )
+def open_source(config: ml_collections.ConfigDict, settings: Training) -> Source:
+    """The training data that the configuration names.
 
-
-def _batches(
-    datasets: list[Dataset],
-    settings: Training,
-    prepare: Callable[[Example, int, np.random.Generator], tuple[np.ndarray, np.ndarray, int]],
-) -> Callable[[int], Batch]:
-    """Batches as a pure function of the step; every example of every data set comes once an epoch."""
-    firsts = np.cumsum([0, *(len(dataset) for dataset in datasets)])
-
-    def batch(step: int) -> Batch:
-        examples = []
-        indices = batch_indices(int(firsts[-1]), settings.batch_size, settings.seed, step)
-        for position, index in enumerate(indices):
-            number = int(np.searchsorted(firsts, index, side="right")) - 1
-            rng = np.random.default_rng((settings.seed, step, position))
-            examples.append(prepare(datasets[number][int(index - firsts[number])], number, rng))
-        images, targets, sets = zip(*examples, strict=True)
-        return Batch(np.stack(images), np.stack(targets).astype(np.int32), np.asarray(sets, np.int32))
-
-    return batch
+    Raises:
+        ConfigError: none, or several that do not go together. DatasetError: data that cannot be used.
+    """
+    if config.benchmark.name:
+        if config.data.source:
+            raise ConfigError("config.benchmark and config.data.source both name training data: leave one out")
+        episodes = open_benchmark(config.benchmark.name, config.benchmark.root, config.benchmark.fold, "train")
+        asked: list[tuple[str, ...]] = [(OTHERS, episodes.names[class_id]) for class_id in episodes.class_ids]
+        return Source(asked, episode_batches(episodes, settings), len(episodes), ())
+    datasets = open_datasets(config.data)
+    examples = sum(len(dataset) for dataset in datasets)
+    labels = datasets[0].names if len(datasets) == 1 else ()
+    if config.label_sets == "names":
+        names = [dataset.names for dataset in datasets]
+        return Source(names, named_batches(datasets, settings), examples, labels)
+    if len(datasets) > 1:
+        raise ConfigError('config.label_sets "others" takes one data set, not several')
+    return Source([(OTHERS, name) for name in labels], pair_batches(datasets[0], settings), examples, labels)
 
 
 def train(config: ml_collections.ConfigDict, workdir: str | Path) -> Path:
@@ -140,35 +114,29 @@ def train(config: ml_collections.ConfigDict, workdir: str | Path) -> Path:
         VlsegError: anything wrong with the configuration, checkpoint, data or working directory.
     """
     settings, scheme = read_settings(config)
-    datasets = open_datasets(config.data)
+    source = open_source(config, settings)
     evaluation = open_evaluation(config.evaluation)
     model = dataclasses.replace(initial_model(config, settings), inference=scheme)
-    if config.label_sets == "others":
-        if len(datasets) > 1:
-            raise ConfigError('config.label_sets "others" takes one data set, not several')
-        texts = [model.encode_text([OTHERS, name]) for name in datasets[0].names]
-        batches = pair_batches(datasets[0], settings)
-    else:
-        texts = [model.encode_text(dataset.names) for dataset in datasets]
-        batches = named_batches(datasets, settings)
-    examples = sum(len(dataset) for dataset in datasets)
-    optimizer = settings.make_optimizer(examples)
+    texts = [model.encode_text(labels) for labels in source.label_sets]
+    optimizer = settings.make_optimizer(source.examples)
     state, frozen = training.split(model.variables)
     model = dataclasses.replace(model, variables={})  # the state takes over its arrays
-    step = training.make_step(model.config, settings, training.label_sets(texts), optimizer, batches)
+    step = training.make_step(model.config, settings, training.label_sets(texts), optimizer, source.batches)
     path = checkpoints.open_workdir(workdir, config.to_dict(), free=FREE)
     state = jax.tree.map(jnp.asarray, state)
     state["optimizer"] = optimizer.init(state["params"])
     schedule = loop.Schedule(
-        settings.total_steps(examples), config.log_every, config.checkpoint_every, config.keep_checkpoints
+        settings.total_steps(source.examples), config.log_every, config.checkpoint_every, config.keep_checkpoints
     )
     state = loop.train(state, step, path, schedule, on_log=loop.print_metrics)
-    labels = datasets[0].names if len(datasets) == 1 else ()
-    result = dataclasses.replace(model, variables=training.joined(state, frozen), labels=labels)
+    result = dataclasses.replace(model, variables=training.joined(state, frozen), labels=source.labels)
     result.save(path / "model", overwrite=True)
     print(f"wrote {path / 'model'}", flush=True)
     if evaluation:
         report(result, evaluation, path)
+    if config.benchmark.name:
+        dataset = open_benchmark(config.benchmark.name, config.benchmark.root, config.benchmark.fold)
+        print(fewshot.evaluate(result, dataset).summary())
     return path / "model"
 
 
@@ -197,7 +165,7 @@ def open_datasets(section: ml_collections.ConfigDict) -> list[Dataset]:
     sources = [source.strip() for source in section.source.split(",") if source.strip()]
     if not sources:
         raise ConfigError("training needs labelled images: give --config.data.source=FOLDER")
-    return [open_dataset(name, **(section.tiny_world if name == TINY_WORLD else section.folder)) for name in sources]
+    return [open_section(source, section) for source in sources]
 
 
 def open_evaluation(section: ml_collections.ConfigDict) -> Dataset | None:

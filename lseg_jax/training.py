@@ -70,6 +70,7 @@ class Training:
     """Optimization settings; the defaults are the official ones for ADE20K (isl-org/lang-seg).
 
     epochs: how often every image is seen. steps: instead of epochs, if not None.
+    stop_after: epochs after which a run ends although its schedule goes on, if not None.
     batch_size: images per step.
     learning_rate: of the image encoder, for a batch of 16; the actual one is proportional to the batch.
     decoder_factor: the decoder's rate is this times as high.
@@ -85,6 +86,7 @@ class Training:
 
     epochs: int = 240
     steps: int | None = None
+    stop_after: int | None = None
     batch_size: int = 16
     learning_rate: float = 0.004
     decoder_factor: float = 10.0
@@ -115,7 +117,7 @@ class Training:
         except TypeError as error:
             raise ConfigError(f"training: {error}") from error
         counts = ["epochs", "batch_size", "base_size", "crop_size", "row_block"]
-        for name in counts if settings.steps is None else [*counts, "steps"]:
+        for name in [*counts, *(name for name in ("steps", "stop_after") if getattr(settings, name) is not None)]:
             value = getattr(settings, name)
             if not isinstance(value, int) or value < 1:
                 raise ConfigError(f"training.{name} is {value}; it must be 1 or more")
@@ -138,14 +140,21 @@ class Training:
         """Steps until so many examples have been seen."""
         return max(1, -(-examples // self.batch_size))
 
+    def scheduled_steps(self, examples: int) -> int:
+        """Steps over which the learning rate falls to zero, on so many examples."""
+        return self.steps if self.steps is not None else self.epochs * self.steps_per_epoch(examples)
+
     def total_steps(self, examples: int) -> int:
         """Steps of a whole run on so many examples."""
-        return self.steps if self.steps is not None else self.epochs * self.steps_per_epoch(examples)
+        scheduled = self.scheduled_steps(examples)
+        return (
+            scheduled if self.stop_after is None else min(scheduled, self.stop_after * self.steps_per_epoch(examples))
+        )
 
     def make_optimizer(self, examples: int) -> optax.GradientTransformation:
         """The optimizer of a run on so many examples."""
         rate = self.learning_rate * self.batch_size / 16
-        steps = self.total_steps(examples)
+        steps = self.scheduled_steps(examples)
         hold = min(self.steps_per_epoch(examples), max(1, steps // 20))
         schedule = optimizers.poly_schedule(rate, steps, self.power, hold=hold, warmup_steps=self.warmup_steps)
         if self.optimizer == "sgd":

@@ -16,10 +16,10 @@ import pytest
 
 from configs import lseg_ade20k, lseg_base, lseg_tiny
 from lseg_jax import storage, training
+from lseg_jax.batches import named_batches, pair_batches
 from lseg_jax.config import LSegConfig, SentenceConfig, TextConfig, ViTConfig
 from lseg_jax.inference import normalize
 from lseg_jax.lseg import LSegNet, normalized
-from lseg_jax.train import named_batches, pair_batches
 from lseg_jax.training import IGNORED, LabelSets, Training
 from vlseg import state_dicts
 from vlseg.data.folder import Example

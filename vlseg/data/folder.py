@@ -9,7 +9,7 @@ root/names.txt                   one category a line, optionally as "id: name" o
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -84,7 +84,7 @@ class FolderDataset:
         missing = [stem for stem in image_files if stem not in label_files]
         if missing:
             raise DatasetError(
-                f"{root / labels}: no label map for {len(missing)} of {len(image_files)} pictures: {_some(missing)}"
+                f"{root / labels}: no label map for {len(missing)} of {len(image_files)} pictures: {some(missing)}"
             )
         first_id = label_offset + int(ignore_zero)
         category_names, named_first_id = _read_names(root / names)
@@ -121,11 +121,7 @@ class FolderDataset:
             DatasetError: sizes differ, or a label id has no name.
         """
         image, label = read_image(self.images[index]), read_label(self.labels[index])
-        if image.shape[:2] != label.shape:
-            (height, width), (label_height, label_width) = image.shape[:2], label.shape
-            raise DatasetError(
-                f"{self.labels[index]}: is {label_width} x {label_height} pixels, but its picture {width} x {height}"
-            )
+        check_sizes(image, label, self.labels[index])
         return Example(image, self._ids(label, self.labels[index]), self.stems[index])
 
     def __iter__(self) -> Iterator[Example]:
@@ -145,6 +141,13 @@ class FolderDataset:
             )
         ids[ignored] = self.ignore_label
         return ids
+
+
+def check_sizes(image: np.ndarray, label: np.ndarray, path: Path) -> None:
+    """Raises DatasetError unless a picture [H, W, 3] and the label map [H, W] in `path` are of the same size."""
+    (height, width), (label_height, label_width) = image.shape[:2], label.shape
+    if (height, width) != (label_height, label_width):
+        raise DatasetError(f"{path}: is {label_width} x {label_height} pixels, but its picture {width} x {height}")
 
 
 def names_from(text_or_path: str | os.PathLike[str]) -> tuple[str, ...]:
@@ -213,7 +216,8 @@ def _files(folder: Path) -> Iterator[Path]:
         yield from (Path(root, name) for name in names)
 
 
-def _some(items: list[str]) -> str:
+def some(items: Sequence[str]) -> str:
+    """The first few of many, for an error message."""
     return ", ".join(items[:_LISTED]) + (", ..." if len(items) > _LISTED else "")
 
 

@@ -1,8 +1,9 @@
 """Data sets by the word that a flag or a configuration gives."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
 
+from vlseg.data import catalog
 from vlseg.data.folder import Example, FolderDataset
 from vlseg.data.tiny_world.dataset import TinyWorldDataset
 from vlseg.errors import ConfigError
@@ -29,19 +30,35 @@ class Dataset(Protocol):
 
 
 def open_dataset(source: str, **options: Any) -> Dataset:
-    """Opens "tiny_world", or a folder with images, labels and names (see `FolderDataset.open`).
+    """Opens a data set.
 
     Args:
-        source: "tiny_world" or a path.
-        options: fields of `TinyWorldDataset`, or arguments of `FolderDataset.open`.
+        source: "tiny_world"; NAME:ROOT with a name of `vlseg.data.catalog` and the folder it was unpacked into; or the
+            path of a folder with images, labels and names.
+        options: fields of `TinyWorldDataset`; "split" of the catalog's; or arguments of `FolderDataset.open`.
 
     Raises:
-        ConfigError: an option that the data set does not have.
-        DatasetError: the folder is not a data set.
+        ConfigError: an option that the data set does not have, or lacks.
+        DatasetError: the folder is not a data set, or not all of it.
     """
+    name, _, root = source.partition(":")
     try:
         if source == TINY_WORLD:
             return TinyWorldDataset(**options)
+        if name in catalog.ENTRIES:
+            return catalog.open_named(name, root, **options)
         return FolderDataset.open(source, **options)
     except TypeError as error:
         raise ConfigError(f"data set {source}: {error}") from error
+
+
+def kind(source: str) -> str:
+    """How a source of `open_dataset` is read: "tiny_world", "catalog" or "folder"."""
+    if source == TINY_WORLD:
+        return TINY_WORLD
+    return "catalog" if source.partition(":")[0] in catalog.ENTRIES else "folder"
+
+
+def open_section(source: str, section: Mapping[str, Mapping[str, Any]]) -> Dataset:
+    """Opens a data set with the options that a section of a configuration has for its kind, see `open_dataset`."""
+    return open_dataset(source, **section[kind(source)])

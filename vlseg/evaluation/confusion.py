@@ -123,12 +123,12 @@ def update(state: ConfusionCounts, prediction: jax.Array, label: jax.Array, igno
 
 def merge(a: ConfusionCounts, b: ConfusionCounts) -> ConfusionCounts:
     """The counts of what `a` and `b` saw together."""
-    return ConfusionCounts(*map(_add, a, b))
+    return ConfusionCounts(*map(add, a, b))
 
 
 def compute(state: ConfusionCounts) -> SegmentationMetrics:
     """The scores, computed on the host in exact integers and float64 (alinlab/ifseg, mmsegmentation)."""
-    intersection, prediction, label = map(_to_ints, jax.device_get(state))
+    intersection, prediction, label = map(to_ints, jax.device_get(state))
     union = [p + t - i for i, p, t in zip(intersection, prediction, label, strict=True)]
     iou, accuracy = _ratios(intersection, union), _ratios(intersection, label)
     return SegmentationMetrics(
@@ -162,13 +162,15 @@ def _histogram(ids: jax.Array, num_classes: int) -> Count:
     return Count(low, jnp.zeros_like(low))
 
 
-def _add(a: Count, b: Count) -> Count:
+def add(a: Count, b: Count) -> Count:
+    """The sum."""
     low = a.low + b.low
     carry = (low < a.low).astype(jnp.uint32)
     return Count(low, a.high + b.high + carry)
 
 
-def _to_ints(count: Count) -> list[int]:
+def to_ints(count: Count) -> list[int]:
+    """As Python's integers, which have no limit."""
     return [low + (high << 32) for low, high in zip(count.low.tolist(), count.high.tolist(), strict=True)]
 
 

@@ -1,11 +1,17 @@
 """Category lists of the data sets, one name a line, in the order of the data set's training ids.
 
-The names are those of the prompts that IFSeg (alinlab/ifseg) publishes; where a data set calls a category otherwise
-("wall-concrete", "building;edifice") the prompt's plain words stand here ("concrete wall", "building").
+They are plain words, to be asked for; where a data set calls a category otherwise ("wall-concrete", "building;edifice",
+"Lane Marking - General") `vlseg.data.catalog` has its own name.
+
+Of the prompts that IFSeg (alinlab/ifseg) publishes:
 
 - `coco_stuff_171`: COCO-Stuff 164k, the 80 things of COCO, then the 91 kinds of stuff.
 - `coco_unseen_15`, `coco_seen_156`: the zero-shot split of the same 171; each with ids of its own, counted from 0.
 - `ade20k_150`: ADE20K (SceneParse150). The label files count from 1 and keep 0 for "other".
+
+As LSeg's zero-shot models (isl-org/lang-seg) were trained with them: `pascal_5i_20`, `coco_20i_80`, `fss_1000`.
+
+The others are data sets of the catalog in plain words.
 """
 
 import reprlib

@@ -1,0 +1,106 @@
+"""Batches of labelled images for training, as pure functions of the step."""
+
+from collections.abc import Callable
+
+import numpy as np
+from PIL import Image
+
+from lseg_jax import training
+from lseg_jax.training import Batch, Training
+from vlseg.data import fewshot, transforms
+from vlseg.data.fewshot import FewShotDataset
+from vlseg.data.folder import Example, batch_indices
+from vlseg.data.sources import Dataset
+
+OTHERS = "others"
+"""The label of everything but the class that is asked for, in the zero-shot experiments (Li et al. 2022, Sec. 5.1)."""
+
+
+def named_batches(datasets: list[Dataset], settings: Training) -> Callable[[int], Batch]:
+    """Batches over the union of data sets, whose labels are their own: the label set is the data set's number."""
+
+    def prepare(example: Example, dataset: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, int]:
+        image, label = _view(example, datasets[dataset].ignore_label, settings, rng)
+        return image, label, dataset
+
+    return _batches(datasets, settings, prepare)
+
+
+def pair_batches(dataset: Dataset, settings: Training) -> Callable[[int], Batch]:
+    """Batches of "others" against one class of each image: the label set is the class's number."""
+
+    def prepare(example: Example, _: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, int]:
+        image, label = _view(example, dataset.ignore_label, settings, rng)
+        present = np.unique(label[label != training.IGNORED])
+        chosen = int(rng.choice(present)) if len(present) else 0
+        target = np.where(label == training.IGNORED, training.IGNORED, label == chosen)
+        return image, target.astype(np.int32), chosen
+
+    return _batches([dataset], settings, prepare)
+
+
+def episode_batches(dataset: FewShotDataset, settings: Training) -> Callable[[int], Batch]:
+    """Batches of the episodes of a benchmark, squeezed into squares: the label set is the place in `class_ids`."""
+    places = {class_id: place for place, class_id in enumerate(dataset.class_ids)}
+
+    def batch(step: int) -> Batch:
+        indices = batch_indices(len(dataset), settings.batch_size, settings.seed, step)
+        episodes = [dataset[int(index)] for index in indices]
+        images, masks = zip(*(squeezed(image, mask, settings.crop_size) for image, mask, _ in episodes), strict=True)
+        # The authors train the boundaries of objects, which evaluation ignores, as "others".
+        targets = np.where(np.stack(masks) == fewshot.IGNORED, 0, masks)
+        sets = [places[episode.class_id] for episode in episodes]
+        return Batch(np.stack(images), targets.astype(np.int32), np.asarray(sets, np.int32))
+
+    return batch
+
+
+def squeezed(image: np.ndarray, mask: np.ndarray, side: int) -> tuple[np.ndarray, np.ndarray]:
+    """An image uint8 [H, W, 3] and a mask [H, W] as squares, as the authors' few-shot code resizes them.
+
+    Images with Pillow's bilinear filter, which averages where it shrinks; masks by nearest neighbour.
+    """
+    resized = Image.fromarray(image).resize((side, side), Image.Resampling.BILINEAR)
+    # Single precision decides which of two neighbours is the nearer one.
+    rows, columns = (
+        np.floor(np.arange(side, dtype=np.float32) * np.float32(length / side)).astype(np.int64)
+        for length in mask.shape
+    )
+    return np.asarray(resized), mask[rows[:, None], columns]
+
+
+def _view(
+    example: Example, ignore_label: int, settings: Training, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """A random view of an example, with IGNORED for what does not count."""
+    label = np.where(example.label == ignore_label, training.IGNORED, example.label).astype(np.int32)
+    return transforms.scale_and_crop(
+        example.image,
+        label,
+        rng,
+        base_size=settings.base_size,
+        crop_size=settings.crop_size,
+        scale_range=settings.scale_range,
+        ignore_label=training.IGNORED,
+    )
+
+
+def _batches(
+    datasets: list[Dataset],
+    settings: Training,
+    prepare: Callable[[Example, int, np.random.Generator], tuple[np.ndarray, np.ndarray, int]],
+) -> Callable[[int], Batch]:
+    """Batches as a pure function of the step; every example of every data set comes once an epoch."""
+    firsts = np.cumsum([0, *(len(dataset) for dataset in datasets)])
+
+    def batch(step: int) -> Batch:
+        examples = []
+        indices = batch_indices(int(firsts[-1]), settings.batch_size, settings.seed, step)
+        for position, index in enumerate(indices):
+            number = int(np.searchsorted(firsts, index, side="right")) - 1
+            rng = np.random.default_rng((settings.seed, step, position))
+            examples.append(prepare(datasets[number][int(index - firsts[number])], number, rng))
+        images, targets, sets = zip(*examples, strict=True)
+        return Batch(np.stack(images), np.stack(targets).astype(np.int32), np.asarray(sets, np.int32))
+
+    return batch

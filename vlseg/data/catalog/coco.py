@@ -1,0 +1,76 @@
+"""COCO with its three kinds of labels."""
+
+from pathlib import Path
+
+from vlseg.data.catalog import decoding
+from vlseg.data.catalog.entry import Decoder, Entry, Split, prompts, table
+from vlseg.data.catalog.pairs import Pair, in_parallel
+
+STUFF_VALUES, STUFF_NAMES = table("coco_stuff_171")
+PANOPTIC_VALUES, PANOPTIC_NAMES = table("coco_panoptic_133")
+OBJECT_VALUES, OBJECT_NAMES = table("coco_object_80")
+IMAGES = {"train": 118287, "val": 5000}
+TERMS = "annotations CC BY 4.0; the pictures are Flickr's, each under its own terms"
+STUFF_LAYOUT = (
+    "images/{train,val}2017/*.jpg and stuffthingmaps/{train,val}2017/*.png (stuffthingmaps_trainval2017.zip), the "
+    "latter also as annotations/{train,val}2017"
+)
+
+
+def _maps(split: str) -> Split:
+    def find(root: Path) -> list[Pair]:
+        maps = "stuffthingmaps" if (root / "stuffthingmaps").is_dir() else "annotations"
+        return in_parallel(root, f"images/{split}2017", f"{maps}/{split}2017")
+
+    return Split(find, _stuff, IMAGES[split])
+
+
+def _stuff(_: Path) -> Decoder:
+    return decoding.values(decoding.by_value(STUFF_VALUES))
+
+
+def _objects(_: Path) -> Decoder:
+    """Things count from 1 and everything else is the background, which has id 0."""
+    background = dict.fromkeys(STUFF_VALUES, 0)
+    return decoding.values({**background, 255: 0, **{value: 1 + i for i, value in enumerate(OBJECT_VALUES)}})
+
+
+def _panoptic(split: str) -> Split:
+    folder = f"annotations/panoptic_{split}2017"
+
+    def find(root: Path) -> list[Pair]:
+        return in_parallel(root, f"images/{split}2017", folder)
+
+    def decoder(root: Path) -> Decoder:
+        return decoding.panoptic(root / f"{folder}.json", PANOPTIC_VALUES)
+
+    return Split(find, decoder, IMAGES[split])
+
+
+COCO_STUFF = Entry(
+    title="COCO-Stuff 164k",
+    names=STUFF_NAMES,
+    prompts=prompts("coco_stuff_171"),
+    splits={split: _maps(split) for split in IMAGES},
+    licence=TERMS,
+    address="https://github.com/nightrome/cocostuff",
+    layout=STUFF_LAYOUT,
+)
+COCO_OBJECT = Entry(
+    title="COCO-Object",
+    names=("background", *OBJECT_NAMES),
+    prompts=("background", *prompts("coco_object_80")),
+    splits={split: Split(entry.find, _objects, entry.examples) for split, entry in COCO_STUFF.splits.items()},
+    licence=TERMS,
+    address=COCO_STUFF.address,
+    layout=STUFF_LAYOUT,
+)
+COCO_PANOPTIC = Entry(
+    title="COCO-Panoptic",
+    names=PANOPTIC_NAMES,
+    prompts=prompts("coco_panoptic_133"),
+    splits={split: _panoptic(split) for split in IMAGES},
+    licence=TERMS,
+    address="https://cocodataset.org",
+    layout="images/{train,val}2017/*.jpg, annotations/panoptic_{train,val}2017/*.png and .json",
+)

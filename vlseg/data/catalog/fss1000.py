@@ -1,0 +1,74 @@
+"""FSS-1000: a thousand classes, ten pictures and masks each."""
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vlseg.data.catalog.entry import Decoder, Entry, Split, prompts, table
+from vlseg.data.catalog.pairs import Pair, in_parallel
+from vlseg.data.images import read_image
+from vlseg.errors import DatasetError
+
+NAMES = table("fss_1000")[1]
+SPLITS = {"train": range(520), "val": range(520, 760), "test": range(760, 1000)}
+"""Classes of the splits of HSNet (juhongm999/hsnet), by id."""
+
+PICTURES = 10
+IGNORED = -1
+"""255 is the id of a class here."""
+
+OBJECT_FROM = 128
+"""Grey level from which on a pixel belongs to the object."""
+
+LUMA = (19595, 38470, 7471)
+"""Weights of red, green and blue in a grey level, in 16 bits (ITU-R 601, as Pillow rounds them)."""
+
+
+def read_mask(path: Path) -> NDArray[np.int32]:
+    """Whether pixels belong to the object: int32 [H, W], 0 or 1."""
+    grey = read_image(path).astype(np.int32) @ np.array(LUMA) + (1 << 15) >> 16
+    return (grey >= OBJECT_FROM).astype(np.int32)
+
+
+def pairs(root: Path, split: str) -> list[Pair]:
+    """Pictures and masks of the classes of a split that are there, in their order.
+
+    Raises:
+        DatasetError: no class of the split is there, or one lacks files.
+    """
+    folder = next((root / name for name in ("FSS-1000", "fewshot_data") if (root / name).is_dir()), root)
+    present = [NAMES[index] for index in SPLITS[split] if (folder / NAMES[index]).is_dir()]
+    if not present:
+        raise DatasetError(
+            f"{folder}: has no folder of a class of the {split} split, such as {NAMES[SPLITS[split][0]]}"
+        )
+    return [pair._replace(name=f"{name}/{pair.name}") for name in present for pair in in_parallel(folder, name, name)]
+
+
+def _split(name: str) -> Split:
+    def find(root: Path) -> list[Pair]:
+        return pairs(root, name)
+
+    return Split(find, _decoder, PICTURES * len(SPLITS[name]))
+
+
+def _decoder(_: Path) -> Decoder:
+    numbers = {name: index for index, name in enumerate(NAMES)}
+
+    def decode(path: Path) -> NDArray[np.int32]:
+        return np.where(read_mask(path) == 1, numbers[path.parent.name], IGNORED).astype(np.int32)
+
+    return decode
+
+
+FSS_1000 = Entry(
+    title="FSS-1000",
+    names=NAMES,
+    prompts=prompts("fss_1000"),
+    splits={name: _split(name) for name in SPLITS},
+    licence="none stated",
+    address="https://github.com/HKUSTCV/FSS-1000",
+    layout="CLASS/{1,...,10}.jpg and .png, in FSS-1000/ or fewshot_data/ or directly below",
+    ignore_label=IGNORED,
+)

@@ -1,0 +1,105 @@
+"""Pairing the pictures of a data set with their label files, by the two habits that data sets have."""
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from vlseg.data.folder import some
+from vlseg.errors import DatasetError
+
+
+class Pair(NamedTuple):
+    """A picture, its label file, and what names both in the data set."""
+
+    image: Path
+    label: Path
+    name: str
+
+
+def in_parallel(
+    root: Path, images: str, labels: str, image_suffixes: Sequence[str] = (".jpg",), label_suffix: str = ".png"
+) -> list[Pair]:
+    """Two trees of folders alike, in which a picture and its label file differ in their endings only.
+
+    Args:
+        root: of the data set.
+        images, labels: the trees, below `root`.
+        image_suffixes: endings of pictures. label_suffix: of label files; other files do not matter.
+
+    Raises:
+        DatasetError: a folder is missing or holds no picture, or a file has no partner.
+    """
+    pictures = {stem: path for suffix in image_suffixes for stem, path in _by_stem(root / images, suffix).items()}
+    maps = _by_stem(root / labels, label_suffix)
+    if not pictures:
+        raise DatasetError(f"{root / images}: holds no pictures (*{' or *'.join(image_suffixes)})")
+    _refuse(root / labels, "label files", [f"{stem}{label_suffix}" for stem in pictures if stem not in maps])
+    _refuse(root / images, "pictures", [f"{stem}{image_suffixes[0]}" for stem in maps if stem not in pictures])
+    return [Pair(pictures[stem], maps[stem], stem) for stem in sorted(pictures)]
+
+
+def by_name(root: Path, images: str, suffix: str, label: Callable[[str], str]) -> list[Pair]:
+    """Pictures in a folder, whose label files follow from their names.
+
+    Args:
+        root: of the data set.
+        images: the folder, below `root`. suffix: of pictures.
+        label: from a picture's name without suffix to its label file, below `root`.
+
+    Raises:
+        DatasetError: the folder is missing or holds no picture, or a label file is missing.
+    """
+    pictures = _by_stem(root / images, suffix)
+    if not pictures:
+        raise DatasetError(f"{root / images}: holds no pictures (*{suffix})")
+    pairs = [Pair(pictures[stem], root / label(stem), stem) for stem in sorted(pictures)]
+    _refuse(root, "label files", [str(pair.label.relative_to(root)) for pair in pairs if not pair.label.is_file()])
+    return pairs
+
+
+def in_list(root: Path, names: str, images: str, labels: str) -> list[Pair]:
+    """Pairs that a text file lists, one name a line.
+
+    Args:
+        root: of the data set.
+        names: the text file, below `root`.
+        images, labels: paths below `root` in which {} stands for a name.
+
+    Raises:
+        DatasetError: the list is missing or empty, or names files that are absent.
+    """
+    path = root / names
+    try:
+        listed = [line.split()[0] for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except FileNotFoundError:
+        raise DatasetError(f"{path}: no such list of names") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise DatasetError(f"{path}: cannot be read: {error}") from error
+    if not listed:
+        raise DatasetError(f"{path}: lists nothing")
+    pairs = [Pair(root / images.format(name), root / labels.format(name), name) for name in dict.fromkeys(listed)]
+    for kind, files in (("pictures", [pair.image for pair in pairs]), ("label files", [pair.label for pair in pairs])):
+        _refuse(root, kind, [str(file.relative_to(root)) for file in files if not file.is_file()])
+    return pairs
+
+
+DERIVED = ("_labelTrainIds.png", "_instanceTrainIds.png")
+"""Endings of what other code leaves beside label files; they are not looked at."""
+
+
+def _by_stem(folder: Path, suffix: str) -> dict[str, Path]:
+    """Files below a folder by their path in it without `suffix`."""
+    if not folder.is_dir():
+        raise DatasetError(f"{folder}: no such folder")
+    found = (Path(parent, name) for parent, _, names in os.walk(folder, followlinks=True) for name in names)
+    return {
+        path.relative_to(folder).as_posix().removesuffix(suffix): path
+        for path in found
+        if path.name.endswith(suffix) and not path.name.startswith(".") and not path.name.endswith(DERIVED)
+    }
+
+
+def _refuse(folder: Path, kind: str, missing: list[str]) -> None:
+    if missing:
+        raise DatasetError(f"{folder}: {len(missing)} {kind} are missing: {some(sorted(missing))}")

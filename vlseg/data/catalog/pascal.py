@@ -1,0 +1,177 @@
+"""PASCAL VOC 2012, with and without SBD's labels, and PASCAL Context."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vlseg.data.catalog import decoding
+from vlseg.data.catalog.entry import IGNORED, Decoder, Entry, Split, prompts, table
+from vlseg.data.catalog.pairs import Pair, in_list
+from vlseg.errors import DatasetError
+
+VOC_VALUES, VOC_NAMES = table("voc_20")
+CONTEXT_VALUES, CONTEXT_NAMES = table("pascal_context_59")
+VOC_ADDRESS = "http://host.robots.ox.ac.uk/pascal/VOC/voc2012"
+VOC_TERMS = "the pictures are Flickr's, under Flickr's terms of use"
+BACKGROUND = "background"
+VOC = "VOC2012"
+
+
+def bits_palette(count: int) -> NDArray[np.uint8]:
+    """The colours of VOC's palette, uint8 [count, 3]: bits 0, 1, 2 of an index are the high bits of R, G, B, bits 3,
+    4, 5 the next lower ones, and so on.
+    """
+    index, bits = np.arange(count)[:, None], np.arange(3)
+    colour = np.zeros((count, 3), np.int64)
+    for level in range(8):
+        colour |= (index >> (3 * level + bits) & 1) << (7 - level)
+    return colour.astype(np.uint8)
+
+
+def _listed(split: str, labels: str, lists: str = "Segmentation", suffix: str = ".png") -> list[str]:
+    return [
+        f"{VOC}/ImageSets/{lists}/{split}.txt",
+        f"{VOC}/JPEGImages/{{}}.jpg",
+        f"{VOC}/{labels}/{{}}{suffix}",
+    ]
+
+
+def _voc_splits(with_background: bool) -> dict[str, Split]:
+    ignored = (IGNORED,) if with_background else (0, IGNORED)
+    stored = (0, *VOC_VALUES) if with_background else VOC_VALUES
+
+    def decoder(_: Path) -> Decoder:
+        return decoding.values(decoding.by_value(stored, ignored))
+
+    def split(name: str, labels: str, examples: int) -> Split:
+        def find(root: Path) -> list[Pair]:
+            return in_list(_with_devkit(root), *_listed(name, labels))
+
+        return Split(find, decoder, examples)
+
+    return {
+        "train": split("train", "SegmentationClass", 1464),
+        "val": split("val", "SegmentationClass", 1449),
+        "trainval": split("trainval", "SegmentationClass", 2913),
+        "trainaug": split("trainaug", "SegmentationClassAug", 10582),
+        "sbd_train": _sbd("train", stored, ignored, 8498),
+        "sbd_val": _sbd("val", stored, ignored, 2857),
+    }
+
+
+def _sbd(name: str, stored: Sequence[int], ignored: Sequence[int], examples: int) -> Split:
+    """SBD as it is unpacked, with MATLAB files."""
+
+    def find(root: Path) -> list[Pair]:
+        base = "benchmark_RELEASE/dataset"
+        return in_list(root, f"{base}/{name}.txt", f"{base}/img/{{}}.jpg", f"{base}/cls/{{}}.mat")
+
+    def read(path: Path) -> NDArray[np.int32]:
+        return decoding.matlab(path, "GTcls", "Segmentation")
+
+    def decoder(_: Path) -> Decoder:
+        return decoding.values(decoding.by_value(stored, ignored), read)
+
+    return Split(find, decoder, examples)
+
+
+def _with_devkit(root: Path) -> Path:
+    """The folder that holds VOC2012, which the archives unpack into VOCdevkit."""
+    return root / "VOCdevkit" if (root / "VOCdevkit" / VOC).is_dir() else root
+
+
+def _context_splits(with_background: bool) -> dict[str, Split]:
+    return {
+        "train": _context("train", with_background, 4998),
+        "val": _context("val", with_background, 5105),
+        "mat_train": _context_matlab("train", with_background, 4998),
+        "mat_val": _context_matlab("val", with_background, 5105),
+    }
+
+
+def _context(name: str, with_background: bool, examples: int) -> Split:
+    """59 classes as PNG, where 0 is the background."""
+    stored = (0, *CONTEXT_VALUES) if with_background else CONTEXT_VALUES
+
+    def find(root: Path) -> list[Pair]:
+        lists = _listed(name, "SegmentationClassContext", "SegmentationContext")
+        return in_list(_with_devkit(root), *lists)
+
+    def decoder(_: Path) -> Decoder:
+        return decoding.values(decoding.by_value(stored, (IGNORED,) if with_background else (0, IGNORED)))
+
+    return Split(find, decoder, examples)
+
+
+def _context_matlab(name: str, with_background: bool, examples: int) -> Split:
+    """The authors' own files: 459 classes as MATLAB files in trainval/, their names in labels.txt."""
+
+    def find(root: Path) -> list[Pair]:
+        base = _with_devkit(root)
+        return in_list(base, *_listed(name, "trainval", "SegmentationContext", ".mat"))
+
+    def decoder(root: Path) -> Decoder:
+        numbers = _context_numbers(_with_devkit(root) / VOC / "labels.txt")
+        shift = int(with_background)
+        # Classes outside of the 59 are the background.
+        mapping = dict.fromkeys([0, *numbers.values()], 0 if with_background else IGNORED)
+        mapping |= {numbers[title]: shift + index for index, title in enumerate(CONTEXT_NAMES)}
+        return decoding.values(mapping, lambda path: decoding.matlab(path, "LabelMap"))
+
+    return Split(find, decoder, examples)
+
+
+def _context_numbers(path: Path) -> dict[str, int]:
+    """Class name -> number in the MATLAB files, from lines like "104: cup"."""
+    try:
+        lines = [line.split(":", 1) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        numbers = {title.strip(): int(number) for number, title in lines}
+    except FileNotFoundError:
+        raise DatasetError(f"{path}: no such file of the 459 class names") from None
+    except (OSError, ValueError) as error:
+        raise DatasetError(f"{path}: lines are not like '104: cup': {error}") from error
+    missing = [title for title in CONTEXT_NAMES if title not in numbers]
+    if missing:
+        raise DatasetError(f"{path}: lacks {', '.join(missing)}")
+    return numbers
+
+
+def _voc(title: str, with_background: bool) -> Entry:
+    background = (BACKGROUND,) if with_background else ()
+    return Entry(
+        title=title,
+        names=(*background, *VOC_NAMES),
+        prompts=(*background, *prompts("voc_20")),
+        splits=_voc_splits(with_background),
+        licence=VOC_TERMS,
+        address=VOC_ADDRESS,
+        layout=(
+            "VOCdevkit/VOC2012/{JPEGImages,SegmentationClass,ImageSets/Segmentation}; split trainaug takes "
+            "SegmentationClassAug and trainaug.txt, splits sbd_* take benchmark_RELEASE/dataset/{img,cls}"
+        ),
+        colours=bits_palette(21)[0 if with_background else 1 :],
+    )
+
+
+def _pascal_context(title: str, with_background: bool) -> Entry:
+    background = (BACKGROUND,) if with_background else ()
+    return Entry(
+        title=title,
+        names=(*background, *CONTEXT_NAMES),
+        prompts=(*background, *prompts("pascal_context_59")),
+        splits=_context_splits(with_background),
+        licence=VOC_TERMS,
+        address="https://www.cs.stanford.edu/~roozbeh/pascal-context",
+        layout=(
+            "VOCdevkit/VOC2012/{JPEGImages,SegmentationClassContext,ImageSets/SegmentationContext}; splits mat_* take "
+            "VOC2012/trainval/*.mat and labels.txt"
+        ),
+    )
+
+
+VOC_20 = _voc("PASCAL VOC 2012, background ignored", False)
+VOC_21 = _voc("PASCAL VOC 2012", True)
+CONTEXT_59 = _pascal_context("PASCAL Context, background ignored", False)
+CONTEXT_60 = _pascal_context("PASCAL Context", True)

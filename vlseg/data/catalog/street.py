@@ -1,0 +1,180 @@
+"""Street scenes."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from vlseg.data.catalog import decoding
+from vlseg.data.catalog.entry import IGNORED, Decoder, Entry, Split, prompts, table
+from vlseg.data.catalog.pairs import Pair, in_parallel
+
+SPLITS = {"training": "train", "validation": "val"}
+CITYSCAPES_VALUES, CITYSCAPES_NAMES = table("cityscapes_19")
+CITYSCAPES_VOID = tuple(value for value in range(35) if value not in CITYSCAPES_VALUES)
+CITYSCAPES_COLOURS = np.array(
+    [
+        [128, 64, 128], [244, 35, 232], [70, 70, 70], [102, 102, 156], [190, 153, 153], [153, 153, 153],
+        [250, 170, 30], [220, 220, 0], [107, 142, 35], [152, 251, 152], [70, 130, 180], [220, 20, 60], [255, 0, 0],
+        [0, 0, 142], [0, 0, 70], [0, 60, 100], [0, 80, 100], [0, 0, 230], [119, 11, 32],
+    ],
+    np.uint8,
+)  # fmt: skip
+
+CAMVID_COLOURS: dict[str, tuple[tuple[int, int, int], ...]] = {
+    "Sky": ((128, 128, 128),),
+    # Building, Wall, Archway, Bridge, Tunnel
+    "Building": ((128, 0, 0), (64, 192, 0), (192, 0, 128), (0, 128, 64), (64, 0, 64)),
+    # Column_Pole, TrafficCone
+    "Pole": ((192, 192, 128), (0, 0, 64)),
+    # Road, LaneMkgsDriv, LaneMkgsNonDriv
+    "Road": ((128, 64, 128), (128, 0, 192), (192, 0, 64)),
+    # Sidewalk, ParkingBlock, RoadShoulder
+    "Pavement": ((0, 0, 192), (64, 192, 128), (128, 128, 192)),
+    # Tree, VegetationMisc
+    "Tree": ((128, 128, 0), (192, 192, 0)),
+    # SignSymbol, Misc_Text, TrafficLight
+    "SignSymbol": ((192, 128, 128), (128, 128, 64), (0, 64, 64)),
+    "Fence": ((64, 64, 128),),
+    # Car, SUVPickupTruck, Truck_Bus, Train, OtherMoving
+    "Car": ((64, 0, 128), (64, 128, 192), (192, 128, 192), (192, 64, 128), (128, 64, 64)),
+    # Pedestrian, Child, CartLuggagePram, Animal
+    "Pedestrian": ((64, 64, 0), (192, 128, 64), (64, 0, 192), (64, 128, 64)),
+    # Bicyclist, MotorcycleScooter
+    "Bicyclist": ((0, 128, 192), (192, 0, 192)),
+}
+"""The colours of the 32 original classes by the 11 that are scored (SegNet's grouping)."""
+
+
+def _trees(
+    images: str,
+    labels: str,
+    counts: Mapping[str, int],
+    stored: Sequence[int],
+    ignored: Sequence[int],
+    image_suffixes: Sequence[str] = (".jpg",),
+    label_suffix: str = ".png",
+) -> dict[str, Split]:
+    """Splits in parallel trees, in whose paths {} stands for the split's folder.
+
+    Args:
+        counts: folder -> official number of examples.
+    """
+
+    def decoder(_: Path) -> Decoder:
+        return decoding.values(decoding.by_value(stored, ignored))
+
+    def split(name: str) -> Split:
+        def find(root: Path) -> list[Pair]:
+            return in_parallel(root, images.format(name), labels.format(name), image_suffixes, label_suffix)
+
+        return Split(find, decoder, counts[name])
+
+    return {SPLITS.get(name, name): split(name) for name in counts}
+
+
+def _camvid_original() -> Split:
+    """The authors' files, labels as colours; they have no official splits."""
+
+    def find(root: Path) -> list[Pair]:
+        return in_parallel(root, "701_StillsRaw_full", "LabeledApproved_full", (".png",), "_L.png")
+
+    def decoder(_: Path) -> Decoder:
+        names = table("camvid_11")[1]
+        return decoding.colours({colour: names.index(name) for name in names for colour in CAMVID_COLOURS[name]})
+
+    return Split(find, decoder, 701)
+
+
+CITYSCAPES = Entry(
+    title="Cityscapes",
+    names=CITYSCAPES_NAMES,
+    prompts=prompts("cityscapes_19"),
+    splits=_trees(
+        "leftImg8bit/{}",
+        "gtFine/{}",
+        {"train": 2975, "val": 500},
+        CITYSCAPES_VALUES,
+        (*CITYSCAPES_VOID, IGNORED),
+        ("_leftImg8bit.png",),
+        "_gtFine_labelIds.png",
+    ),
+    licence="non-commercial, registration needed",
+    address="https://www.cityscapes-dataset.com",
+    layout="leftImg8bit/{train,val}/CITY/*_leftImg8bit.png and gtFine/{train,val}/CITY/*_gtFine_labelIds.png",
+    colours=CITYSCAPES_COLOURS,
+)
+BDD100K = Entry(
+    title="BDD100K",
+    names=table("bdd100k_19")[1],
+    prompts=prompts("cityscapes_19"),
+    splits=_trees(
+        "images/10k/{}",
+        "labels/sem_seg/masks/{}",
+        {"train": 7000, "val": 1000},
+        table("bdd100k_19")[0],
+        (IGNORED,),
+    ),
+    licence="BSD 3-clause style, see the address",
+    address="https://doc.bdd100k.com/license.html",
+    layout="images/10k/{train,val}/*.jpg and labels/sem_seg/masks/{train,val}/*.png",
+    colours=CITYSCAPES_COLOURS,
+)
+IDD = Entry(
+    title="IDD (India Driving Dataset), level 3",
+    names=table("idd_26")[1],
+    prompts=prompts("idd_26"),
+    splits=_trees(
+        "leftImg8bit/{}",
+        "gtFine/{}",
+        {"train": 6993, "val": 981},
+        table("idd_26")[0],
+        (IGNORED,),
+        ("_leftImg8bit.png", "_leftImg8bit.jpg"),
+        "_gtFine_labellevel3Ids.png",
+    ),
+    licence="non-commercial, registration needed",
+    address="https://idd.insaan.iiit.ac.in",
+    layout=(
+        "leftImg8bit/{train,val}/DRIVE/*_leftImg8bit.png and gtFine/{train,val}/DRIVE/*_gtFine_labellevel3Ids.png, "
+        "which the authors' public-code makes (preperation/createLabels.py --id-type level3Id)"
+    ),
+)
+MAPILLARY = Entry(
+    title="Mapillary Vistas 1.2",
+    names=table("mapillary_65")[1],
+    prompts=prompts("mapillary_65"),
+    splits=_trees(
+        "{}/images",
+        "{}/v1.2/labels",
+        {"training": 18000, "validation": 2000},
+        table("mapillary_65")[0],
+        (65, IGNORED),
+    ),
+    licence="CC BY-NC-SA 4.0, registration needed",
+    address="https://www.mapillary.com/dataset/vistas",
+    layout="{training,validation}/images/*.jpg and {training,validation}/v1.2/labels/*.png",
+)
+CAMVID = Entry(
+    title="CamVid",
+    names=table("camvid_11")[1],
+    prompts=prompts("camvid_11"),
+    splits={
+        **_trees(
+            "{}",
+            "{}annot",
+            {"train": 367, "val": 101, "test": 233},
+            table("camvid_11")[0],
+            (11, IGNORED),
+            (".png",),
+        ),
+        "all": _camvid_original(),
+    },
+    licence="none stated",
+    address="http://mi.eng.cam.ac.uk/research/projects/VideoRec/CamVid",
+    layout=(
+        "{train,val,test}/*.png and {train,val,test}annot/*.png (SegNet's copy); split all takes the authors' "
+        "701_StillsRaw_full/*.png and LabeledApproved_full/*_L.png"
+    ),
+    colours=np.array([colours[0] for colours in CAMVID_COLOURS.values()], np.uint8),
+)

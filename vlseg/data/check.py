@@ -1,0 +1,142 @@
+"""Looks through a data set of the catalog before hours are spent on it.
+
+python -m vlseg.data.check --dataset=ade20k --root=/data/ade20k --split=val --out=runs/check
+
+Says what is missing, which pictures and label files are damaged, of different sizes or hold unknown labels, and counts
+the classes; --out receives check.json and a contact sheet. Exit code 2 if anything is wrong.
+"""
+
+import contextlib
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from absl import flags
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from vlseg import cli, files, visualize
+from vlseg.data import catalog
+from vlseg.data.catalog import CatalogDataset
+from vlseg.data.folder import Example
+from vlseg.errors import DatasetError, ImageError
+
+SHEET = 8
+"""Rows of the contact sheet."""
+
+SHEET_SIDE = 256
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What was found in a data set.
+
+    Attributes:
+        problems: a line for each pair that cannot be used.
+        pixels: labelled pixels of each class, int64 [N].
+        images: pictures that show each class, int64 [N].
+        ignored: pixels that do not count.
+        read: pairs that can be used.
+    """
+
+    problems: tuple[str, ...]
+    pixels: NDArray[np.int64]
+    images: NDArray[np.int64]
+    ignored: int
+    read: int
+
+    def table(self, names: Iterable[str]) -> str:
+        """Classes with their pixels and pictures, as aligned text."""
+        rows = [("class", "pixels", "pictures")]
+        rows += [(name, f"{p:,}", f"{i:,}") for name, p, i in zip(names, self.pixels, self.images, strict=True)]
+        widths = [max(len(row[column]) for row in rows) for column in range(3)]
+        return "\n".join(f"{a:<{widths[0]}}  {b:>{widths[1]}}  {c:>{widths[2]}}" for a, b, c in rows)
+
+    def to_dict(self, names: Iterable[str]) -> dict[str, Any]:
+        """For JSON."""
+        classes = zip(names, self.pixels.tolist(), self.images.tolist(), strict=True)
+        return {
+            "read": self.read,
+            "problems": list(self.problems),
+            "ignored pixels": self.ignored,
+            "classes": {name: {"pixels": pixels, "pictures": images} for name, pixels, images in classes},
+        }
+
+
+def check(dataset: CatalogDataset) -> Findings:
+    """Reads every pair."""
+    count = len(dataset.names)
+    pixels, images = np.zeros(count, np.int64), np.zeros(count, np.int64)
+    problems: list[str] = []
+    ignored = 0
+    for index in tqdm(range(len(dataset)), desc="check", unit="pair", disable=not sys.stderr.isatty()):
+        try:
+            label = dataset[index].label
+        except (DatasetError, ImageError) as error:
+            problems.append(str(error))
+            continue
+        found = np.bincount(label[label != dataset.ignore_label], minlength=count)
+        pixels += found
+        images += found > 0
+        ignored += int((label == dataset.ignore_label).sum())
+    return Findings(tuple(problems), pixels, images, ignored, len(dataset) - len(problems))
+
+
+def contact_sheet(examples: Iterable[Example], colours: NDArray[np.uint8]) -> Any:
+    """A picture of examples and their labels, small.
+
+    Args:
+        examples: one for each row.
+        colours: uint8 [N, 3] of the classes.
+    """
+    rows = []
+    for example in examples:
+        step = max(1, -(-max(example.label.shape) // SHEET_SIDE))
+        drawn = visualize.colorize(example.label, colours)
+        rows.append([example.image[::step, ::step], drawn[::step, ::step]])
+    return visualize.panel(rows, ["image", "label"])
+
+
+def usable(dataset: CatalogDataset) -> Iterable[Example]:
+    """The first pairs that can be read, for a contact sheet; spread over the data set."""
+    shown = 0
+    for index in range(0, len(dataset), max(1, len(dataset) // SHEET)):
+        with contextlib.suppress(DatasetError, ImageError):
+            if shown < SHEET:
+                yield dataset[index]
+                shown += 1
+
+
+def main(_: list[str]) -> None:
+    """The command."""
+    options = flags.FLAGS
+    entry = catalog.entry(options.dataset)
+    split = options.split or next(iter(entry.splits))
+    dataset = entry.open(Path(options.root), split)
+    findings = check(dataset)
+    print(findings.table(dataset.names))
+    for problem in findings.problems:
+        print(problem)
+    official = entry.splits[split].examples
+    print(f"{findings.read:,} of {len(dataset):,} pairs can be used; {split} has {official:,} officially")
+    if options.out:
+        colours = visualize.palette(len(dataset.names)) if entry.colours is None else entry.colours
+        with files.output_directory(options.out) as out:
+            files.atomic_write_json(out / "check.json", findings.to_dict(dataset.names))
+            visualize.save_image(out / "contact_sheet.png", contact_sheet(usable(dataset), colours))
+            print(f"wrote {out / 'check.json'} and {out / 'contact_sheet.png'}")
+    if findings.problems:
+        raise DatasetError(
+            f"{len(findings.problems)} of {len(dataset)} pairs cannot be used, see above: mend or remove them"
+        )
+
+
+if __name__ == "__main__":
+    flags.DEFINE_enum("dataset", None, list(catalog.ENTRIES), "Which one (python -m vlseg.data.list).", required=True)
+    flags.DEFINE_string("root", None, "The folder into which its archives were unpacked.", required=True)
+    flags.DEFINE_string("split", None, "Default: the first one, for training.")
+    flags.DEFINE_string("out", None, "Where check.json and contact_sheet.png go.")
+    cli.run(main)

@@ -1,0 +1,235 @@
+"""The benchmarks PASCAL-5i, COCO-20i and FSS-1000: one class of an image against everything else.
+
+The split files are those of HSNet (juhongm999/hsnet): its data/splits is expected as ROOT/splits for PASCAL-5i and
+COCO-20i; FSS-1000's splits are in the catalog. Label files are those of HSNet too, in which ids count from 1.
+"""
+
+import os
+import pickle
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vlseg import labels
+from vlseg.data.catalog import fss1000
+from vlseg.data.folder import check_sizes, some
+from vlseg.data.images import read_image, read_label
+from vlseg.errors import ConfigError, DatasetError
+
+IGNORED = 255
+FOLDS = 4
+TEST_EPISODES = 1000
+"""Of PASCAL-5i and COCO-20i."""
+
+TEST_SEED = 0
+"""With which the authors draw the episodes of COCO-20i."""
+
+
+class Query(NamedTuple):
+    """A picture, its label file, and the class that is asked for."""
+
+    image: Path
+    label: Path
+    class_id: int
+
+
+class Episode(NamedTuple):
+    """A picture uint8 [H, W, 3], its mask int32 [H, W] (1 the class, 0 others, 255 ignored), and the class."""
+
+    image: NDArray[np.uint8]
+    mask: NDArray[np.int32]
+    class_id: int
+
+
+@dataclass(frozen=True)
+class FewShotDataset:
+    """A part of a benchmark; a sequence of `Episode`.
+
+    Attributes:
+        names: the words for all classes of the benchmark, by id.
+        class_ids: those that this part asks for, over which means are taken.
+        queries: in order.
+        read_mask: (label file, class) -> mask as in `Episode`.
+    """
+
+    names: tuple[str, ...]
+    class_ids: tuple[int, ...]
+    queries: tuple[Query, ...]
+    read_mask: Callable[[Path, int], NDArray[np.int32]]
+
+    def __len__(self) -> int:
+        return len(self.queries)
+
+    def __getitem__(self, index: int) -> Episode:
+        """Reads one episode.
+
+        Raises:
+            IndexError: no such episode. ImageError: a file cannot be read. DatasetError: sizes differ.
+        """
+        query = self.queries[index]
+        image, mask = read_image(query.image), self.read_mask(query.label, query.class_id)
+        check_sizes(image, mask, query.label)
+        return Episode(image, mask, query.class_id)
+
+    def __iter__(self) -> Iterator[Episode]:
+        return (self[index] for index in range(len(self)))
+
+
+def open_benchmark(name: str, root: str | os.PathLike[str], fold: int, split: str = "test") -> FewShotDataset:
+    """Opens a part of a benchmark.
+
+    Args:
+        name: "pascal5i", "coco20i" or "fss1000".
+        root: the folder with VOC2012/, COCO2014/ or FSS-1000/, and splits/.
+        fold: 0 to 3, whose classes are tested; "train" takes the others. FSS-1000 has no folds.
+        split: "train" or "test".
+
+    Raises:
+        ConfigError: no such benchmark, fold or split. DatasetError: files are missing; they are listed.
+    """
+    if name not in BENCHMARKS:
+        raise ConfigError(f"no benchmark is called {name!r}; there are {', '.join(BENCHMARKS)}")
+    if fold not in range(FOLDS):
+        raise ConfigError(f"fold {fold} is none of 0 to {FOLDS - 1}")
+    if split not in ("train", "test"):
+        raise ConfigError(f"split {split!r} is neither train nor test")
+    dataset = BENCHMARKS[name](Path(root), fold, split)
+    _check_present(Path(root), dataset.queries)
+    return dataset
+
+
+def _pascal(root: Path, fold: int, split: str) -> FewShotDataset:
+    names = labels.load("pascal_5i_20")
+    tested = tuple(range(fold * len(names) // FOLDS, (fold + 1) * len(names) // FOLDS))
+    lists = root / "splits" / "pascal"
+    if split == "test":
+        listed = _pascal_list(lists / "val" / f"fold{fold}.txt")
+        listed = [listed[index % len(listed)] for index in range(TEST_EPISODES)]
+    else:
+        others = [other for other in range(FOLDS) if other != fold]
+        listed = [item for other in others for item in _pascal_list(lists / "trn" / f"fold{other}.txt")]
+    voc = root / "VOC2012"
+    queries = [
+        Query(voc / "JPEGImages" / f"{stem}.jpg", voc / "SegmentationClassAug" / f"{stem}.png", class_id)
+        for stem, class_id in listed
+    ]
+    return FewShotDataset(names, _asked(names, tested, split), tuple(queries), _pascal_mask)
+
+
+def _pascal_list(path: Path) -> list[tuple[str, int]]:
+    """Lines like "2007_000033__01": a picture and a class that counts from 1."""
+    found = []
+    for line in _read(path).decode("utf-8", "replace").split():
+        match = re.fullmatch(r"(.+)__(\d+)", line)
+        if not match:
+            raise DatasetError(f"{path}: the line {line!r} is not like '2007_000033__01'")
+        found.append((match[1], int(match[2]) - 1))
+    if not found:
+        raise DatasetError(f"{path}: lists nothing")
+    return found
+
+
+def _pascal_mask(path: Path, class_id: int) -> NDArray[np.int32]:
+    label = read_label(path)
+    return np.where(label == IGNORED, IGNORED, label == class_id + 1).astype(np.int32)
+
+
+def _coco(root: Path, fold: int, split: str) -> FewShotDataset:
+    names = labels.load("coco_20i_80")
+    tested = tuple(range(fold, len(names), FOLDS))
+    asked = _asked(names, tested, split)
+    path = root / "splits" / "coco" / ("val" if split == "test" else "trn") / f"fold{fold}.pkl"
+    pictures = _coco_lists(path, asked)
+    if split == "test":
+        listed = _drawn(pictures, asked)
+    else:
+        listed = [(picture, class_id) for class_id in asked for picture in pictures[class_id]]
+    coco = root / "COCO2014"
+    queries = [
+        Query(coco / picture, coco / "annotations" / Path(picture).with_suffix(".png"), class_id)
+        for picture, class_id in listed
+    ]
+    return FewShotDataset(names, asked, tuple(queries), _coco_mask)
+
+
+def _drawn(pictures: dict[int, list[str]], asked: Sequence[int]) -> list[tuple[str, int]]:
+    """The authors' test episodes: a class, then one of its pictures, from NumPy's old generator."""
+    generator = np.random.RandomState(TEST_SEED)
+    drawn = []
+    for _ in range(TEST_EPISODES):
+        class_id = int(generator.choice(asked, 1, replace=False)[0])
+        drawn.append((str(generator.choice(pictures[class_id], 1, replace=False)[0]), class_id))
+    return drawn
+
+
+class _PlainUnpickler(pickle.Unpickler):
+    """Reads containers of numbers and strings, and refuses to look up code."""
+
+    def find_class(self, module: str, name: str) -> None:
+        raise pickle.UnpicklingError(f"it asks for {module}.{name}")
+
+
+def _coco_lists(path: Path, asked: Sequence[int]) -> dict[int, list[str]]:
+    """Class -> its pictures, below COCO2014/."""
+    import io
+
+    try:
+        content = _PlainUnpickler(io.BytesIO(_read(path))).load()
+    except DatasetError:
+        raise
+    except Exception as error:  # damaged pickles raise almost anything
+        raise DatasetError(f"{path}: is not a list of pictures by class: {error}") from error
+    whole = isinstance(content, dict) and all(
+        isinstance(pictures, list) and all(isinstance(picture, str) for picture in pictures)
+        for pictures in content.values()
+    )
+    if not whole or not all(content.get(class_id) for class_id in asked):
+        raise DatasetError(f"{path}: does not list pictures for each of the {len(asked)} classes of its fold")
+    return {class_id: content[class_id] for class_id in asked}
+
+
+def _coco_mask(path: Path, class_id: int) -> NDArray[np.int32]:
+    return (read_label(path) == class_id + 1).astype(np.int32)
+
+
+def _fss(root: Path, fold: int, split: str) -> FewShotDataset:
+    del fold
+    numbers = {name: index for index, name in enumerate(fss1000.NAMES)}
+    pairs = fss1000.pairs(root, split)
+    queries = [Query(pair.image, pair.label, numbers[pair.image.parent.name]) for pair in pairs]
+    names = labels.load("fss_1000")
+    return FewShotDataset(names, tuple(fss1000.SPLITS[split]), tuple(queries), lambda path, _: fss1000.read_mask(path))
+
+
+def _asked(names: Sequence[str], tested: Sequence[int], split: str) -> tuple[int, ...]:
+    return tuple(index for index in range(len(names)) if (index in tested) == (split == "test"))
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise DatasetError(
+            f"{path}: no such file; copy the folder data/splits of https://github.com/juhongm999/hsnet to it"
+        ) from None
+    except OSError as error:
+        raise DatasetError(f"{path}: cannot be read: {error}") from error
+
+
+def _check_present(root: Path, queries: Sequence[Query]) -> None:
+    wanted = {file for query in queries for file in (query.image, query.label)}
+    missing = sorted(str(file.relative_to(root)) for file in wanted if not file.is_file())
+    if missing:
+        raise DatasetError(f"{root}: {len(missing)} of {len(wanted)} files are missing: {some(missing)}")
+
+
+BENCHMARKS: dict[str, Callable[[Path, int, str], FewShotDataset]] = {
+    "pascal5i": _pascal,
+    "coco20i": _coco,
+    "fss1000": _fss,
+}

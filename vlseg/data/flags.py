@@ -1,0 +1,41 @@
+"""The flags of commands that read a labelled data set."""
+
+from typing import Any
+
+from absl import flags
+
+from vlseg.data.sources import Dataset, kind, open_dataset
+
+OPTIONS = {"folder": ("ignore_label", "label_offset", "ignore_zero"), "catalog": ("split",), "tiny_world": ("split",)}
+"""Flags that say how a data set is read, by its kind."""
+
+# They belong to the command that calls `define`, so its --help shows them.
+flags.disclaim_key_flags()
+
+
+def define() -> None:
+    """Defines --data and the flags in `OPTIONS`."""
+    flags.DEFINE_string(
+        "data",
+        None,
+        "A folder with images/, labels/ and names.txt; NAME:ROOT of the catalog (python -m vlseg.data.list); or "
+        "tiny_world.",
+        required=True,
+    )
+    flags.DEFINE_string("split", None, "Of a data set of the catalog or the tiny world; default: val, and test.")
+    flags.DEFINE_integer("ignore_label", 255, "Value of pixels that do not count.")
+    flags.DEFINE_integer("label_offset", 0, "Id of the first category, if the files do not count from 0.")
+    flags.DEFINE_bool("ignore_zero", False, "0 is ignored and categories count from 1, as in ADE20K's files.")
+
+
+def open_data(options: Any) -> Dataset:
+    """The data set that the flags name.
+
+    Raises:
+        ConfigError: a flag that this kind of data set does not have.
+        DatasetError: the folder is not a data set, or not all of it.
+    """
+    given = {name: options[name].value for names in OPTIONS.values() for name in names if options[name].present}
+    if kind(options.data) == "catalog":
+        given.setdefault("split", "val")
+    return open_dataset(options.data, **given)

@@ -1,0 +1,26 @@
+"""Shows the data sets that are known by name: `python -m vlseg.data.list`."""
+
+from vlseg import cli
+from vlseg.data.catalog import ENTRIES, Entry
+
+
+def described(name: str, entry: Entry) -> str:
+    """An entry of the catalog, for people."""
+    splits = ", ".join(f"{split} {part.examples:,}" for split, part in entry.splits.items())
+    lines = [
+        f"{name}: {entry.title}, {len(entry.names)} classes",
+        f"  splits   {splits}",
+        f"  layout   {entry.layout}",
+        f"  licence  {entry.licence}",
+        f"  address  {entry.address}",
+    ]
+    return "\n".join(lines)
+
+
+def main(_: list[str]) -> None:
+    """The command."""
+    print("\n".join(described(name, entry) for name, entry in ENTRIES.items()))
+
+
+if __name__ == "__main__":
+    cli.run(main)
