@@ -20,6 +20,8 @@ for _name, _value in {
 }.items():
     os.environ.setdefault(_name, _value)
 
+pytest.register_assert_rewrite("tests.commands")
+
 # The first example of a test may compile, so no example has a deadline. CI draws the same examples every time.
 settings.register_profile("house", deadline=None, derandomize="CI" in os.environ)
 settings.load_profile("house")

@@ -5,11 +5,8 @@ import json
 import os
 import pickle
 import resource
-import runpy
 import shutil
 import struct
-import subprocess
-import sys
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -19,7 +16,6 @@ import jax
 import jax.export
 import numpy as np
 import pytest
-from absl import app, flags
 from PIL import Image
 from safetensors.numpy import load_file
 
@@ -27,64 +23,21 @@ import ifseg_jax
 from ifseg_jax import export, storage
 from ifseg_jax.adaptation import IGNORED, Adaptation
 from ifseg_jax.train import supervised_batches
+from tests.commands import Commands, ending, files_in, finish
 from vlseg import torch_files
 from vlseg.data import images as image_files
 from vlseg.data.sources import open_dataset
 
-ROOT = Path(__file__).parent.parent.parent
 NAMES = ("grass", "house", "tree")
 LABELS = ",".join(NAMES)
 COMMANDS = ("train", "evaluate", "predict", "convert", "export")
 STEPS, EVERY = 90, 15
-SPAWNED = {
-    # Halves the time to compile, which is most of the time.
-    "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
-    # The cache of compiled programs is the tests' own, and what becomes of it not the command's affair.
-    "PYTHONWARNINGS": ",".join(
-        f"ignore:Error {doing} persistent compilation cache entry:UserWarning" for doing in ("reading", "writing")
-    ),
-}
+
+commands = Commands("ifseg_jax")
+spawn, call, refusal = commands.spawn, commands.call, commands.refusal
 
 # A command that another one imports is run once more, as the program.
 pytestmark = pytest.mark.filterwarnings("ignore:.*found in sys.modules:RuntimeWarning")
-
-
-def spawn(module: str, *arguments: object, **environment: str) -> subprocess.Popen[str]:
-    """A command in a process of its own."""
-    line = [sys.executable, "-m", f"ifseg_jax.{module}", *map(str, arguments)]
-    environment = os.environ | SPAWNED | environment
-    return subprocess.Popen(line, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-
-def ending(process: subprocess.Popen[str]) -> tuple[int, str, str]:
-    """Exit code, standard output and standard error of a process, which does not outlive this call."""
-    try:
-        output, errors = process.communicate(timeout=600)
-    finally:
-        process.kill()
-    return process.returncode, output, errors
-
-
-def finish(process: subprocess.Popen[str]) -> str:
-    """Its standard output, after it ended as it should and without a word on standard error."""
-    code, output, errors = ending(process)
-    assert (code, errors) == (0, "")
-    return output
-
-
-def call(module: str, *arguments: object) -> object:
-    """A command in this process, from its flags to its exit code."""
-    app.define_help_flags()
-    known, argv = set(flags.FLAGS), sys.argv
-    sys.argv = [module, *map(str, arguments)]
-    try:
-        with pytest.raises(SystemExit) as ended:
-            runpy.run_module(f"ifseg_jax.{module}", run_name="__main__", alter_sys=True)
-    finally:
-        sys.argv = argv
-        for name in set(flags.FLAGS) - known:
-            delattr(flags.FLAGS, name)
-    return ended.value.code or 0
 
 
 def train_flags(model: Path, workdir: Path, **changes: object) -> list[str]:
@@ -102,11 +55,6 @@ def train_flags(model: Path, workdir: Path, **changes: object) -> list[str]:
     }
     overrides = [f"--config.{name}={value}" for name, value in settings.items()]
     return ["--config=configs/coco.py", f"--workdir={workdir}", *overrides]
-
-
-def files_in(directory: Path) -> set[str]:
-    """Every file below, leftovers of unfinished writes too."""
-    return {path.relative_to(directory).as_posix() for path in directory.rglob("*") if path.is_file()}
 
 
 def picture(height: int, width: int, seed: int) -> Image.Image:
@@ -343,16 +291,6 @@ def test_help_shows_what_the_command_does_and_its_flags(command, capsys):
 
 
 # Bad input
-
-
-def refusal(capsys: pytest.CaptureFixture[str], module: str, *arguments: object) -> str:
-    """The one line with which a command refuses its arguments."""
-    capsys.readouterr()
-    assert call(module, *arguments) == 2
-    output, errors = capsys.readouterr()
-    assert output == ""
-    assert errors.startswith("error: ") and errors.count("\n") == 1 and errors.endswith("\n"), errors
-    return errors
 
 
 class Marker:

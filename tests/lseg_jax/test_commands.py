@@ -1,8 +1,6 @@
 """Whole commands of LSeg: what they leave behind, and how they refuse what they cannot use."""
 
 import json
-import os
-import runpy
 import subprocess
 import sys
 import textwrap
@@ -12,7 +10,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from absl import app, flags
 from PIL import Image
 from safetensors.numpy import load_file
 
@@ -22,22 +19,17 @@ from lseg_jax import export, storage
 from lseg_jax.config import LSegConfig, TextConfig, ViTConfig
 from lseg_jax.model import NONE, Rejection
 from lseg_jax.train import FREE
+from tests.commands import Commands, ending, files_in, finish
 from vlseg import torch_files
 from vlseg.data import images as image_files
 
-ROOT = Path(__file__).parent.parent.parent
 NAMES = ("sky", "grass", "brick wall", "sand")
 COLOURS = np.array([[90, 140, 230], [60, 150, 50], [170, 60, 40], [220, 200, 140]])
 COMMANDS = ("train", "evaluate", "predict", "embed", "convert", "export")
 STEPS, EVERY = 80, 20
-SPAWNED = {
-    # Halves the time to compile, which is most of the time.
-    "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
-    # The cache of compiled programs is the tests' own, and what becomes of it not the command's affair.
-    "PYTHONWARNINGS": ",".join(
-        f"ignore:Error {doing} persistent compilation cache entry:UserWarning" for doing in ("reading", "writing")
-    ),
-}
+
+commands = Commands("lseg_jax")
+spawn, call, refusal = commands.spawn, commands.call, commands.refusal
 
 # A command that another one imports is run once more, as the program.
 pytestmark = pytest.mark.filterwarnings("ignore:.*found in sys.modules:RuntimeWarning")
@@ -49,54 +41,6 @@ def cache(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patched:
         patched.setenv("VLSEG_CACHE", str(tmp_path_factory.mktemp("cache")))
         yield
-
-
-def spawn(module: str, *arguments: object) -> subprocess.Popen[str]:
-    """A command in a process of its own."""
-    line = [sys.executable, "-m", f"lseg_jax.{module}", *map(str, arguments)]
-    environment = os.environ | SPAWNED
-    return subprocess.Popen(line, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-
-def ending(process: subprocess.Popen[str]) -> tuple[int, str, str]:
-    """Exit code, standard output and standard error of a process, which does not outlive this call."""
-    try:
-        output, errors = process.communicate(timeout=600)
-    finally:
-        process.kill()
-    return process.returncode, output, errors
-
-
-def finish(process: subprocess.Popen[str]) -> str:
-    """Its standard output, after it ended as it should and without a word on standard error."""
-    code, output, errors = ending(process)
-    assert (code, errors) == (0, "")
-    return output
-
-
-def call(module: str, *arguments: object) -> object:
-    """A command in this process, from its flags to its exit code."""
-    app.define_help_flags()
-    known, argv = set(flags.FLAGS), sys.argv
-    sys.argv = [module, *map(str, arguments)]
-    try:
-        with pytest.raises(SystemExit) as ended:
-            runpy.run_module(f"lseg_jax.{module}", run_name="__main__", alter_sys=True)
-    finally:
-        sys.argv = argv
-        for name in set(flags.FLAGS) - known:
-            delattr(flags.FLAGS, name)
-    return ended.value.code or 0
-
-
-def refusal(capsys: pytest.CaptureFixture[str], module: str, *arguments: object) -> str:
-    """The one line with which a command refuses its arguments."""
-    capsys.readouterr()
-    assert call(module, *arguments) == 2
-    output, errors = capsys.readouterr()
-    assert output == ""
-    assert errors.startswith("error: ") and errors.count("\n") == 1 and errors.endswith("\n"), errors
-    return errors
 
 
 def train_flags(data: object, workdir: object, **changes: object) -> list[str]:
@@ -123,11 +67,6 @@ def train_flags(data: object, workdir: object, **changes: object) -> list[str]:
     }
     overrides = [f"--config.{name}={value}" for name, value in settings.items()]
     return ["--config=configs/lseg_tiny.py", f"--workdir={workdir}", *overrides]
-
-
-def files_in(directory: Path) -> set[str]:
-    """Every file below, leftovers of unfinished writes too."""
-    return {path.relative_to(directory).as_posix() for path in directory.rglob("*") if path.is_file()}
 
 
 def photograph(seed: int) -> tuple[Image.Image, np.ndarray]:

@@ -66,6 +66,6 @@ def test_ade20k_ids(index, name):
 
 @pytest.mark.parametrize("name", ["coco", "", "../labels/coco_unseen_15", "ade20k_150.txt"])
 def test_unknown_list_names_the_known_ones(name):
-    with pytest.raises(ConfigError, match="ade20k_150, coco_seen_156, coco_stuff_171, coco_unseen_15") as caught:
+    with pytest.raises(ConfigError, match=r"ade20k_150, camvid_11, .*, voc_20") as caught:
         labels.load(name)
     assert "\n" not in str(caught.value)
