@@ -1,11 +1,15 @@
-"""Image-free adaptation to the 150 categories of ADE20K.
+"""IFSeg on the 150 categories of ADE20K: image-free, or supervised with `configs/ade20k.py:supervised`.
 
 python -m ifseg_jax.train --config=configs/ade20k.py --workdir=runs/ade20k --config.tokenizer=BPE_DIRECTORY
+python -m ifseg_jax.train --config=configs/ade20k.py:supervised --workdir=runs/ade20k_supervised \
+    --config.tokenizer=BPE_DIRECTORY --config.data.source=ade20k:ROOT
+
+ROOT holds ADEChallengeData2016 as it is unpacked (`python -m vlseg.data.list`).
 
 Hardware: one accelerator with 16 GB. Time: not run.
-Expected: mIoU 16.8 published (IFSeg paper, OFA-Base with ResNet-101); ours not run.
-Evaluate with: python -m ifseg_jax.evaluate --checkpoint=runs/ade20k/model --tokenizer=BPE_DIRECTORY --data=FOLDER \
-    --ignore_zero
+Expected: mIoU 16.8 image-free, 47.1 supervised, published (IFSeg paper, OFA-Base with ResNet-101); ours not run.
+Evaluate with: python -m ifseg_jax.evaluate --checkpoint=runs/ade20k/model --tokenizer=BPE_DIRECTORY \
+    --data=ade20k:ROOT
 """
 
 import ml_collections
@@ -13,8 +17,9 @@ import ml_collections
 from configs import ifseg_base
 
 
-def get_config() -> ml_collections.ConfigDict:
-    """The official settings with these categories."""
+def get_config(mode: str = "image_free") -> ml_collections.ConfigDict:
+    """The official settings with these categories; `mode` is "image_free" or "supervised"."""
     config = ifseg_base.get_config()
+    config.mode = mode
     config.categories = "ade20k_150"
     return config

@@ -4,7 +4,10 @@ python -m ifseg_jax.train --config=configs/coco.py --workdir=runs/coco --config.
 
 Hardware: one accelerator with 16 GB. Time: not run.
 Expected: mIoU 16.9 published (IFSeg paper, OFA-Base with ResNet-101); ours not run.
-Evaluate with: python -m ifseg_jax.evaluate --checkpoint=runs/coco/model --tokenizer=BPE_DIRECTORY --data=FOLDER
+Evaluate with: python -m ifseg_jax.evaluate --checkpoint=runs/coco/model --tokenizer=BPE_DIRECTORY \
+    --data=coco_stuff:ROOT
+
+ROOT holds the data set as it is unpacked (`python -m vlseg.data.list`).
 """
 
 import ml_collections

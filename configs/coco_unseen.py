@@ -4,8 +4,10 @@ python -m ifseg_jax.train --config=configs/coco_unseen.py --workdir=runs/coco_un
 
 Hardware: one accelerator with 16 GB. Time: not run.
 Expected: mIoU 55.6 published (IFSeg paper, OFA-Base with ResNet-101); ours not run.
-Evaluate with: python -m ifseg_jax.evaluate --checkpoint=runs/coco_unseen/model --tokenizer=BPE_DIRECTORY --data=FOLDER
-FOLDER/labels counts these categories from 0; everything else is 255.
+Evaluate with: python -m ifseg_jax.evaluate --checkpoint=runs/coco_unseen/model --tokenizer=BPE_DIRECTORY \
+    --data=coco_unseen:ROOT
+
+ROOT holds COCO-Stuff 164k as it is unpacked (`python -m vlseg.data.list`); pixels of seen categories do not count.
 """
 
 import ml_collections

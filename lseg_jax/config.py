@@ -1,7 +1,7 @@
 """Configuration of LSeg models (Li et al. 2022; isl-org/lang-seg)."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from vlseg.errors import ConfigError
@@ -172,6 +172,8 @@ class LSegConfig:
     def from_dict(cls, values: Mapping[str, Any]) -> "LSegConfig":
         """A configuration from plain values; what is left out has its default.
 
+        Where only the kind of an encoder was changed, the other kind's default values are left out too.
+
         Raises:
             ConfigError: an unknown field or kind, or a value that cannot be.
         """
@@ -182,11 +184,19 @@ class LSegConfig:
                 kind = fields.pop("kind", next(iter(kinds)))
                 if kind not in kinds:
                     raise ConfigError(f"{part} encoder {kind!r} is none of {', '.join(kinds)}")
-                lists = {key: tuple(value) for key, value in fields.items() if isinstance(value, list)}
-                chosen[part] = kinds[kind](**{**fields, **lists})
+                chosen[part] = kinds[kind](**_own(kinds[kind], fields, kinds.values()))
             return cls(**chosen)
         except (TypeError, ValueError) as error:
             raise ConfigError(f"model settings: {error}") from error
+
+
+def _own(kind: type, fields: Mapping[str, Any], kinds: Iterable[type]) -> dict[str, Any]:
+    """The fields of an encoder without those that another kind has left behind, lists as tuples."""
+    plain = {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}
+    if plain.keys() <= {field.name for field in dataclasses.fields(kind)}:
+        return plain
+    left = {(field.name, field.default) for other in kinds if other is not kind for field in dataclasses.fields(other)}
+    return {name: value for name, value in plain.items() if (name, value) not in left}
 
 
 KINDS: dict[str, dict[str, type]] = {

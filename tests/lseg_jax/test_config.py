@@ -65,6 +65,15 @@ def test_what_is_left_out_has_its_default():
     assert resnet == LSegConfig(SentenceConfig(), ResNetConfig())
 
 
+def test_another_kind_of_encoder_is_one_setting():
+    values = LSegConfig().to_dict()
+    values["text"]["kind"], values["image"]["kind"] = "minilm", "resnet"
+    assert LSegConfig.from_dict(values) == LSegConfig(SentenceConfig(), ResNetConfig())
+    values["image"]["patch"] = 32
+    with pytest.raises(ConfigError, match="patch"):
+        LSegConfig.from_dict(values)
+
+
 def test_plain_values():
     assert LSegConfig(SentenceConfig(), ResNetConfig()).to_dict() == {
         "text": {"kind": "minilm", "features": 384},
@@ -97,7 +106,7 @@ def test_a_resnet_takes_pixels_as_imagenet_has_them():
         ({"text": "clip"}, "model settings"),
         ({"text": None}, "model settings"),
         ({"image": {"kind": "swin"}}, "'swin' is none of vit, resnet"),
-        ({"image": {"kind": "resnet", "patch": 16}}, "patch"),
+        ({"image": {"kind": "resnet", "patch": 32}}, "patch"),
         ({"image": {"kind": "resnet", "stages": [1, 1, 1]}}, "3 stages"),
         ({"image": {"kind": "resnet", "stages": [1, 1, 1, 0]}}, "stages is"),
         ({"image": {"kind": "resnet", "stages": 4}}, "model settings"),

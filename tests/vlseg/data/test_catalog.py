@@ -84,6 +84,20 @@ def coco_stuff(root, split="val"):
     return {stem: looked_up(stored, {number - 1: index for index, number in enumerate(COCO_IDS)})}
 
 
+UNSEEN_IDS = (34, 41, 100, 57, 87, 33, 25, 21, 149, 172, 169, 124, 148, 106, 145)  # in the order of the prompt
+
+
+def coco_unseen(root, split="val"):
+    stem, stored = coco_maps(root, split, "stuffthingmaps")
+    return {stem: looked_up(stored, {number - 1: index for index, number in enumerate(UNSEEN_IDS)})}
+
+
+def coco_seen(root, split="val"):
+    stem, stored = coco_maps(root, split, "stuffthingmaps")
+    kept = [number for number in COCO_IDS if number not in UNSEEN_IDS]
+    return {stem: looked_up(stored, {number - 1: index for index, number in enumerate(kept)})}
+
+
 def coco_object(root, split="val"):
     stem, stored = coco_maps(root, split, "stuffthingmaps")
     things = [number for number in COCO_IDS if number <= 90]
@@ -249,6 +263,8 @@ SAMPLES = {
     ("ade20k", "train"): ade20k,
     ("coco_stuff", "val"): coco_stuff,
     ("coco_stuff", "train"): coco_stuff,
+    ("coco_unseen", "val"): coco_unseen,
+    ("coco_seen", "val"): coco_seen,
     ("coco_object", "val"): coco_object,
     ("coco_panoptic", "val"): coco_panoptic,
     ("voc20", "val"): voc(1, "SegmentationClass", "val"),

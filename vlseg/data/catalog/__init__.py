@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from vlseg.data.catalog.coco import COCO_OBJECT, COCO_PANOPTIC, COCO_STUFF
+from vlseg.data.catalog.coco import COCO_OBJECT, COCO_PANOPTIC, COCO_SEEN, COCO_STUFF, COCO_UNSEEN
 from vlseg.data.catalog.entry import CatalogDataset, Entry
 from vlseg.data.catalog.fss1000 import FSS_1000
 from vlseg.data.catalog.pascal import CONTEXT_59, CONTEXT_60, VOC_20, VOC_21
@@ -15,6 +15,8 @@ __all__ = ["ENTRIES", "CatalogDataset", "Entry", "entry", "open_named"]
 
 ENTRIES: dict[str, Entry] = {
     "coco_stuff": COCO_STUFF,
+    "coco_unseen": COCO_UNSEEN,
+    "coco_seen": COCO_SEEN,
     "coco_panoptic": COCO_PANOPTIC,
     "coco_object": COCO_OBJECT,
     "ade20k": ADE20K,

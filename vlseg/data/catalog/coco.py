@@ -1,9 +1,10 @@
 """COCO with its three kinds of labels."""
 
+import dataclasses
 from pathlib import Path
 
 from vlseg.data.catalog import decoding
-from vlseg.data.catalog.entry import Decoder, Entry, Split, prompts, table
+from vlseg.data.catalog.entry import IGNORED, Decoder, Entry, Split, prompts, table
 from vlseg.data.catalog.pairs import Pair, in_parallel
 
 STUFF_VALUES, STUFF_NAMES = table("coco_stuff_171")
@@ -47,6 +48,20 @@ def _panoptic(split: str) -> Split:
     return Split(find, decoder, IMAGES[split])
 
 
+def _part(title: str, words: str) -> Entry:
+    """The classes of one of the lists of `vlseg.labels`; pixels of all others do not count."""
+    chosen = [COCO_STUFF.prompts.index(word) for word in prompts(words)]
+    stored = [STUFF_VALUES[index] for index in chosen]
+    others = [value for value in STUFF_VALUES if value not in stored]
+
+    def decoder(_: Path) -> Decoder:
+        return decoding.values(decoding.by_value(stored, (*others, IGNORED)))
+
+    splits = {name: dataclasses.replace(split, decoder=decoder) for name, split in COCO_STUFF.splits.items()}
+    names = tuple(STUFF_NAMES[index] for index in chosen)
+    return dataclasses.replace(COCO_STUFF, title=title, names=names, prompts=prompts(words), splits=splits)
+
+
 COCO_STUFF = Entry(
     title="COCO-Stuff 164k",
     names=STUFF_NAMES,
@@ -56,14 +71,14 @@ COCO_STUFF = Entry(
     address="https://github.com/nightrome/cocostuff",
     layout=STUFF_LAYOUT,
 )
-COCO_OBJECT = Entry(
+COCO_UNSEEN = _part("COCO-Stuff 164k, the 15 unseen classes", "coco_unseen_15")
+COCO_SEEN = _part("COCO-Stuff 164k, the 156 seen classes", "coco_seen_156")
+COCO_OBJECT = dataclasses.replace(
+    COCO_STUFF,
     title="COCO-Object",
     names=("background", *OBJECT_NAMES),
     prompts=("background", *prompts("coco_object_80")),
-    splits={split: Split(entry.find, _objects, entry.examples) for split, entry in COCO_STUFF.splits.items()},
-    licence=TERMS,
-    address=COCO_STUFF.address,
-    layout=STUFF_LAYOUT,
+    splits={name: dataclasses.replace(split, decoder=_objects) for name, split in COCO_STUFF.splits.items()},
 )
 COCO_PANOPTIC = Entry(
     title="COCO-Panoptic",

@@ -1,0 +1,35 @@
+"""LSeg's zero-shot experiments: "others" against one class, tested on classes that training never asked for.
+
+python -m lseg_jax.train --config=configs/lseg_zero_shot.py:pascal5i --config.benchmark.fold=0 --workdir=runs/fold0 \
+    --config.benchmark.root=ROOT --config.pretrained.text=CLIP_VIT_B32 --config.pretrained.image=ENCODER
+python -m lseg_jax.fewshot --checkpoint=runs/fold0/model --benchmark=pascal5i --fold=0 --root=ROOT
+
+Instead of pascal5i also coco20i and fss1000. ROOT holds VOC2012/, COCO2014/ or FSS-1000/ and the lists of HSNet in
+splits/ (`lseg_jax/fewshot.py`). CLIP_VIT_B32 and a ViT-L/16 as ENCODER are those of configs/lseg_ade20k.py; the other
+ENCODER is torchvision's ResNet-101.
+
+Hardware: one accelerator with 40 GB. Time: not run. Expected mIoU, published (LSeg paper); ours not run:
+
+    PASCAL-5i, folds 0 to 3, mean, FB-IoU   ResNet-101 52.8 53.8 44.4 38.5, 47.4, 64.1
+                                            ViT-L/16   61.3 63.6 43.1 41.0, 52.3, 67.0
+    COCO-20i, mean of folds, FB-IoU         ResNet-101 23.4, 57.9
+                                            ViT-L/16   27.2, 59.9
+    FSS-1000                                ResNet-101 84.7
+                                            ViT-L/16   87.8
+
+On the first two the authors report the best of the first four epochs; here it is the last of them.
+"""
+
+import ml_collections
+
+from configs import lseg_base
+
+
+def get_config(benchmark: str = "pascal5i") -> ml_collections.ConfigDict:
+    """The official settings for a benchmark of `vlseg.data.fewshot`."""
+    config = lseg_base.get_config()
+    config.benchmark.name = benchmark
+    config.training.update({"batch_size": 8, "base_size": 480})
+    if benchmark != "fss1000":
+        config.training.stop_after = 4
+    return config
