@@ -8,11 +8,18 @@ def data_section(split: str, count: int) -> ml_collections.ConfigDict:
     return ml_collections.ConfigDict(
         {
             "source": "",
+            "weights": "",  # training: how often each of several sources comes, such as "2,1"; default: by their sizes
+            "on_error": "stop",  # training: or "skip" examples that cannot be read
             "folder": {"ignore_label": 255, "label_offset": 0, "ignore_zero": False},
             "catalog": {"split": "train" if split == "train" else "val"},
             "tiny_world": {"split": split, "count": count},
         }
     )
+
+
+def loading_section() -> ml_collections.ConfigDict:
+    """How batches are made ahead: threads in each process, and processes (0 for this one alone)."""
+    return ml_collections.ConfigDict({"threads": 4, "workers": 0})
 
 
 def get_config() -> ml_collections.ConfigDict:
@@ -42,6 +49,7 @@ def get_config() -> ml_collections.ConfigDict:
     )
     config.data = data_section(split="train", count=20000)  # of supervised runs
     config.evaluation = data_section(split="test", count=500)  # at the end of a run; none if there is no source
+    config.loading = loading_section()
     config.log_every = 50
     config.checkpoint_every = 500
     config.keep_checkpoints = 2

@@ -2,7 +2,7 @@
 
 import ml_collections
 
-from configs.ifseg_base import data_section
+from configs.ifseg_base import data_section, loading_section
 from lseg_jax.config import LSegConfig
 
 
@@ -40,6 +40,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.benchmark = ml_collections.ConfigDict({"name": "", "root": "", "fold": 0})  # few-shot, instead of `data`
     config.data = data_section(split="train", count=20000)
     config.evaluation = data_section(split="test", count=500)  # at the end of a run; none if there is no source
+    config.loading = loading_section()
     config.log_every = 50
     config.checkpoint_every = 500
     config.keep_checkpoints = 2

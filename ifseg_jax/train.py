@@ -21,13 +21,14 @@ from ifseg_jax.evaluate import evaluate
 from ifseg_jax.model import IFSeg, load
 from vlseg import cli, labels, visualize
 from vlseg.data import transforms
-from vlseg.data.folder import batch_indices, names_from
+from vlseg.data.folder import names_from
 from vlseg.data.sources import Dataset, open_section
+from vlseg.data.stream import Stream, prefetched
 from vlseg.errors import ConfigError
 from vlseg.training import checkpoints, loop
 
 MODES = ("image_free", "supervised")
-FREE = ("evaluation", "log_every", "keep_checkpoints")
+FREE = ("evaluation", "loading", "log_every", "keep_checkpoints")
 """Settings that a run may change when it goes on."""
 
 
@@ -44,17 +45,18 @@ def categories_of(config: ml_collections.ConfigDict) -> tuple[str, ...]:
 
 
 def supervised_batches(
-    dataset: Dataset, settings: adaptation.Adaptation, side: int
+    dataset: Dataset, settings: adaptation.Adaptation, side: int, **reading: Any
 ) -> Callable[[int], tuple[np.ndarray, np.ndarray]]:
-    """Training batches of a data set as a pure function of the step: augmented crops of `side` pixels, -1 ignored."""
+    """Training batches of a data set as a pure function of the step: augmented crops of `side` pixels, -1 ignored.
+
+    `reading`: keyword arguments of `vlseg.data.stream.Stream`.
+    """
     ignored = dataset.ignore_label
+    stream = Stream([dataset], settings.batch_size, settings.seed, **reading)
 
     def batch(step: int) -> tuple[np.ndarray, np.ndarray]:
-        indices = batch_indices(len(dataset), settings.batch_size, settings.seed, step)
         pairs = []
-        for position, index in enumerate(indices):
-            example = dataset[int(index)]
-            rng = np.random.default_rng((settings.seed, step, position))
+        for example, _, rng in stream.draws(step):
             image, label = transforms.random_crop(example.image, example.label, (side, side), rng, ignore_label=ignored)
             pairs.append((image, np.where(label == ignored, adaptation.IGNORED, label)))
         images, targets = zip(*pairs, strict=True)
@@ -90,7 +92,9 @@ def train(config: ml_collections.ConfigDict, workdir: str | Path) -> Path:
         step = adaptation.image_free_step(model.config, settings, words, kept)
     else:
         dataset = open_training_data(config, categories)
-        batches = supervised_batches(dataset, settings, side)
+        batches = prefetched(
+            supervised_batches(dataset, settings, side, on_error=config.data.on_error), **config.loading
+        )
         step = adaptation.supervised_step(model.config, settings, words, kept, batches)
     evaluation = open_evaluation_data(config, categories)
     path = checkpoints.open_workdir(workdir, config.to_dict(), free=FREE)

@@ -1,6 +1,7 @@
 """Batches of labelled images for training, as pure functions of the step."""
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -8,25 +9,29 @@ from PIL import Image
 from lseg_jax import training
 from lseg_jax.training import Batch, Training
 from vlseg.data import fewshot, transforms
-from vlseg.data.fewshot import FewShotDataset
-from vlseg.data.folder import Example, batch_indices
+from vlseg.data.fewshot import Episode, FewShotDataset
+from vlseg.data.folder import Example
 from vlseg.data.sources import Dataset
+from vlseg.data.stream import Stream
 
 OTHERS = "others"
 """The label of everything but the class that is asked for, in the zero-shot experiments (Li et al. 2022, Sec. 5.1)."""
 
 
-def named_batches(datasets: list[Dataset], settings: Training) -> Callable[[int], Batch]:
-    """Batches over the union of data sets, whose labels are their own: the label set is the data set's number."""
+def named_batches(datasets: list[Dataset], settings: Training, **reading: Any) -> Callable[[int], Batch]:
+    """Batches over data sets, whose labels are their own: the label set is the data set's number.
+
+    `reading` here and below: keyword arguments of `vlseg.data.stream.Stream`.
+    """
 
     def prepare(example: Example, dataset: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, int]:
         image, label = _view(example, datasets[dataset].ignore_label, settings, rng)
         return image, label, dataset
 
-    return _batches(datasets, settings, prepare)
+    return _batches(Stream(datasets, settings.batch_size, settings.seed, **reading), prepare)
 
 
-def pair_batches(dataset: Dataset, settings: Training) -> Callable[[int], Batch]:
+def pair_batches(dataset: Dataset, settings: Training, **reading: Any) -> Callable[[int], Batch]:
     """Batches of "others" against one class of each image: the label set is the class's number."""
 
     def prepare(example: Example, _: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, int]:
@@ -36,23 +41,19 @@ def pair_batches(dataset: Dataset, settings: Training) -> Callable[[int], Batch]
         target = np.where(label == training.IGNORED, training.IGNORED, label == chosen)
         return image, target.astype(np.int32), chosen
 
-    return _batches([dataset], settings, prepare)
+    return _batches(Stream([dataset], settings.batch_size, settings.seed, **reading), prepare)
 
 
-def episode_batches(dataset: FewShotDataset, settings: Training) -> Callable[[int], Batch]:
+def episode_batches(dataset: FewShotDataset, settings: Training, **reading: Any) -> Callable[[int], Batch]:
     """Batches of the episodes of a benchmark, squeezed into squares: the label set is the place in `class_ids`."""
     places = {class_id: place for place, class_id in enumerate(dataset.class_ids)}
 
-    def batch(step: int) -> Batch:
-        indices = batch_indices(len(dataset), settings.batch_size, settings.seed, step)
-        episodes = [dataset[int(index)] for index in indices]
-        images, masks = zip(*(squeezed(image, mask, settings.crop_size) for image, mask, _ in episodes), strict=True)
+    def prepare(episode: Episode, _: int, __: np.random.Generator) -> tuple[np.ndarray, np.ndarray, int]:
+        image, mask = squeezed(episode.image, episode.mask, settings.crop_size)
         # The authors train the boundaries of objects, which evaluation ignores, as "others".
-        targets = np.where(np.stack(masks) == fewshot.IGNORED, 0, masks)
-        sets = [places[episode.class_id] for episode in episodes]
-        return Batch(np.stack(images), targets.astype(np.int32), np.asarray(sets, np.int32))
+        return image, np.where(mask == fewshot.IGNORED, 0, mask), places[episode.class_id]
 
-    return batch
+    return _batches(Stream([dataset], settings.batch_size, settings.seed, **reading), prepare)
 
 
 def squeezed(image: np.ndarray, mask: np.ndarray, side: int) -> tuple[np.ndarray, np.ndarray]:
@@ -86,21 +87,12 @@ def _view(
 
 
 def _batches(
-    datasets: list[Dataset],
-    settings: Training,
-    prepare: Callable[[Example, int, np.random.Generator], tuple[np.ndarray, np.ndarray, int]],
+    stream: Stream, prepare: Callable[[Any, int, np.random.Generator], tuple[np.ndarray, np.ndarray, int]]
 ) -> Callable[[int], Batch]:
-    """Batches as a pure function of the step; every example of every data set comes once an epoch."""
-    firsts = np.cumsum([0, *(len(dataset) for dataset in datasets)])
+    """Batches of what is made of an example, the number of its data set and its randomness."""
 
     def batch(step: int) -> Batch:
-        examples = []
-        indices = batch_indices(int(firsts[-1]), settings.batch_size, settings.seed, step)
-        for position, index in enumerate(indices):
-            number = int(np.searchsorted(firsts, index, side="right")) - 1
-            rng = np.random.default_rng((settings.seed, step, position))
-            examples.append(prepare(datasets[number][int(index - firsts[number])], number, rng))
-        images, targets, sets = zip(*examples, strict=True)
+        images, targets, sets = zip(*(prepare(*draw) for draw in stream.draws(step)), strict=True)
         return Batch(np.stack(images), np.stack(targets).astype(np.int32), np.asarray(sets, np.int32))
 
     return batch

@@ -30,12 +30,13 @@ from lseg_jax.training import Batch, Training
 from vlseg import cli, visualize
 from vlseg.data.fewshot import open_benchmark
 from vlseg.data.sources import Dataset, open_section
+from vlseg.data.stream import prefetched
 from vlseg.errors import ConfigError
 from vlseg.evaluation.sliding_window import Scheme
 from vlseg.training import checkpoints, loop
 
 LABEL_SETS = ("names", "others")
-FREE = ("evaluation", "log_every", "keep_checkpoints")
+FREE = ("evaluation", "loading", "log_every", "keep_checkpoints")
 """Settings that a run may change when it goes on."""
 
 
@@ -92,16 +93,31 @@ def open_source(config: ml_collections.ConfigDict, settings: Training) -> Source
             raise ConfigError("config.benchmark and config.data.source both name training data: leave one out")
         episodes = open_benchmark(config.benchmark.name, config.benchmark.root, config.benchmark.fold, "train")
         asked: list[tuple[str, ...]] = [(OTHERS, episodes.names[class_id]) for class_id in episodes.class_ids]
-        return Source(asked, episode_batches(episodes, settings), len(episodes), ())
+        batches = episode_batches(episodes, settings, on_error=config.data.on_error)
+        return Source(asked, batches, len(episodes), ())
     datasets = open_datasets(config.data)
     examples = sum(len(dataset) for dataset in datasets)
     labels = datasets[0].names if len(datasets) == 1 else ()
     if config.label_sets == "names":
         names = [dataset.names for dataset in datasets]
-        return Source(names, named_batches(datasets, settings), examples, labels)
+        batches = named_batches(datasets, settings, weights=read_weights(config.data), on_error=config.data.on_error)
+        return Source(names, batches, examples, labels)
     if len(datasets) > 1:
         raise ConfigError('config.label_sets "others" takes one data set, not several')
-    return Source([(OTHERS, name) for name in labels], pair_batches(datasets[0], settings), examples, labels)
+    batches = pair_batches(datasets[0], settings, on_error=config.data.on_error)
+    return Source([(OTHERS, name) for name in labels], batches, examples, labels)
+
+
+def read_weights(section: ml_collections.ConfigDict) -> list[float] | None:
+    """How often each data set comes, from numbers with commas; None for as often as its size says.
+
+    Raises:
+        ConfigError: what is not a number.
+    """
+    try:
+        return [float(weight) for weight in section.weights.split(",")] if section.weights else None
+    except ValueError as error:
+        raise ConfigError(f"config.data.weights {section.weights!r} is not like 2,1: {error}") from error
 
 
 def train(config: ml_collections.ConfigDict, workdir: str | Path) -> Path:
@@ -121,7 +137,8 @@ def train(config: ml_collections.ConfigDict, workdir: str | Path) -> Path:
     optimizer = settings.make_optimizer(source.examples)
     state, frozen = training.split(model.variables)
     model = dataclasses.replace(model, variables={})  # the state takes over its arrays
-    step = training.make_step(model.config, settings, training.label_sets(texts), optimizer, source.batches)
+    batches = prefetched(source.batches, **config.loading)
+    step = training.make_step(model.config, settings, training.label_sets(texts), optimizer, batches)
     path = checkpoints.open_workdir(workdir, config.to_dict(), free=FREE)
     state = jax.tree.map(jnp.asarray, state)
     state["optimizer"] = optimizer.init(state["params"])

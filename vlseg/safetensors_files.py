@@ -75,6 +75,10 @@ def save_safetensors(arrays: Mapping[str, np.ndarray], path: Path, destination: 
         StorageError: it cannot be written.
     """
     try:
+        # The library lets nobody but the owner read its files; this is what the user's umask says.
+        path.touch()
+        mode = path.stat().st_mode
         save_file(dict(arrays), path)
-    except SafetensorError as error:  # the library's word for a full disk, too
+        path.chmod(mode)
+    except (SafetensorError, OSError) as error:  # the former is the library's word for a full disk, too
         raise StorageError(f"cannot write {os.fspath(destination)}: {error}") from error

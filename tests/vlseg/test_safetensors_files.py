@@ -23,6 +23,12 @@ def test_there_and_back(tmp_path):
         assert found.dtype == expected.dtype and found.shape == expected.shape
 
 
+def test_whoever_may_read_other_files_may_read_these(tmp_path):
+    save_safetensors(ARRAYS, tmp_path / "arrays.safetensors", tmp_path)
+    (tmp_path / "other").touch()
+    assert (tmp_path / "arrays.safetensors").stat().st_mode == (tmp_path / "other").stat().st_mode
+
+
 def test_files_that_cannot_be_read(tmp_path):
     path = tmp_path / "arrays.safetensors"
     with pytest.raises(CheckpointError, match=r"arrays\.safetensors is missing"):

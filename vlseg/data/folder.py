@@ -166,31 +166,6 @@ def names_from(text_or_path: str | os.PathLike[str]) -> tuple[str, ...]:
     return names
 
 
-def epoch_order(num_examples: int, seed: int, epoch: int) -> NDArray[np.int64]:
-    """The order of the examples in one epoch: int64 permutation of range(num_examples), a pure function."""
-    return np.random.default_rng((seed, epoch)).permutation(num_examples)
-
-
-def batch_indices(num_examples: int, batch_size: int, seed: int, step: int) -> NDArray[np.int64]:
-    """The examples of training step `step` (from 0): int64 [batch_size], a pure function of its arguments.
-
-    The steps cut an endless stream of epochs, each in its `epoch_order`, into batches; a batch may hold the end of one
-    epoch and the beginning of the next, so that every example comes exactly once an epoch.
-
-    Raises:
-        DatasetError: there are no examples.
-    """
-    if num_examples < 1:
-        raise DatasetError("a data set without examples has no batches")
-    positions = np.arange(step * batch_size, (step + 1) * batch_size)
-    epochs, places = np.divmod(positions, num_examples)
-    indices = np.empty(batch_size, np.int64)
-    for epoch in np.unique(epochs):
-        here = epochs == epoch
-        indices[here] = epoch_order(num_examples, seed, int(epoch))[places[here]]
-    return indices
-
-
 def _by_stem(folder: Path) -> dict[str, Path]:
     """Picture files under `folder`, sorted, keyed by their path in it without extension."""
     if not folder.is_dir():

@@ -1,13 +1,8 @@
-import itertools
-from collections import Counter
-
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from PIL import Image
 
-from vlseg.data.folder import FolderDataset, batch_indices, epoch_order, names_from
+from vlseg.data.folder import FolderDataset, names_from
 from vlseg.errors import DatasetError, ImageError, VocabularyError
 
 
@@ -217,37 +212,3 @@ def test_names_from_bad_files(tmp_path):
         names_from(tmp_path / "binary")
     with pytest.raises(VocabularyError, match="no such file"):
         names_from(tmp_path / "nowhere")
-
-
-@given(st.integers(1, 200), st.integers(0, 2**32), st.integers(0, 1000))
-def test_epoch_order_is_a_permutation(num_examples, seed, epoch):
-    order = epoch_order(num_examples, seed, epoch)
-    assert sorted(order) == list(range(num_examples))
-    np.testing.assert_array_equal(order, epoch_order(num_examples, seed, epoch))
-
-
-def test_epochs_and_seeds_differ():
-    orders = {tuple(epoch_order(50, seed, epoch)) for seed, epoch in itertools.product(range(4), range(4))}
-    assert len(orders) == 16
-
-
-@given(st.integers(1, 40), st.integers(1, 90), st.integers(0, 9))
-def test_batches_cut_the_stream_of_epochs(num_examples, batch_size, seed):
-    steps = 7
-    stream = np.concatenate([batch_indices(num_examples, batch_size, seed, step) for step in range(steps)])
-    epochs = -(-steps * batch_size // num_examples)
-    expected = np.concatenate([epoch_order(num_examples, seed, epoch) for epoch in range(epochs)])
-    np.testing.assert_array_equal(stream, expected[: steps * batch_size])
-    whole = len(stream) // num_examples
-    assert set(Counter(stream[: whole * num_examples].tolist()).values()) <= {whole}
-
-
-def test_batches_far_out_need_no_history():
-    batch = batch_indices(1000, 16, 0, 10**9)
-    assert batch.shape == (16,)
-    assert ((batch >= 0) & (batch < 1000)).all()
-
-
-def test_no_examples_no_batches():
-    with pytest.raises(DatasetError):
-        batch_indices(0, 4, 0, 0)
