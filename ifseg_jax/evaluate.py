@@ -4,7 +4,8 @@ python -m ifseg_jax.evaluate --checkpoint=MODEL --data=FOLDER --out=DIR
 
 FOLDER holds images/, labels/ (PNG) and names.txt. --data=ade20k:/data/ade20k reads a data set of the catalog in its
 official layout (`python -m vlseg.data.list`), --data=tiny_world held-out scenes of the tiny world.
-Every image is scored at its original size. Prints mIoU, mAcc, aAcc and IoU per class; writes metrics.json.
+Every image is scored at its original size. Prints mIoU, mAcc, aAcc and IoU per class; writes metrics.json and, by
+class, plain.csv and knn.csv.
 """
 
 import contextlib
@@ -77,6 +78,8 @@ def main(_: list[str]) -> None:
         for title, key, metrics in zip(titles, ("plain", "knn"), results, strict=False):
             print(f"{title}\n{metrics.table(dataset.names)}\n")
             report[key] = metrics.to_dict(dataset.names)
+            if out:
+                files.atomic_write_text(out / f"{key}.csv", metrics.to_csv(dataset.names))
         if out:
             files.atomic_write_json(out / "metrics.json", {"images": len(dataset), **report})
             print(f"wrote {out / 'metrics.json'}")
@@ -86,6 +89,6 @@ if __name__ == "__main__":
     flags.DEFINE_string("checkpoint", "tiny", "tiny, ofa_base (or another size), a .pt file or a model directory.")
     flags.DEFINE_string("tokenizer", None, "Directory or hub name of a tokenizer; not needed for tiny.")
     data_flags.define()
-    flags.DEFINE_string("out", None, "Where metrics.json goes.")
+    flags.DEFINE_string("out", None, "Where metrics.json and the tables go.")
     flags.DEFINE_integer("batch_size", 1, "Images per forward pass.", lower_bound=1)
     cli.run(main)

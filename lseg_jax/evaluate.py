@@ -5,8 +5,8 @@ python -m lseg_jax.evaluate --checkpoint=MODEL --data=FOLDER --multi_scale     #
 
 FOLDER holds images/, labels/ (PNG) and names.txt. --data=ade20k:/data/ade20k reads a data set of the catalog in its
 official layout (`python -m vlseg.data.list`), --data=tiny_world held-out scenes of the tiny world.
-Every image is scored at its original size. Prints mIoU, mAcc, aAcc and IoU per class; writes metrics.json. --labels
-gives other words for the classes, in their order.
+Every image is scored at its original size. Prints mIoU, mAcc, aAcc and IoU per class; writes metrics.json and, by
+class, metrics.csv. --labels gives other words for the classes, in their order.
 """
 
 import contextlib
@@ -75,13 +75,14 @@ def main(_: list[str]) -> None:
             settings = dataclasses.asdict(model.inference)
             report = {"images": len(dataset), "inference": settings, **metrics.to_dict(labels)}
             files.atomic_write_json(out / "metrics.json", report)
-            print(f"wrote {out / 'metrics.json'}")
+            files.atomic_write_text(out / "metrics.csv", metrics.to_csv(labels))
+            print(f"wrote {out / 'metrics.json'} and {out / 'metrics.csv'}")
 
 
 if __name__ == "__main__":
     model_flags.define()
     data_flags.define()
-    flags.DEFINE_string("out", None, "Where metrics.json goes.")
+    flags.DEFINE_string("out", None, "Where metrics.json and metrics.csv go.")
     flags.DEFINE_string("labels", None, "Words for the classes, with commas or in a file; default: their names.")
     flags.DEFINE_bool("multi_scale", False, "Six scales and mirrored windows, as in the paper.")
     flags.DEFINE_integer("batch_size", 1, "Windows in a forward pass.", lower_bound=1)

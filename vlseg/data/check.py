@@ -1,6 +1,7 @@
-"""Looks through a data set of the catalog before hours are spent on it.
+"""Looks through a data set before hours are spent on it.
 
 python -m vlseg.data.check --dataset=ade20k --root=/data/ade20k --split=val --out=runs/check
+python -m vlseg.data.check --dataset=folder --root=FOLDER     # with images/, labels/ and names.txt
 
 Says what is missing, which pictures and label files are damaged, of different sizes or hold unknown labels, and counts
 the classes; --out receives check.json and a contact sheet. Exit code 2 if anything is wrong.
@@ -20,14 +21,15 @@ from tqdm import tqdm
 
 from vlseg import cli, files, visualize
 from vlseg.data import catalog
-from vlseg.data.catalog import CatalogDataset
-from vlseg.data.folder import Example
+from vlseg.data.folder import Example, FolderDataset
+from vlseg.data.sources import Dataset
 from vlseg.errors import DatasetError, ImageError
 
 SHEET = 8
 """Rows of the contact sheet."""
 
 SHEET_SIDE = 256
+FOLDER = "folder"
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,7 @@ class Findings:
         }
 
 
-def check(dataset: CatalogDataset) -> Findings:
+def check(dataset: Dataset) -> Findings:
     """Reads every pair."""
     count = len(dataset.names)
     pixels, images = np.zeros(count, np.int64), np.zeros(count, np.int64)
@@ -100,7 +102,7 @@ def contact_sheet(examples: Iterable[Example], colours: NDArray[np.uint8]) -> An
     return visualize.panel(rows, ["image", "label"])
 
 
-def usable(dataset: CatalogDataset) -> Iterable[Example]:
+def usable(dataset: Dataset) -> Iterable[Example]:
     """The first pairs that can be read, for a contact sheet; spread over the data set."""
     shown = 0
     for index in range(0, len(dataset), max(1, len(dataset) // SHEET)):
@@ -110,20 +112,28 @@ def usable(dataset: CatalogDataset) -> Iterable[Example]:
                 shown += 1
 
 
+def opened(name: str, root: str, split: str | None) -> tuple[Dataset, str, NDArray[np.uint8]]:
+    """A data set, how many examples it has officially in words, and the colours of its classes."""
+    if name == FOLDER:
+        folder = FolderDataset.open(root)
+        return folder, "", visualize.palette(len(folder.names))
+    entry = catalog.entry(name)
+    split = split or next(iter(entry.splits))
+    dataset = entry.open(Path(root), split)
+    colours = visualize.palette(len(dataset.names)) if entry.colours is None else entry.colours
+    return dataset, f"; {split} has {entry.splits[split].examples:,} officially", colours
+
+
 def main(_: list[str]) -> None:
     """The command."""
     options = flags.FLAGS
-    entry = catalog.entry(options.dataset)
-    split = options.split or next(iter(entry.splits))
-    dataset = entry.open(Path(options.root), split)
+    dataset, official, colours = opened(options.dataset, options.root, options.split)
     findings = check(dataset)
     print(findings.table(dataset.names))
     for problem in findings.problems:
         print(problem)
-    official = entry.splits[split].examples
-    print(f"{findings.read:,} of {len(dataset):,} pairs can be used; {split} has {official:,} officially")
+    print(f"{findings.read:,} of {len(dataset):,} pairs can be used{official}")
     if options.out:
-        colours = visualize.palette(len(dataset.names)) if entry.colours is None else entry.colours
         with files.output_directory(options.out) as out:
             files.atomic_write_json(out / "check.json", findings.to_dict(dataset.names))
             visualize.save_image(out / "contact_sheet.png", contact_sheet(usable(dataset), colours))
@@ -135,7 +145,13 @@ def main(_: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    flags.DEFINE_enum("dataset", None, list(catalog.ENTRIES), "Which one (python -m vlseg.data.list).", required=True)
+    flags.DEFINE_enum(
+        "dataset",
+        None,
+        [*catalog.ENTRIES, FOLDER],
+        "Which one (python -m vlseg.data.list), or a folder of one's own.",
+        required=True,
+    )
     flags.DEFINE_string("root", None, "The folder into which its archives were unpacked.", required=True)
     flags.DEFINE_string("split", None, "Default: the first one, for training.")
     flags.DEFINE_string("out", None, "Where check.json and contact_sheet.png go.")

@@ -7,6 +7,8 @@
 Counts are exact up to 2**64 pixels without 64-bit mode: each is a pair of uint32.
 """
 
+import csv
+import io
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -85,6 +87,20 @@ class SegmentationMetrics:
             "IoU": {name: _or_none(value) for name, value in zip(names, self.iou, strict=True)},
             "Acc": {name: _or_none(value) for name, value in zip(names, self.accuracy, strict=True)},
         }
+
+    def to_csv(self, names: Sequence[str]) -> str:
+        """The scores by class, in [0, 1] and empty where undefined: category, IoU, Acc, pixels.
+
+        Raises:
+            VocabularyError: the number of names is not the number of classes.
+        """
+        self._check(names)
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(["category", "IoU", "Acc", "pixels"])
+        for name, iou, accuracy, pixels in zip(names, self.iou, self.accuracy, self.label_pixels, strict=True):
+            writer.writerow([name, *("" if math.isnan(value) else value for value in (iou, accuracy)), pixels])
+        return text.getvalue()
 
     def _means(self) -> dict[str, float]:
         return {"mIoU": self.miou, "mAcc": self.macc, "aAcc": self.aacc}

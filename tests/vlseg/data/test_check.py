@@ -62,6 +62,15 @@ def test_what_is_broken_is_named(camvid, capsys):
     assert errors == "error: 2 of 3 pairs cannot be used, see above: mend or remove them\n"
 
 
+def test_a_folder_of_ones_own(camvid, tmp_path, capsys):
+    (camvid / "val").rename(tmp_path / "images")
+    (camvid / "valannot").rename(tmp_path / "labels")
+    (tmp_path / "names.txt").write_text("\n".join(f"class {number}" for number in range(12)))
+    assert commands.call("check", "--dataset=folder", f"--root={tmp_path}") == 0
+    output = capsys.readouterr().out
+    assert output.endswith("3 of 3 pairs can be used\n") and "class 11" in output
+
+
 def test_what_is_missing_is_named(camvid, capsys):
     (camvid / "valannot/1.png").unlink()
     refusal = commands.refusal(capsys, "check", "--dataset=camvid", f"--root={camvid}", "--split=val")

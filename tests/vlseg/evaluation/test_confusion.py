@@ -71,6 +71,8 @@ def test_a_case_by_hand():
     metrics = compute(update(zeros(4), prediction, label))
     assert metrics.iou[:3] == (1 / 2, 1 / 2, 1)
     assert math.isnan(metrics.iou[3])
+    table = metrics.to_csv(["a", "b, or c", "d", "e"]).splitlines()
+    assert table == ["category,IoU,Acc,pixels", "a,0.5,1.0,1", '"b, or c",0.5,0.5,2', "d,1.0,1.0,1", "e,,,0"]
     assert metrics.miou == pytest.approx(2 / 3)
     assert metrics.macc == pytest.approx((1 + 1 / 2 + 1) / 3)
     assert metrics.aacc == 3 / 4
