@@ -124,6 +124,10 @@ class FolderDataset:
         check_sizes(image, label, self.labels[index])
         return Example(image, self._ids(label, self.labels[index]), self.stems[index])
 
+    def picture_file(self, index: int) -> Path:
+        """The file of a picture."""
+        return self.images[index]
+
     def __iter__(self) -> Iterator[Example]:
         return (self[index] for index in range(len(self)))
 

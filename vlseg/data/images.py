@@ -4,6 +4,7 @@ Pictures are uint8 [H, W, 3] RGB, upright; label maps are int32 [H, W].
 """
 
 import glob
+import io
 import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -66,6 +67,18 @@ def read_label(path: str | os.PathLike[str]) -> NDArray[np.int32]:
         if image.format == "JPEG":
             raise ImageError(f"{path}: a JPEG does not keep label ids exactly; save labels as PNG")
         return _decode(image, str(path), _label_pixels)
+
+
+def decode_image(data: bytes, name: str) -> NDArray[np.uint8]:
+    """`read_image` of a file's content; `name` is what errors call it."""
+    with _opened(io.BytesIO(data), name) as image:
+        return _decode(image, name, _rgb_pixels)
+
+
+def decode_label(data: bytes, name: str) -> NDArray[np.int32]:
+    """`read_label` of the content of a lossless file; `name` is what errors call it."""
+    with _opened(io.BytesIO(data), name) as image:
+        return _decode(image, name, _label_pixels)
 
 
 def check_image(path: str | os.PathLike[str]) -> tuple[int, int]:
@@ -176,31 +189,42 @@ def _taps(source: int, target: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
 @contextmanager
-def _opened(path: str | os.PathLike[str]) -> Iterator[Image.Image]:
-    """An image file whose header is sound and whose size is within the limits; its pixels are not decoded yet."""
+def _opened(file: str | os.PathLike[str] | io.BytesIO, name: str | None = None) -> Iterator[Image.Image]:
+    """An image whose header is sound and whose size is within the limits; its pixels are not decoded yet.
+
+    Args:
+        file: a path, or the content of a file. name: what errors call it; by default the path.
+    """
+    name = str(file) if name is None else name
     with warnings.catch_warnings():
         # Pillow warns of large pictures and of odd EXIF; here the one is an error or fine, the other harmless.
         warnings.filterwarnings("ignore", module="PIL")
-        with _open_header(path) as image:
-            _check_size(image.size, str(path))
+        if not isinstance(file, io.BytesIO):
+            _check_file(file)
+        with _open_header(file, name) as image:
+            _check_size(image.size, name)
             yield image
 
 
-def _open_header(path: str | os.PathLike[str]) -> Image.Image:
+def _check_file(path: str | os.PathLike[str]) -> None:
+    """Raises ImageError for what no file can be opened from, in words that say why."""
     if os.path.isdir(path):
         raise ImageError(f"{path}: is a directory, not an image file")
     if not os.path.exists(path):
         raise ImageError(f"{path}: no such file")
     if os.path.getsize(path) == 0:
         raise ImageError(f"{path}: is an empty file")
+
+
+def _open_header(file: str | os.PathLike[str] | io.BytesIO, name: str) -> Image.Image:
     try:
-        return Image.open(path, formats=_FORMATS)
+        return Image.open(file, formats=_FORMATS)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise ImageError(_too_large(str(path))) from None
+        raise ImageError(_too_large(name)) from None
     except PermissionError:
-        raise ImageError(f"{path}: cannot be read: permission denied") from None
+        raise ImageError(f"{name}: cannot be read: permission denied") from None
     except Exception as error:  # on damaged headers Pillow raises almost anything
-        raise ImageError(f"{path}: is not an image, or is damaged; expected {_FORMATS_IN_WORDS}") from error
+        raise ImageError(f"{name}: is not an image, or is damaged; expected {_FORMATS_IN_WORDS}") from error
 
 
 def _check_size(size: tuple[int, int], name: str) -> None:

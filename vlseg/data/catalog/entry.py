@@ -111,6 +111,10 @@ class CatalogDataset:
         check_sizes(image, label, pair.label)
         return Example(image, label, pair.name)
 
+    def picture_file(self, index: int) -> Path:
+        """The file of a picture."""
+        return self.pairs[index].image
+
     def __iter__(self) -> Iterator[Example]:
         return (self[index] for index in range(len(self)))
 

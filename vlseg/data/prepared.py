@@ -1,0 +1,157 @@
+"""Data sets in few large files (ArrayRecord): what is slow to read as a hundred thousand small ones.
+
+```
+root/prepared.json                 names, label of pixels that do not count, number of examples
+root/00000-of-00012.array_record   a record for each example: picture as it was encoded, label map as PNG, name
+```
+"""
+
+import io
+import json
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgpack
+import numpy as np
+from PIL import Image
+
+from vlseg import files
+from vlseg.data.folder import Example, check_sizes
+from vlseg.data.images import decode_image, decode_label
+from vlseg.errors import DatasetError
+
+INFO_FILE = "prepared.json"
+FORMAT = "vlseg prepared data set 1"
+IGNORED = {"L": 255, "I;16": 65535}
+"""The label of pixels that do not count by the kind of the label PNG: the largest that it holds."""
+
+
+@dataclass(frozen=True)
+class PreparedDataset:
+    """A sequence of `Example`. Make one with `open`.
+
+    Attributes:
+        names: category names, by id.
+        ignore_label: the id of pixels that do not count.
+        records: the encoded examples.
+    """
+
+    names: tuple[str, ...]
+    ignore_label: int
+    records: Sequence[bytes]
+
+    @classmethod
+    def open(cls, root: str | os.PathLike[str]) -> "PreparedDataset":
+        """Opens what `write` wrote; reads no example.
+
+        Raises:
+            DatasetError: the folder is not a prepared data set, or files are missing or damaged.
+        """
+        from array_record.python.array_record_data_source import ArrayRecordDataSource
+
+        root = Path(root)
+        try:
+            info = json.loads((root / INFO_FILE).read_text())
+            if info["format"] != FORMAT:
+                raise DatasetError(f"{root / INFO_FILE}: is of format {info['format']!r}, not {FORMAT!r}")
+            paths = [root / name for name in info["files"]]
+            missing = [path.name for path in paths if not path.is_file()]
+            if missing:
+                raise DatasetError(f"{root}: {', '.join(missing)} are missing: copy or prepare the data set anew")
+            records = ArrayRecordDataSource(paths)
+            if len(records) != info["examples"]:
+                raise DatasetError(f"{root}: holds {len(records)} examples, not {info['examples']}: prepare it anew")
+            return cls(tuple(info["names"]), int(info["ignore_label"]), records)
+        except DatasetError:
+            raise
+        except Exception as error:  # the library raises several kinds on damaged files
+            raise DatasetError(f"{root}: is not a prepared data set, or is damaged: {_line(error)}") from error
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, index: int) -> Example:
+        """Reads one example.
+
+        Raises:
+            IndexError: no such example. ImageError, DatasetError: its record is damaged.
+        """
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        try:
+            record = msgpack.unpackb(self.records[index])
+            name, encoded_image, encoded_label = record["name"], record["image"], record["label"]
+        except Exception as error:  # as in `open`
+            raise DatasetError(f"record {index} is damaged: {_line(error)}") from error
+        image, label = decode_image(encoded_image, name), decode_label(encoded_label, name)
+        check_sizes(image, label, Path(name))
+        return Example(image, label, name)
+
+    def __iter__(self) -> Iterator[Example]:
+        return (self[index] for index in range(len(self)))
+
+
+def is_prepared(root: str | os.PathLike[str]) -> bool:
+    """Whether a folder says that it is a prepared data set."""
+    return (Path(root) / INFO_FILE).is_file()
+
+
+def write(dataset: Any, target: str | os.PathLike[str], examples_per_file: int = 1000) -> int:
+    """Writes a data set; whole or not at all.
+
+    Pictures keep the bytes of their files where the data set has files, else they become PNG. Label ids stay what they
+    are; those of pixels that do not count become 255, or 65535 where 255 is the id of a class.
+
+    Args:
+        dataset: of `vlseg.data.sources`.
+        target: a new folder.
+        examples_per_file: the last file may hold fewer.
+
+    Returns:
+        The number of examples.
+
+    Raises:
+        DatasetError, ImageError: an example cannot be read. StorageError: `target` exists, or cannot be written.
+    """
+    from array_record.python.array_record_module import ArrayRecordWriter
+
+    mode = "L" if len(dataset.names) <= IGNORED["L"] else "I;16"
+    starts = range(0, len(dataset), examples_per_file)
+    names = [f"{number:05d}-of-{len(starts):05d}.array_record" for number in range(len(starts))]
+    with files.atomic_directory(target) as folder:
+        for start, name in zip(starts, names, strict=True):
+            # One record in a group: any of them can be read alone.
+            writer = ArrayRecordWriter(str(folder / name), "group_size:1")
+            for index in range(start, min(start + examples_per_file, len(dataset))):
+                writer.write(_record(dataset, index, mode))
+            writer.close()
+        info = {
+            "format": FORMAT,
+            "names": list(dataset.names),
+            "ignore_label": IGNORED[mode],
+            "examples": len(dataset),
+            "files": names,
+        }
+        files.atomic_write_json(folder / INFO_FILE, info)
+    return len(dataset)
+
+
+def _record(dataset: Any, index: int, mode: str) -> bytes:
+    example = dataset[index]
+    label = np.where(example.label == dataset.ignore_label, IGNORED[mode], example.label)
+    picture = Image.fromarray(label.astype(np.uint8 if mode == "L" else np.uint16))
+    encoded = dataset.picture_file(index).read_bytes() if hasattr(dataset, "picture_file") else _png(example.image)
+    return msgpack.packb({"name": example.name, "image": encoded, "label": _png(picture)})
+
+
+def _png(picture: Any) -> bytes:
+    stream = io.BytesIO()
+    (picture if isinstance(picture, Image.Image) else Image.fromarray(picture)).save(stream, "PNG")
+    return stream.getvalue()
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())
