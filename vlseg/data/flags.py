@@ -13,14 +13,14 @@ OPTIONS = {"folder": ("ignore_label", "label_offset", "ignore_zero"), "catalog":
 flags.disclaim_key_flags()
 
 
-def define() -> None:
-    """Defines --data and the flags in `OPTIONS`."""
+def define(required: bool = True) -> None:
+    """Defines --data, which may be left out if it is not `required`, and the flags in `OPTIONS`."""
     flags.DEFINE_string(
         "data",
         None,
         "A folder with images/, labels/ and names.txt; NAME:ROOT of the catalog (python -m vlseg.data.list); or "
         "tiny_world.",
-        required=True,
+        required=required,
     )
     flags.DEFINE_string("split", None, "Of a data set of the catalog or the tiny world; default: val, and test.")
     flags.DEFINE_integer("ignore_label", 255, "Value of pixels that do not count.")

@@ -9,6 +9,7 @@ root/00000-of-00012.array_record   a record for each example: picture as it was 
 import io
 import json
 import os
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from typing import Any
 import msgpack
 import numpy as np
 from PIL import Image
+from tqdm import tqdm
 
 from vlseg import files
 from vlseg.data.folder import Example, check_sizes
@@ -121,12 +123,14 @@ def write(dataset: Any, target: str | os.PathLike[str], examples_per_file: int =
     mode = "L" if len(dataset.names) <= IGNORED["L"] else "I;16"
     starts = range(0, len(dataset), examples_per_file)
     names = [f"{number:05d}-of-{len(starts):05d}.array_record" for number in range(len(starts))]
-    with files.atomic_directory(target) as folder:
+    bar = tqdm(total=len(dataset), desc="write", unit="example", disable=not sys.stderr.isatty())
+    with bar, files.atomic_directory(target) as folder:
         for start, name in zip(starts, names, strict=True):
             # One record in a group: any of them can be read alone.
             writer = ArrayRecordWriter(str(folder / name), "group_size:1")
             for index in range(start, min(start + examples_per_file, len(dataset))):
                 writer.write(_record(dataset, index, mode))
+                bar.update()
             writer.close()
         info = {
             "format": FORMAT,
