@@ -2,13 +2,16 @@
 
 python -m benchmarks.tiny_world --out=runs/tiny_world
 
-For each seed: the unadapted model, image-free adaptation, and supervised fine-tuning with the same settings, all scored
-on held-out scenes, with and without kNN averaging. Writes results.json and prints means with the spread over seeds
-(the standard deviation).
+For each seed: the unadapted model, image-free adaptation, self-training of the latter on scenes without labels, and
+supervised fine-tuning with the same settings, all scored on held-out scenes, with and without kNN averaging. Writes
+results.json and prints means with the spread over seeds (the standard deviation).
 """
 
 import statistics
+from collections.abc import Iterator
+from typing import Any
 
+import numpy as np
 from absl import flags
 
 from configs import tiny
@@ -16,19 +19,45 @@ from ifseg_jax import adaptation
 from ifseg_jax.adaptation import Adaptation
 from ifseg_jax.evaluate import evaluate
 from ifseg_jax.model import IFSeg, load
+from ifseg_jax.pseudo_label import PseudoLabelled
 from ifseg_jax.train import supervised_batches
 from vlseg import cli, files
+from vlseg.data.folder import Example
 from vlseg.data.tiny_world import NAMES, TinyWorldDataset
 
-MODES = ("image_free", "supervised")
 Scores = dict[str, float]
 
 
-def supervised(model: IFSeg, settings: Adaptation) -> IFSeg:
-    """The model after supervised fine-tuning on training scenes."""
+class WithoutLabels:
+    """Training scenes of which no pixel is labelled."""
+
+    names: tuple[str, ...] = ()
+    ignore_label = 255
+
+    def __init__(self, scenes: TinyWorldDataset) -> None:
+        self._scenes = scenes
+
+    def __len__(self) -> int:
+        return len(self._scenes)
+
+    def __getitem__(self, index: int) -> Example:
+        example = self._scenes[index]
+        return example._replace(label=np.full_like(example.label, self.ignore_label))
+
+    def __iter__(self) -> Iterator[Example]:
+        return (self[index] for index in range(len(self)))
+
+
+def self_trained(model: IFSeg, settings: Adaptation) -> IFSeg:
+    """The adapted model after fine-tuning on what it sees itself in training scenes without labels."""
+    scenes = WithoutLabels(TinyWorldDataset("train", count=20_000, seed=settings.seed))
+    return supervised(model, settings, PseudoLabelled(model, scenes, NAMES))
+
+
+def supervised(model: IFSeg, settings: Adaptation, dataset: Any) -> IFSeg:
+    """The model after supervised fine-tuning on a data set."""
     words = model.word_embeddings(NAMES)
     trained, kept = adaptation.split(model.variables, model.config)
-    dataset = TinyWorldDataset("train", count=20_000, seed=settings.seed)
     batches = supervised_batches(dataset, settings, settings.side(model.config))
     step = adaptation.supervised_step(model.config, settings, words, kept, batches)
     state = adaptation.initial_state(trained, settings.optimizer())
@@ -59,8 +88,13 @@ def compare(base: IFSeg, scenes: int, seeds: int) -> dict[str, list[Scores]]:
     print("unadapted", results["unadapted"][0], flush=True)
     for seed in range(seeds):
         settings = Adaptation(**{**tiny.get_config().adaptation, "seed": seed})
-        for mode in MODES:
-            model = adaptation.adapt(base, NAMES, settings) if mode == "image_free" else supervised(base, settings)
+        adapted = adaptation.adapt(base, NAMES, settings)
+        labelled = TinyWorldDataset("train", count=20_000, seed=settings.seed)
+        for mode, model in (
+            ("image_free", adapted),
+            ("self_training", self_trained(adapted, settings)),
+            ("supervised", supervised(base, settings, labelled)),
+        ):
             results.setdefault(mode, []).append(score(model, dataset))
             print(f"seed {seed}", mode, results[mode][-1], flush=True)
     return results

@@ -8,7 +8,7 @@ that the data set lacks, as when some categories were seen in training and other
 labels (`vlseg.data.prepared`) and is taken wherever data is: train IFSeg on it with --config.mode=supervised, or LSeg.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -42,6 +42,9 @@ class Unlabelled:
         image = image_files.read_image(self.paths[index])
         return Example(image, np.full(image.shape[:2], IGNORED, np.int32), self.paths[index].stem)
 
+    def __iter__(self) -> Iterator[Example]:
+        return (self[index] for index in range(len(self)))
+
     def picture_file(self, index: int) -> Path:
         """The file of a picture."""
         return self.paths[index]
@@ -57,9 +60,7 @@ class PseudoLabelled:
 
     ignore_label = IGNORED
 
-    def __init__(
-        self, model: IFSeg, dataset: Dataset | Unlabelled, names: Sequence[str], min_probability: float = 0.0
-    ) -> None:
+    def __init__(self, model: IFSeg, dataset: Dataset, names: Sequence[str], min_probability: float = 0.0) -> None:
         """Labels nothing yet.
 
         Args:
@@ -107,7 +108,7 @@ def main(_: list[str]) -> None:
     if bool(options.images) == bool(options.data):
         raise ConfigError("give pictures as --images, or a labelled data set as --data: one of the two")
     files.check_absent(options.out)
-    dataset: Dataset | Unlabelled
+    dataset: Dataset
     if options.images:
         paths = image_files.list_images(options.images)
         for path in paths:

@@ -177,7 +177,7 @@ def prefetched(make: Callable[[int], T], threads: int, workers: int = 0) -> Call
         return make
     import grain
 
-    options = grain.ReadOptions(num_threads=max(threads, 1), prefetch_buffer_size=2 * max(threads, 1))
+    options = grain.ReadOptions(num_threads=max(threads, 1), prefetch_buffer_size=max(threads, 1))
     expected: int | None = None
     values: Any = None
 
