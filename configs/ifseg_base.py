@@ -8,18 +8,19 @@ def data_section(split: str, count: int) -> ml_collections.ConfigDict:
     return ml_collections.ConfigDict(
         {
             "source": "",
-            "weights": "",  # training: how often each of several sources comes, such as "2,1"; default: by their sizes
-            "on_error": "stop",  # training: or "skip" examples that cannot be read
             "folder": {"ignore_label": 255, "label_offset": 0, "ignore_zero": False},
-            "catalog": {"split": "train" if split == "train" else "val"},
+            "catalog": {"split": "train" if split == "train" else "evaluation"},
             "tiny_world": {"split": split, "count": count},
         }
     )
 
 
 def loading_section() -> ml_collections.ConfigDict:
-    """How batches are made ahead: threads in each process, and processes (0 for this one alone)."""
-    return ml_collections.ConfigDict({"threads": 4, "workers": 0})
+    """How batches are made ahead: threads in each process, and processes (0 for this one alone).
+
+    `on_error`: "stop" at an example that cannot be read, or "skip" it.
+    """
+    return ml_collections.ConfigDict({"threads": 4, "workers": 0, "on_error": "stop"})
 
 
 def get_config() -> ml_collections.ConfigDict:

@@ -39,6 +39,7 @@ def get_config() -> ml_collections.ConfigDict:
     )
     config.benchmark = ml_collections.ConfigDict({"name": "", "root": "", "fold": 0})  # few-shot, instead of `data`
     config.data = data_section(split="train", count=20000)
+    config.data.weights = ""  # how often each of several sources comes, such as "2,1"; default: by their sizes
     config.evaluation = data_section(split="test", count=500)  # at the end of a run; none if there is no source
     config.loading = loading_section()
     config.log_every = 50

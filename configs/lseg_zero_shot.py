@@ -17,7 +17,8 @@ Hardware: one accelerator with 40 GB. Time: not run. Expected mIoU, published (L
     FSS-1000                                ResNet-101 84.7
                                             ViT-L/16   87.8
 
-On the first two the authors report the best of the first four epochs; here it is the last of them.
+On the first two the authors report the best of the first four epochs; here it is the last of them. The authors also put
+a second picture of the same class beside each of a batch; here a batch has the pictures that it says.
 """
 
 import ml_collections

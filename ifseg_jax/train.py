@@ -92,9 +92,9 @@ def train(config: ml_collections.ConfigDict, workdir: str | Path) -> Path:
         step = adaptation.image_free_step(model.config, settings, words, kept)
     else:
         dataset = open_training_data(config, categories)
-        batches = prefetched(
-            supervised_batches(dataset, settings, side, on_error=config.data.on_error), **config.loading
-        )
+        loading = config.loading
+        batches = supervised_batches(dataset, settings, side, on_error=loading.on_error)
+        batches = prefetched(batches, loading.threads, loading.workers)
         step = adaptation.supervised_step(model.config, settings, words, kept, batches)
     evaluation = open_evaluation_data(config, categories)
     path = checkpoints.open_workdir(workdir, config.to_dict(), free=FREE)

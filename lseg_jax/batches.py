@@ -53,7 +53,9 @@ def episode_batches(dataset: FewShotDataset, settings: Training, **reading: Any)
         # The authors train the boundaries of objects, which evaluation ignores, as "others".
         return image, np.where(mask == fewshot.IGNORED, 0, mask), places[episode.class_id]
 
-    return _batches(Stream([dataset], settings.batch_size, settings.seed, **reading), prepare)
+    parts = dataset.by_class() if dataset.balanced else [dataset]
+    weights = [1.0] * len(parts) if dataset.balanced else None
+    return _batches(Stream(parts, settings.batch_size, settings.seed, weights=weights, **reading), prepare)
 
 
 def squeezed(image: np.ndarray, mask: np.ndarray, side: int) -> tuple[np.ndarray, np.ndarray]:

@@ -10,6 +10,7 @@ import contextlib
 import itertools
 import sys
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -64,22 +65,26 @@ def _batches(dataset: FewShotDataset, size: int) -> Iterator[Sequence[Episode]]:
         yield batch
 
 
+def report(model: LSeg, dataset: FewShotDataset, out: Path | None, *, batch_size: int = 1) -> None:
+    """Scores the model, prints the result, and writes it to fewshot.json in a folder, if there is one."""
+    metrics = evaluate(model, dataset, batch_size=batch_size)
+    names = [dataset.names[class_id] for class_id in dataset.class_ids]
+    width = max(map(len, names))
+    for name, iou in zip(names, metrics.iou, strict=True):
+        print(f"{name:<{width}}  {100 * iou:6.2f}")
+    print(f"{len(dataset)} episodes of {len(names)} classes: {metrics.summary()}")
+    if out:
+        files.atomic_write_json(out / "fewshot.json", {"episodes": len(dataset), **metrics.to_dict(names)})
+        print(f"wrote {out / 'fewshot.json'}")
+
+
 def main(_: list[str]) -> None:
     """The command."""
     options = flags.FLAGS
     dataset = data.open_benchmark(options.benchmark, options.root, options.fold)
     model = model_flags.load_model(options)
     with files.output_directory(options.out) if options.out else contextlib.nullcontext() as out:
-        metrics = evaluate(model, dataset, batch_size=options.batch_size)
-        names = [dataset.names[class_id] for class_id in dataset.class_ids]
-        width = max(map(len, names))
-        for name, iou in zip(names, metrics.iou, strict=True):
-            print(f"{name:<{width}}  {100 * iou:6.2f}")
-        print(f"{len(dataset)} episodes: {metrics.summary()}")
-        if out:
-            about = {"benchmark": options.benchmark, "fold": options.fold, "episodes": len(dataset)}
-            files.atomic_write_json(out / "fewshot.json", {**about, **metrics.to_dict(names)})
-            print(f"wrote {out / 'fewshot.json'}")
+        report(model, dataset, out, batch_size=options.batch_size)
 
 
 if __name__ == "__main__":

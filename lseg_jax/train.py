@@ -91,21 +91,28 @@ def open_source(config: ml_collections.ConfigDict, settings: Training) -> Source
     if config.benchmark.name:
         if config.data.source:
             raise ConfigError("config.benchmark and config.data.source both name training data: leave one out")
+        _refuse_weights(config.data, "a benchmark")
         episodes = open_benchmark(config.benchmark.name, config.benchmark.root, config.benchmark.fold, "train")
         asked: list[tuple[str, ...]] = [(OTHERS, episodes.names[class_id]) for class_id in episodes.class_ids]
-        batches = episode_batches(episodes, settings, on_error=config.data.on_error)
-        return Source(asked, batches, len(episodes), ())
+        batches = episode_batches(episodes, settings, on_error=config.loading.on_error)
+        return Source(asked, batches, episodes.epoch, ())
     datasets = open_datasets(config.data)
     examples = sum(len(dataset) for dataset in datasets)
     labels = datasets[0].names if len(datasets) == 1 else ()
     if config.label_sets == "names":
         names = [dataset.names for dataset in datasets]
-        batches = named_batches(datasets, settings, weights=read_weights(config.data), on_error=config.data.on_error)
+        batches = named_batches(datasets, settings, weights=read_weights(config.data), on_error=config.loading.on_error)
         return Source(names, batches, examples, labels)
     if len(datasets) > 1:
         raise ConfigError('config.label_sets "others" takes one data set, not several')
-    batches = pair_batches(datasets[0], settings, on_error=config.data.on_error)
+    _refuse_weights(config.data, 'config.label_sets "others"')
+    batches = pair_batches(datasets[0], settings, on_error=config.loading.on_error)
     return Source([(OTHERS, name) for name in labels], batches, examples, labels)
+
+
+def _refuse_weights(section: ml_collections.ConfigDict, what: str) -> None:
+    if section.weights:
+        raise ConfigError(f"config.data.weights are for several data sets; {what} has no use for them: leave them out")
 
 
 def read_weights(section: ml_collections.ConfigDict) -> list[float] | None:
@@ -132,12 +139,14 @@ def train(config: ml_collections.ConfigDict, workdir: str | Path) -> Path:
     settings, scheme = read_settings(config)
     source = open_source(config, settings)
     evaluation = open_evaluation(config.evaluation)
+    benchmark = config.benchmark
+    tested = open_benchmark(benchmark.name, benchmark.root, benchmark.fold) if benchmark.name else None
     model = dataclasses.replace(initial_model(config, settings), inference=scheme)
     texts = [model.encode_text(labels) for labels in source.label_sets]
     optimizer = settings.make_optimizer(source.examples)
     state, frozen = training.split(model.variables)
     model = dataclasses.replace(model, variables={})  # the state takes over its arrays
-    batches = prefetched(source.batches, **config.loading)
+    batches = prefetched(source.batches, config.loading.threads, config.loading.workers)
     step = training.make_step(model.config, settings, training.label_sets(texts), optimizer, batches)
     path = checkpoints.open_workdir(workdir, config.to_dict(), free=FREE)
     state = jax.tree.map(jnp.asarray, state)
@@ -151,9 +160,8 @@ def train(config: ml_collections.ConfigDict, workdir: str | Path) -> Path:
     print(f"wrote {path / 'model'}", flush=True)
     if evaluation:
         report(result, evaluation, path)
-    if config.benchmark.name:
-        dataset = open_benchmark(config.benchmark.name, config.benchmark.root, config.benchmark.fold)
-        print(fewshot.evaluate(result, dataset).summary())
+    if tested:
+        fewshot.report(result, tested, path)
     return path / "model"
 
 

@@ -79,7 +79,7 @@ class Training:
     clip_norm: bound of the gradients' global norm, 0 for none.
     base_size, crop_size, scale_range: of the random views, see `vlseg.data.transforms.scale_and_crop`.
     margin: what the similarity of a pixel's label is lowered by in the loss, so that pixels come nearer to their own
-        label than the softmax alone asks for and other words for it win as well.
+        label than the softmax alone asks for and other words for it win as well. Of logits after a block likewise.
     row_block: rows of pixels that the loss handles at a time.
     seed: of everything random.
     """

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import grain  # noqa: F401  defines flags, which `call` must not take for the command's own
 import pytest
 from absl import app, flags
 

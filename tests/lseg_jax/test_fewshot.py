@@ -126,9 +126,10 @@ def test_commands(root, tmp_path, capsys):
     again = ["--benchmark=pascal5i", f"--root={root}", f"--checkpoint={model}", f"--out={tmp_path / 'scores'}"]
     assert commands.call("fewshot", *again, "--fold=0", "--batch_size=100") == 0
     summary = capsys.readouterr().out.splitlines()[-2]
-    assert summary.startswith("1000 episodes: mIoU ") and summary.removeprefix("1000 episodes: ") in output
+    assert summary.startswith("1000 episodes of 5 classes: mIoU ") and summary in output
     report = json.loads((tmp_path / "scores/fewshot.json").read_text())
-    assert report["benchmark"] == "pascal5i" and report["episodes"] == 1000 and len(report["IoU"]) == 5
+    assert report["episodes"] == 1000 and len(report["IoU"]) == 5
+    assert json.loads((tmp_path / "run/fewshot.json").read_text()) == report
     assert commands.refusal(capsys, "fewshot", *again, "--fold=0", f"--checkpoint={root}").startswith("error: ")
     both = commands.refusal(capsys, "train", *arguments, "--config.data.source=tiny_world")
     assert "leave one out" in both

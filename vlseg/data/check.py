@@ -11,7 +11,6 @@ import contextlib
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,8 +20,10 @@ from tqdm import tqdm
 
 from vlseg import cli, files, visualize
 from vlseg.data import catalog
-from vlseg.data.folder import Example, FolderDataset
-from vlseg.data.sources import Dataset
+from vlseg.data import flags as data_flags
+from vlseg.data.folder import Example
+from vlseg.data.sources import Dataset, open_dataset
+from vlseg.data.stream import prefetched
 from vlseg.errors import DatasetError, ImageError
 
 SHEET = 8
@@ -30,6 +31,7 @@ SHEET = 8
 
 SHEET_SIDE = 256
 FOLDER = "folder"
+THREADS = 8
 
 
 @dataclass(frozen=True)
@@ -74,11 +76,18 @@ def check(dataset: Dataset) -> Findings:
     pixels, images = np.zeros(count, np.int64), np.zeros(count, np.int64)
     problems: list[str] = []
     ignored = 0
-    for index in tqdm(range(len(dataset)), desc="check", unit="pair", disable=not sys.stderr.isatty()):
+
+    def read(index: int) -> NDArray[np.int32] | str:
         try:
-            label = dataset[index].label
+            return dataset[index].label
         except (DatasetError, ImageError) as error:
-            problems.append(str(error))
+            return str(error)
+
+    labels = prefetched(read, THREADS)
+    for index in tqdm(range(len(dataset)), desc="check", unit="pair", disable=not sys.stderr.isatty()):
+        label = labels(index)
+        if isinstance(label, str):
+            problems.append(label)
             continue
         found = np.bincount(label[label != dataset.ignore_label], minlength=count)
         pixels += found
@@ -112,14 +121,15 @@ def usable(dataset: Dataset) -> Iterable[Example]:
                 shown += 1
 
 
-def opened(name: str, root: str, split: str | None) -> tuple[Dataset, str, NDArray[np.uint8]]:
-    """A data set, how many examples it has officially in words, and the colours of its classes."""
-    if name == FOLDER:
-        folder = FolderDataset.open(root)
+def opened(options: Any) -> tuple[Dataset, str, NDArray[np.uint8]]:
+    """The data set that the flags name, how many examples it has officially, in words, and its classes' colours."""
+    reading = data_flags.given(options, *data_flags.READING)
+    if options.dataset == FOLDER:
+        folder = open_dataset(options.root, **reading, **data_flags.given(options, "split"))
         return folder, "", visualize.palette(len(folder.names))
-    entry = catalog.entry(name)
-    split = split or next(iter(entry.splits))
-    dataset = entry.open(Path(root), split)
+    entry = catalog.entry(options.dataset)
+    split = options.split or next(iter(entry.splits))
+    dataset = open_dataset(f"{options.dataset}:{options.root}", split=split, **reading)
     colours = visualize.palette(len(dataset.names)) if entry.colours is None else entry.colours
     return dataset, f"; {split} has {entry.splits[split].examples:,} officially", colours
 
@@ -127,7 +137,7 @@ def opened(name: str, root: str, split: str | None) -> tuple[Dataset, str, NDArr
 def main(_: list[str]) -> None:
     """The command."""
     options = flags.FLAGS
-    dataset, official, colours = opened(options.dataset, options.root, options.split)
+    dataset, official, colours = opened(options)
     findings = check(dataset)
     print(findings.table(dataset.names))
     for problem in findings.problems:
@@ -154,5 +164,6 @@ if __name__ == "__main__":
     )
     flags.DEFINE_string("root", None, "The folder into which its archives were unpacked.", required=True)
     flags.DEFINE_string("split", None, "Default: the first one, for training.")
+    data_flags.define_reading()
     flags.DEFINE_string("out", None, "Where check.json and contact_sheet.png go.")
     cli.run(main)

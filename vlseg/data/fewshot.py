@@ -4,6 +4,9 @@ The split files are those of HSNet (juhongm999/hsnet): its data/splits is expect
 COCO-20i; FSS-1000's splits are in the catalog. Label files are those of HSNet too, in which ids count from 1.
 """
 
+import dataclasses
+import io
+import logging
 import os
 import pickle
 import re
@@ -55,12 +58,23 @@ class FewShotDataset:
         class_ids: those that this part asks for, over which means are taken.
         queries: in order.
         read_mask: (label file, class) -> mask as in `Episode`.
+        epoch: episodes of a training epoch.
+        balanced: whether training draws a class first and then one of its episodes.
     """
 
     names: tuple[str, ...]
     class_ids: tuple[int, ...]
     queries: tuple[Query, ...]
     read_mask: Callable[[Path, int], NDArray[np.int32]]
+    epoch: int
+    balanced: bool = False
+
+    def by_class(self) -> list["FewShotDataset"]:
+        """The episodes of each class, for those that have any."""
+        queries: dict[int, list[Query]] = {class_id: [] for class_id in self.class_ids}
+        for query in self.queries:
+            queries[query.class_id].append(query)
+        return [dataclasses.replace(self, queries=tuple(own)) for own in queries.values() if own]
 
     def __len__(self) -> int:
         return len(self.queries)
@@ -118,7 +132,7 @@ def _pascal(root: Path, fold: int, split: str) -> FewShotDataset:
         Query(voc / "JPEGImages" / f"{stem}.jpg", voc / "SegmentationClassAug" / f"{stem}.png", class_id)
         for stem, class_id in listed
     ]
-    return FewShotDataset(names, _asked(names, tested, split), tuple(queries), _pascal_mask)
+    return FewShotDataset(names, _asked(names, tested, split), tuple(queries), _pascal_mask, len(queries))
 
 
 def _pascal_list(path: Path) -> list[tuple[str, int]]:
@@ -154,7 +168,9 @@ def _coco(root: Path, fold: int, split: str) -> FewShotDataset:
         Query(coco / picture, coco / "annotations" / Path(picture).with_suffix(".png"), class_id)
         for picture, class_id in listed
     ]
-    return FewShotDataset(names, asked, tuple(queries), _coco_mask)
+    # The authors' epoch has a step for every picture, though each step draws a class first.
+    pictures_once = len({query.image for query in queries})
+    return FewShotDataset(names, asked, tuple(queries), _coco_mask, pictures_once, balanced=True)
 
 
 def _drawn(pictures: dict[int, list[str]], asked: Sequence[int]) -> list[tuple[str, int]]:
@@ -176,8 +192,6 @@ class _PlainUnpickler(pickle.Unpickler):
 
 def _coco_lists(path: Path, asked: Sequence[int]) -> dict[int, list[str]]:
     """Class -> its pictures, below COCO2014/."""
-    import io
-
     try:
         content = _PlainUnpickler(io.BytesIO(_read(path))).load()
     except DatasetError:
@@ -202,8 +216,17 @@ def _fss(root: Path, fold: int, split: str) -> FewShotDataset:
     numbers = {name: index for index, name in enumerate(fss1000.NAMES)}
     pairs = fss1000.pairs(root, split)
     queries = [Query(pair.image, pair.label, numbers[pair.image.parent.name]) for pair in pairs]
+    present, whole = tuple(dict.fromkeys(query.class_id for query in queries)), fss1000.SPLITS[split]
+    if len(present) < len(whole):
+        logging.getLogger(__name__).warning(
+            "%s: only %d of the %d classes of the %s split are there; scores are of these",
+            root,
+            len(present),
+            len(whole),
+            split,
+        )
     names = labels.load("fss_1000")
-    return FewShotDataset(names, tuple(fss1000.SPLITS[split]), tuple(queries), lambda path, _: fss1000.read_mask(path))
+    return FewShotDataset(names, present, tuple(queries), lambda path, _: fss1000.read_mask(path), len(queries))
 
 
 def _asked(names: Sequence[str], tested: Sequence[int], split: str) -> tuple[int, ...]:
@@ -215,7 +238,7 @@ def _read(path: Path) -> bytes:
         return path.read_bytes()
     except FileNotFoundError:
         raise DatasetError(
-            f"{path}: no such file; copy the folder data/splits of https://github.com/juhongm999/hsnet to it"
+            f"{path}: no such file; copy the folder data/splits of https://github.com/juhongm999/hsnet as splits/"
         ) from None
     except OSError as error:
         raise DatasetError(f"{path}: cannot be read: {error}") from error

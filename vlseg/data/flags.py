@@ -4,17 +4,17 @@ from typing import Any
 
 from absl import flags
 
-from vlseg.data.sources import Dataset, kind, open_dataset
+from vlseg.data.sources import Dataset, open_dataset
 
-OPTIONS = {"folder": ("ignore_label", "label_offset", "ignore_zero"), "catalog": ("split",), "tiny_world": ("split",)}
-"""Flags that say how a data set is read, by its kind."""
+READING = ("ignore_label", "label_offset", "ignore_zero")
+"""Flags that say how the label files of a folder are read."""
 
 # They belong to the command that calls `define`, so its --help shows them.
 flags.disclaim_key_flags()
 
 
 def define(required: bool = True) -> None:
-    """Defines --data, which may be left out if it is not `required`, and the flags in `OPTIONS`."""
+    """Defines --data, which may be left out if it is not `required`, and what `define_reading` does."""
     flags.DEFINE_string(
         "data",
         None,
@@ -22,10 +22,22 @@ def define(required: bool = True) -> None:
         "tiny_world.",
         required=required,
     )
-    flags.DEFINE_string("split", None, "Of a data set of the catalog or the tiny world; default: val, and test.")
+    flags.DEFINE_string(
+        "split", None, "Of the catalog or the tiny world; default: the one that scores are published of."
+    )
+    define_reading()
+
+
+def define_reading() -> None:
+    """Defines the flags that say how the label files of a folder are read."""
     flags.DEFINE_integer("ignore_label", 255, "Value of pixels that do not count.")
     flags.DEFINE_integer("label_offset", 0, "Id of the first category, if the files do not count from 0.")
     flags.DEFINE_bool("ignore_zero", False, "0 is ignored and categories count from 1, as in ADE20K's files.")
+
+
+def given(options: Any, *names: str) -> dict[str, Any]:
+    """Those of some flags that the command line has."""
+    return {name: options[name].value for name in names if options[name].present}
 
 
 def open_data(options: Any) -> Dataset:
@@ -35,7 +47,4 @@ def open_data(options: Any) -> Dataset:
         ConfigError: a flag that this kind of data set does not have.
         DatasetError: the folder is not a data set, or not all of it.
     """
-    given = {name: options[name].value for names in OPTIONS.values() for name in names if options[name].present}
-    if kind(options.data) == "catalog":
-        given.setdefault("split", "val")
-    return open_dataset(options.data, **given)
+    return open_dataset(options.data, **given(options, "split", *READING))

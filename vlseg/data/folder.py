@@ -175,7 +175,7 @@ def _by_stem(folder: Path) -> dict[str, Path]:
     if not folder.is_dir():
         raise DatasetError(f"{folder}: no such folder")
     found: dict[str, Path] = {}
-    for path in sorted(_files(folder)):
+    for path in sorted(walk(folder)):
         inside = path.relative_to(folder)
         if not is_picture(path) or any(part.startswith(".") for part in inside.parts):
             continue
@@ -186,7 +186,7 @@ def _by_stem(folder: Path) -> dict[str, Path]:
     return found
 
 
-def _files(folder: Path) -> Iterator[Path]:
+def walk(folder: Path) -> Iterator[Path]:
     """All files below; links to folders are followed, each folder is entered once."""
     entered = set()
     for root, folders, names in os.walk(folder, followlinks=True):

@@ -6,6 +6,7 @@ Pictures are uint8 [H, W, 3] RGB, upright; label maps are int32 [H, W].
 import glob
 import io
 import os
+import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -196,14 +197,23 @@ def _opened(file: str | os.PathLike[str] | io.BytesIO, name: str | None = None) 
         file: a path, or the content of a file. name: what errors call it; by default the path.
     """
     name = str(file) if name is None else name
-    with warnings.catch_warnings():
-        # Pillow warns of large pictures and of odd EXIF; here the one is an error or fine, the other harmless.
+    if not isinstance(file, io.BytesIO):
+        _check_file(file)
+    with _open_header(file, name) as image:
+        _check_size(image.size, name)
+        yield image
+
+
+_WARNINGS = threading.Lock()
+
+
+@contextmanager
+def _without_warnings() -> Iterator[None]:
+    """Pillow warns of large pictures and of odd EXIF; here the one is an error or fine, the other harmless."""
+    # Threads that change the filters at the same time would leave them changed.
+    with _WARNINGS, warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="PIL")
-        if not isinstance(file, io.BytesIO):
-            _check_file(file)
-        with _open_header(file, name) as image:
-            _check_size(image.size, name)
-            yield image
+        yield
 
 
 def _check_file(path: str | os.PathLike[str]) -> None:
@@ -218,7 +228,8 @@ def _check_file(path: str | os.PathLike[str]) -> None:
 
 def _open_header(file: str | os.PathLike[str] | io.BytesIO, name: str) -> Image.Image:
     try:
-        return Image.open(file, formats=_FORMATS)
+        with _without_warnings():
+            return Image.open(file, formats=_FORMATS)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise ImageError(_too_large(name)) from None
     except PermissionError:
@@ -295,7 +306,8 @@ def _orientation(image: Image.Image) -> int:
     if image.format == "TIFF":
         return 1  # Pillow turns TIFF files itself.
     try:
-        value = image.getexif().get(_ORIENTATION_TAG, 1)
+        with _without_warnings():
+            value = image.getexif().get(_ORIENTATION_TAG, 1)
     except Exception:  # EXIF is often damaged, and a picture is worth reading without it
         return 1
     return value if value in range(1, 9) else 1

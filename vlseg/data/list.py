@@ -2,6 +2,7 @@
 
 from vlseg import cli
 from vlseg.data.catalog import ENTRIES, Entry
+from vlseg.data.fewshot import BENCHMARKS
 
 
 def described(name: str, entry: Entry) -> str:
@@ -20,6 +21,7 @@ def described(name: str, entry: Entry) -> str:
 def main(_: list[str]) -> None:
     """The command."""
     print("\n".join(described(name, entry) for name, entry in ENTRIES.items()))
+    print(f"few-shot benchmarks (python -m lseg_jax.fewshot --help): {', '.join(BENCHMARKS)}")
 
 
 if __name__ == "__main__":

@@ -1,10 +1,14 @@
 """Data sets by the word that a flag or a configuration gives."""
 
-import functools
-from collections.abc import Callable, Iterator, Mapping
+import dataclasses
+import difflib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any, Protocol
 
+from vlseg import files
 from vlseg.data import catalog
+from vlseg.data.catalog.entry import EVALUATION
 from vlseg.data.folder import Example, FolderDataset
 from vlseg.data.prepared import PreparedDataset, is_prepared
 from vlseg.data.tiny_world.dataset import TinyWorldDataset
@@ -35,25 +39,60 @@ def open_dataset(source: str, **options: Any) -> Dataset:
     """Opens a data set.
 
     Args:
-        source: "tiny_world"; NAME:ROOT with a name of `vlseg.data.catalog` and the folder it was unpacked into; the
-            path of a prepared data set (`vlseg.data.prepare`); or of a folder with images, labels and names.
+        source: "tiny_world"; NAME:ROOT or NAME:ROOT:SPLIT with a name of `vlseg.data.catalog` and the folder it was
+            unpacked into; the path of a prepared data set (`vlseg.data.prepare`); or of a folder with images, labels
+            and names.
         options: fields of `TinyWorldDataset`; "split" of the catalog's; or arguments of `FolderDataset.open`.
 
     Raises:
-        ConfigError: an option that the data set does not have, or lacks.
+        ConfigError: an option that the data set does not have, or lacks; or no such name.
         DatasetError: the folder is not a data set, or not all of it.
     """
+    found = kind(source)
+    allowed = OPTIONS[found]
+    strange = sorted(set(options) - set(allowed))
+    if strange:
+        raise ConfigError(
+            f"data set {source}: has no option {', '.join(strange)}; it has {', '.join(allowed) or 'none'}"
+        )
+    if found == TINY_WORLD:
+        return TinyWorldDataset(**options)
+    if found == "catalog":
+        return _named(source, **options)
+    _check_local(source)
+    return PreparedDataset.open(source) if found == "prepared" else FolderDataset.open(source, **options)
+
+
+OPTIONS = {
+    TINY_WORLD: tuple(field.name for field in dataclasses.fields(TinyWorldDataset)),
+    "catalog": ("split",),
+    "prepared": (),
+    "folder": ("images", "labels", "names", "ignore_label", "label_offset", "ignore_zero"),
+}
+"""What each kind of data set can be told."""
+
+
+def _named(source: str, split: str = EVALUATION) -> Dataset:
+    """A data set of the catalog from NAME:ROOT or NAME:ROOT:SPLIT."""
     name, _, root = source.partition(":")
-    openers: dict[str, Callable[..., Dataset]] = {
-        TINY_WORLD: TinyWorldDataset,
-        "catalog": functools.partial(catalog.open_named, name, root),
-        "prepared": functools.partial(PreparedDataset.open, source),
-        "folder": functools.partial(FolderDataset.open, source),
-    }
-    try:
-        return openers[kind(source)](**options)
-    except TypeError as error:
-        raise ConfigError(f"data set {source}: {error}") from error
+    entry = catalog.entry(name)
+    before, _, last = root.rpartition(":")
+    if before and last in entry.splits:
+        root, split = before, last
+    if not root:
+        raise ConfigError(f"{name} needs the folder that it was unpacked into: write {name}:FOLDER")
+    _check_local(root)
+    return entry.open(Path(root).expanduser(), split)
+
+
+def _check_local(root: str) -> None:
+    if files.is_remote(root):
+        raise ConfigError(f"{root} is no local folder: mount the bucket, or copy the data set to a local disk")
+    name = root.partition(":")[0]
+    if ":" in root and not Path(root).exists():
+        near = difflib.get_close_matches(name.lower(), catalog.ENTRIES, n=3)
+        hint = f"did you mean {' or '.join(near)}?" if near else "python -m vlseg.data.list shows them"
+        raise ConfigError(f"{root}: there is no such folder, and no data set is called {name!r}; {hint}")
 
 
 def kind(source: str) -> str:

@@ -3,6 +3,7 @@
 So a run can start anywhere, any process can make any part of a batch, and nothing has to be saved to go on.
 """
 
+import functools
 import logging
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeVar
@@ -16,6 +17,9 @@ T = TypeVar("T")
 ON_ERROR = ("stop", "skip")
 PATTERN = 1000
 """Examples after which a weighted mixture of data sets repeats which data set comes when."""
+
+ORDER, VIEW, MIXTURE = 1, 2, 3
+"""What randomness is for: so that no two uses of a seed draw the same numbers."""
 
 
 class Shard(NamedTuple):
@@ -95,7 +99,7 @@ class Stream:
             ImageError, DatasetError: an example cannot be read; with "skip", none of a data set can.
         """
         return [
-            Draw(self._read(source, index), source, np.random.default_rng((self._seed, step, position)))
+            Draw(self._read(source, index), source, np.random.default_rng((VIEW, self._seed, step, position)))
             for position, (source, index) in zip(self._positions, self.places(step), strict=True)
         ]
 
@@ -108,14 +112,13 @@ class Stream:
             sources = np.searchsorted(self._firsts, indices, side="right") - 1
             return list(zip(sources.tolist(), (indices - self._firsts[sources]).tolist(), strict=True))
         rounds, places = np.divmod(positions, PATTERN)
-        chosen = self._pattern[places]
-        found = []
-        for position, turn, source in zip(places.tolist(), rounds.tolist(), chosen.tolist(), strict=True):
-            same = self._pattern == source
-            before = turn * int(same.sum()) + int(same[:position].sum())
-            index = stream_indices(len(self._datasets[source]), self._seed + source, np.array([before]))[0]
-            found.append((source, int(index)))
-        return found
+        sources, indices = self._pattern[places], np.empty(len(positions), np.int64)
+        for source in np.unique(sources).tolist():
+            here, own = sources == source, self._pattern == source
+            # How many examples of this data set came before.
+            before = rounds[here] * own.sum() + (np.cumsum(own) - own)[places[here]]
+            indices[here] = stream_indices(len(self._datasets[source]), self._seed, before, source)
+        return list(zip(sources.tolist(), indices.tolist(), strict=True))
 
     def _read(self, source: int, index: int) -> Any:
         dataset = self._datasets[source]
@@ -141,25 +144,31 @@ def _pattern(weights: Sequence[float], count: int, seed: int) -> NDArray[np.int6
     pattern = np.searchsorted(ends, np.arange(PATTERN), side="right")
     if len(np.unique(pattern)) < count:
         raise ConfigError(f"weights {list(weights)} differ by more than a factor of {PATTERN}")
-    return np.random.default_rng(seed).permutation(pattern)
+    return np.random.default_rng((MIXTURE, seed)).permutation(pattern)
 
 
-def epoch_order(num_examples: int, seed: int, epoch: int) -> NDArray[np.int64]:
-    """The order of the examples in one epoch: int64 permutation of range(num_examples), a pure function."""
-    return np.random.default_rng((seed, epoch)).permutation(num_examples)
+@functools.lru_cache(maxsize=16)
+def epoch_order(num_examples: int, seed: int, epoch: int, source: int = 0) -> NDArray[np.int64]:
+    """The order of the examples of a data set in one epoch: int64 permutation of range(num_examples), read-only.
+
+    A pure function; `source` is the number of the data set.
+    """
+    order = np.random.default_rng((ORDER, seed, source, epoch)).permutation(num_examples)
+    order.flags.writeable = False
+    return order
 
 
-def stream_indices(num_examples: int, seed: int, positions: NDArray[np.int64]) -> NDArray[np.int64]:
+def stream_indices(num_examples: int, seed: int, positions: NDArray[np.int64], source: int = 0) -> NDArray[np.int64]:
     """The examples at some positions of the endless sequence of epochs: int64, a pure function.
 
     Args:
-        num_examples: at least 1. seed: of each epoch's `epoch_order`. positions: from 0.
+        num_examples: at least 1. seed, source: of each epoch's `epoch_order`. positions: from 0.
     """
     epochs, places = np.divmod(positions, num_examples)
     indices = np.empty(len(positions), np.int64)
     for epoch in np.unique(epochs):
         here = epochs == epoch
-        indices[here] = epoch_order(num_examples, seed, int(epoch))[places[here]]
+        indices[here] = epoch_order(num_examples, seed, int(epoch), source)[places[here]]
     return indices
 
 
@@ -176,7 +185,11 @@ def prefetched(make: Callable[[int], T], threads: int, workers: int = 0) -> Call
     if not threads and not workers:
         return make
     import grain
+    from absl import flags
 
+    if workers and not flags.FLAGS.is_parsed():
+        # Grain's processes read flags, which nothing has parsed in a notebook.
+        flags.FLAGS.mark_as_parsed()
     options = grain.ReadOptions(num_threads=max(threads, 1), prefetch_buffer_size=max(threads, 1))
     expected: int | None = None
     values: Any = None

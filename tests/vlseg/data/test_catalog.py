@@ -126,11 +126,11 @@ def coco_panoptic(root, split="val"):
     return {stem: looked_up(chosen, {number: index for index, number in enumerate(PANOPTIC_IDS)})}
 
 
-def voc(first, labels, split, lists="Segmentation"):
+def voc(first, labels, split, lists="Segmentation", year="VOC2012"):
     """Palette PNGs whose value `first` is the first class."""
 
     def make(root, split=split):
-        base, found = root / "VOCdevkit/VOC2012", {}
+        base, found = root / "VOCdevkit" / year, {}
         count = 59 if "Context" in labels else 20
         for stem in ("2007_000033", "2007_000042"):
             picture(base / f"JPEGImages/{stem}.jpg")
@@ -157,7 +157,7 @@ def sbd(root, split="sbd_train"):
 
 def context_matlab(root, split="mat_val"):
     """459 classes in an order of their own; here the 59 are every seventh, backwards."""
-    base, stem = root / "VOC2012", "2008_000008"
+    base, stem = root / "VOC2010", "2008_000008"
     picture(base / f"JPEGImages/{stem}.jpg")
     names = labels.load("pascal_context_59")
     numbers = {name.replace(" ", ""): 7 * (59 - index) for index, name in enumerate(names)}
@@ -167,8 +167,8 @@ def context_matlab(root, split="mat_val"):
     (base / "trainval").mkdir()
     (base / "labels.txt").write_text("".join(f"{number}: {name}\n" for number, name in lines))
     scipy.io.savemat(base / f"trainval/{stem}.mat", {"LabelMap": stored})
-    (base / "ImageSets/SegmentationContext").mkdir(parents=True)
-    (base / "ImageSets/SegmentationContext/val.txt").write_text(f"{stem}\n")
+    (base / "ImageSets/Main").mkdir(parents=True)
+    (base / "ImageSets/Main/val.txt").write_text(f"{stem}\n")
     places = {number: index for index, number in enumerate(numbers.values())}
     return {stem: looked_up(stored, places)}
 
@@ -205,11 +205,14 @@ def mapillary(root, split="val"):
 
 
 def sun_rgbd(root, split="train"):
-    picture(root / "SUNRGBD-train_images/img-000001.jpg")
-    stored = blocks(range(38))
-    grey(root / "sunrgbd_train_test_labels/img-005051.png", stored)
-    grey(root / "sunrgbd_train_test_labels/img-000001.png", np.zeros(SIZE))
-    return {"img-000001": np.where(stored == 0, 255, stored - 1)}
+    # Labels are in one count, the 5050 of the test split first.
+    found, shift = {}, 5050 if split == "train" else 0
+    for number in (1, 5050, 5051, 5285) if split == "train" else (1, 5050):
+        picture(root / f"SUNRGBD-{split}_images/img-{number:06d}.jpg")
+        stored = blocks(range(38), number)
+        grey(root / f"sunrgbd_train_test_labels/img-{number + shift:06d}.png", stored)
+        found[f"img-{number:06d}"] = np.where(stored == 0, 255, stored - 1)
+    return found
 
 
 def camvid(root, split="test"):
@@ -271,14 +274,15 @@ SAMPLES = {
     ("voc21", "train"): voc(0, "SegmentationClass", "train"),
     ("voc21", "trainaug"): voc(0, "SegmentationClassAug", "trainaug"),
     ("voc20", "sbd_train"): sbd,
-    ("context59", "val"): voc(1, "SegmentationClassContext", "val", "SegmentationContext"),
-    ("context60", "val"): voc(0, "SegmentationClassContext", "val", "SegmentationContext"),
+    ("context59", "val"): voc(1, "SegmentationClassContext", "val", "SegmentationContext", "VOC2010"),
+    ("context60", "val"): voc(0, "SegmentationClassContext", "val", "SegmentationContext", "VOC2010"),
     ("context59", "mat_val"): context_matlab,
     ("cityscapes", "val"): cityscapes,
-    ("bdd100k", "val"): trees("images/10k/{}", "labels/sem_seg/masks/{}", 19, stem="b1c66a42-6f7d68ca"),
+    ("bdd100k", "val"): trees("bdd100k/images/10k/{}", "bdd100k/labels/sem_seg/masks/{}", 19, stem="b1c66a42-6f7d68ca"),
     ("idd", "val"): trees("leftImg8bit/{}", "gtFine/{}", 26, "_leftImg8bit.jpg", "_gtFine_labellevel3Ids.png"),
     ("mapillary", "val"): mapillary,
     ("sun_rgbd", "train"): sun_rgbd,
+    ("sun_rgbd", "test"): sun_rgbd,
     ("camvid", "test"): camvid,
     ("camvid", "all"): camvid_original,
     ("fss1000", "test"): fss,
@@ -341,6 +345,12 @@ def test_official_names(name, count, first, last):
     assert (len(names), names[0], names[-1]) == (count, first, last)
 
 
+def test_context_counts_in_alphabetical_order():
+    # Two values of pictures that are known to show a screen before a window.
+    names = catalog.entry("context60").names
+    assert (names[1], names[2], names[55], names[58]) == ("aeroplane", "bag", "tvmonitor", "window")
+
+
 def test_the_palette_of_voc():
     # The first and some later entries of the file that comes with VOC.
     colours = pascal.bits_palette(256)
@@ -369,6 +379,37 @@ def test_half_a_data_set_is_refused_with_what_is_missing(tmp_path):
     refused("ade20k", tmp_path, "val", r"1 pictures are missing: more\.jpg")
 
 
+def test_splits_by_word_and_by_default(tmp_path, monkeypatch):
+    camvid(tmp_path)
+    # Scores are published of the test split.
+    for source in (f"camvid:{tmp_path}", f"camvid:{tmp_path}:test"):
+        assert len(open_dataset(source)) == 1
+    with pytest.raises(DatasetError, match="val: no such folder"):
+        open_dataset(f"camvid:{tmp_path}:val")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert len(open_dataset("camvid:~")) == 1
+
+
+def test_labels_of_trainaug_that_only_the_first_folder_has(tmp_path):
+    SAMPLES["voc21", "trainaug"](tmp_path, "trainaug")
+    base = tmp_path / "VOCdevkit/VOC2012"
+    (base / "SegmentationClass").mkdir()
+    (base / "SegmentationClassAug/2007_000042.png").rename(base / "SegmentationClass/2007_000042.png")
+    labels = [pair.label.parent.name for pair in open_dataset(f"voc21:{tmp_path}:trainaug").pairs]
+    assert labels == ["SegmentationClassAug", "SegmentationClass"]
+
+
+def test_folders_as_other_archives_unpack_them(tmp_path):
+    ade20k(tmp_path)
+    assert len(open_dataset(f"ade20k:{tmp_path / 'ADEChallengeData2016'}")) == 2
+    coco_stuff(tmp_path / "coco")
+    (tmp_path / "coco/images/val2017").rename(tmp_path / "coco/val2017")
+    assert len(open_dataset(f"coco_stuff:{tmp_path / 'coco'}")) == 1
+    mapillary(tmp_path / "vistas")
+    (tmp_path / "vistas/validation/v1.2/labels").rename(tmp_path / "vistas/validation/labels")
+    assert len(open_dataset(f"mapillary:{tmp_path / 'vistas'}")) == 1
+
+
 def test_lists_that_name_absent_files(tmp_path):
     SAMPLES["voc20", "val"](tmp_path)
     listed = tmp_path / "VOCdevkit/VOC2012/ImageSets/Segmentation/val.txt"
@@ -389,8 +430,12 @@ def test_folders_and_words_that_are_wrong(tmp_path):
         open_dataset(f"ade20k:{tmp_path}", split="test")
     with pytest.raises(ConfigError, match="write ade20k:FOLDER"):
         open_dataset("ade20k", split="val")
-    with pytest.raises(ConfigError, match="colour"):
+    with pytest.raises(ConfigError, match="has no option colour; it has split"):
         open_dataset(f"ade20k:{tmp_path}", colour="red")
+    with pytest.raises(ConfigError, match="no data set is called 'ADE20'; did you mean ade20k"):
+        open_dataset(f"ADE20:{tmp_path}")
+    with pytest.raises(ConfigError, match="is no local folder: mount the bucket"):
+        open_dataset("ade20k:gs://bucket/ade20k")
     with pytest.raises(ConfigError, match="the known ones are coco_stuff, "):
         catalog.entry("imagenet")
 
@@ -445,7 +490,7 @@ def test_matlab_files_that_cannot_be_used(tmp_path):
 
 def test_context_names_that_are_missing(tmp_path):
     context_matlab(tmp_path)
-    path = tmp_path / "VOC2012/labels.txt"
+    path = tmp_path / "VOC2010/labels.txt"
     lines = path.read_text().splitlines()
     path.write_text("\n".join(line for line in lines if not line.endswith(": grass")))
     refused("context59", tmp_path, "mat_val", r"labels\.txt: lacks grass")

@@ -1,5 +1,6 @@
 """The few-shot benchmarks on small samples in HSNet's layout."""
 
+import logging
 import pickle
 
 import numpy as np
@@ -102,19 +103,26 @@ def test_coco(coco):
     np.testing.assert_array_equal(mask, stored == class_id + 1)
     train = open_benchmark("coco20i", root, 2, "train")
     assert len(train) == 120 and set(train.class_ids).isdisjoint(asked)
+    # A class is drawn first, and every picture counts once for the length of an epoch.
+    assert train.balanced and train.epoch == 120
+    parts = train.by_class()
+    assert [part.queries[0].class_id for part in parts] == list(train.class_ids)
+    assert all(len(part) == 2 and part[0].class_id == part.queries[1].class_id for part in parts)
 
 
-def test_fss(tmp_path):
+def test_fss(tmp_path, caplog):
     names = ("bus", "abacus")
     for name in names:
         for number in (1, 2):
             labelled(
                 tmp_path, f"FSS-1000/{name}/{number}.jpg", f"FSS-1000/{name}/{number}.png", [3, 127, 128, 250], number
             )
-    dataset = open_benchmark("fss1000", tmp_path, 0)
-    assert dataset.class_ids == tuple(range(760, 1000))
+    with caplog.at_level(logging.WARNING):
+        dataset = open_benchmark("fss1000", tmp_path, 0)
     found = {dataset.names[query.class_id] for query in dataset.queries}
     assert "bus" in found and len(dataset) == 2 * len(found)
+    assert {dataset.names[class_id] for class_id in dataset.class_ids} == found
+    assert f"only {len(found)} of the 240 classes of the test split are there" in caplog.text
     stored = np.asarray(Image.open(dataset.queries[0].label))
     np.testing.assert_array_equal(dataset[0].mask, stored >= 128)
 

@@ -162,3 +162,16 @@ def test_errors_of_threads_reach_the_caller():
     assert [values(0), values(1)] == [0, 1]
     with pytest.raises(ImageError, match=r"2\.jpg: is truncated"):
         values(2)
+
+
+def test_values_of_processes_are_the_same():
+    values = prefetched(lambda number: number**2, 1, workers=2)
+    assert [values(number) for number in (3, 4, 5, 6)] == [9, 16, 25, 36]
+
+
+def test_no_two_uses_of_a_seed_draw_the_same():
+    stream = Stream([range(20), range(20)], 4, 5, weights=[1, 1])
+    views = [draw.rng.random() for step in range(3) for draw in stream.draws(step)]
+    orders = [tuple(epoch_order(20, 5, epoch, source)) for epoch in range(3) for source in range(2)]
+    assert len(set(views)) == 12 and len(set(orders)) == 6
+    assert np.random.default_rng((5, 0)).random() not in views

@@ -1,8 +1,5 @@
 """The data sets that are known by name, read from their official folders as they are unpacked."""
 
-import os
-from pathlib import Path
-
 from vlseg.data.catalog.coco import COCO_OBJECT, COCO_PANOPTIC, COCO_SEEN, COCO_STUFF, COCO_UNSEEN
 from vlseg.data.catalog.entry import CatalogDataset, Entry
 from vlseg.data.catalog.fss1000 import FSS_1000
@@ -11,7 +8,7 @@ from vlseg.data.catalog.scenes import ADE20K, SUN_RGBD
 from vlseg.data.catalog.street import BDD100K, CAMVID, CITYSCAPES, IDD, MAPILLARY
 from vlseg.errors import ConfigError
 
-__all__ = ["ENTRIES", "CatalogDataset", "Entry", "entry", "open_named"]
+__all__ = ["ENTRIES", "CatalogDataset", "Entry", "entry"]
 
 ENTRIES: dict[str, Entry] = {
     "coco_stuff": COCO_STUFF,
@@ -43,21 +40,3 @@ def entry(name: str) -> Entry:
     if name not in ENTRIES:
         raise ConfigError(f"no data set is called {name!r}; the known ones are {', '.join(ENTRIES)}")
     return ENTRIES[name]
-
-
-def open_named(name: str, root: str | os.PathLike[str], split: str) -> CatalogDataset:
-    """Opens a data set of the catalog.
-
-    Args:
-        name: such as "ade20k".
-        root: the folder into which its archives were unpacked.
-        split: such as "val".
-
-    Raises:
-        ConfigError: there is no data set of that name, or no root.
-        DatasetError: no such split, or files are missing.
-    """
-    found = entry(name)
-    if not os.fspath(root):
-        raise ConfigError(f"{name} needs the folder that it was unpacked into: write {name}:FOLDER")
-    return found.open(Path(root), split)

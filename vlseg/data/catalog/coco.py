@@ -5,7 +5,7 @@ from pathlib import Path
 
 from vlseg.data.catalog import decoding
 from vlseg.data.catalog.entry import IGNORED, Decoder, Entry, Split, prompts, table
-from vlseg.data.catalog.pairs import Pair, in_parallel
+from vlseg.data.catalog.pairs import Pair, first_of, in_parallel
 
 STUFF_VALUES, STUFF_NAMES = table("coco_stuff_171")
 PANOPTIC_VALUES, PANOPTIC_NAMES = table("coco_panoptic_133")
@@ -13,15 +13,19 @@ OBJECT_VALUES, OBJECT_NAMES = table("coco_object_80")
 IMAGES = {"train": 118287, "val": 5000}
 TERMS = "annotations CC BY 4.0; the pictures are Flickr's, each under its own terms"
 STUFF_LAYOUT = (
-    "images/{train,val}2017/*.jpg and stuffthingmaps/{train,val}2017/*.png (stuffthingmaps_trainval2017.zip), the "
-    "latter also as annotations/{train,val}2017"
+    "images/{train,val}2017/*.jpg (or without images/) and stuffthingmaps/{train,val}2017/*.png "
+    "(stuffthingmaps_trainval2017.zip, also as annotations/{train,val}2017)"
 )
+
+
+def _images(root: Path, split: str) -> str:
+    return first_of(root, f"images/{split}2017", f"{split}2017")
 
 
 def _maps(split: str) -> Split:
     def find(root: Path) -> list[Pair]:
-        maps = "stuffthingmaps" if (root / "stuffthingmaps").is_dir() else "annotations"
-        return in_parallel(root, f"images/{split}2017", f"{maps}/{split}2017")
+        maps = first_of(root, f"stuffthingmaps/{split}2017", f"annotations/{split}2017")
+        return in_parallel(root, _images(root, split), maps)
 
     return Split(find, _stuff, IMAGES[split])
 
@@ -40,7 +44,7 @@ def _panoptic(split: str) -> Split:
     folder = f"annotations/panoptic_{split}2017"
 
     def find(root: Path) -> list[Pair]:
-        return in_parallel(root, f"images/{split}2017", folder)
+        return in_parallel(root, _images(root, split), folder)
 
     def decoder(root: Path) -> Decoder:
         return decoding.panoptic(root / f"{folder}.json", PANOPTIC_VALUES)

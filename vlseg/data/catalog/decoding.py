@@ -88,7 +88,7 @@ def panoptic(description: Path, stored: Sequence[int]) -> Decoder:
         if -1 in found:
             number = numbers.tolist()[found.index(-1)]
             raise DatasetError(f"{description}: segment {number} of {path.name} is of an unknown category")
-        return np.array(found, np.int32)[inverse].reshape(inverse.shape)
+        return np.array(found, np.int32)[inverse]
 
     return decode
 

@@ -17,6 +17,8 @@ from vlseg.errors import DatasetError
 IGNORED = 255
 """Label of pixels that do not count, in data sets of fewer classes."""
 
+EVALUATION = "evaluation"
+
 Decoder = Callable[[Path], NDArray[np.int32]]
 """Reads a label file as ids int32 [H, W]: indices into the names, IGNORED elsewhere."""
 
@@ -49,6 +51,7 @@ class Entry:
         layout: what lies below the root folder, for people.
         colours: the official palette uint8 [N, 3], None if there is none.
         ignore_label: the id of pixels that do not count.
+        evaluation: the split on which scores are published, which "evaluation" stands for.
     """
 
     title: str
@@ -60,13 +63,15 @@ class Entry:
     layout: str
     colours: NDArray[np.uint8] | None = field(default=None, compare=False)
     ignore_label: int = IGNORED
+    evaluation: str = "val"
 
     def open(self, root: Path, split: str) -> "CatalogDataset":
-        """The data set below `root`, complete or not at all; opens no picture.
+        """The data set below `root`, every picture with its label or not at all; opens no picture.
 
         Raises:
             DatasetError: there is no such split or folder, or files are missing; they are listed.
         """
+        split = self.evaluation if split == EVALUATION else split
         if split not in self.splits:
             raise DatasetError(f"{self.title} has no split {split!r}; there are {', '.join(self.splits)}")
         if not root.is_dir():

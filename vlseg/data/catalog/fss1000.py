@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vlseg.data.catalog.entry import Decoder, Entry, Split, prompts, table
-from vlseg.data.catalog.pairs import Pair, in_parallel
+from vlseg.data.catalog.pairs import Pair, in_parallel, inner
 from vlseg.data.images import read_image
 from vlseg.errors import DatasetError
 
@@ -37,7 +37,7 @@ def pairs(root: Path, split: str) -> list[Pair]:
     Raises:
         DatasetError: no class of the split is there, or one lacks files.
     """
-    folder = next((root / name for name in ("FSS-1000", "fewshot_data") if (root / name).is_dir()), root)
+    folder = inner(root, "FSS-1000", "fewshot_data", "fewshot_data")
     present = [NAMES[index] for index in SPLITS[split] if (folder / NAMES[index]).is_dir()]
     if not present:
         raise DatasetError(
@@ -69,6 +69,7 @@ FSS_1000 = Entry(
     splits={name: _split(name) for name in SPLITS},
     licence="none stated",
     address="https://github.com/HKUSTCV/FSS-1000",
+    evaluation="test",
     layout="CLASS/{1,...,10}.jpg and .png, in FSS-1000/ or fewshot_data/ or directly below",
     ignore_label=IGNORED,
 )

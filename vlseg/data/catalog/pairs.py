@@ -1,11 +1,10 @@
 """Pairing the pictures of a data set with their label files, by the two habits that data sets have."""
 
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from vlseg.data.folder import some
+from vlseg.data.folder import some, walk
 from vlseg.errors import DatasetError
 
 
@@ -58,13 +57,26 @@ def by_name(root: Path, images: str, suffix: str, label: Callable[[str], str]) -
     return pairs
 
 
-def in_list(root: Path, names: str, images: str, labels: str) -> list[Pair]:
+def inner(root: Path, *names: str) -> Path:
+    """The folder itself, or the one of these names in it, and so on: what archives are unpacked into."""
+    for name in names:
+        root = root / name if (root / name).is_dir() else root
+    return root
+
+
+def first_of(root: Path, *names: str) -> str:
+    """The first of these folders that is there below `root`, or the first at all."""
+    return next((name for name in names if (root / name).is_dir()), names[0])
+
+
+def in_list(root: Path, names: str, images: str, *labels: str) -> list[Pair]:
     """Pairs that a text file lists, one name a line.
 
     Args:
         root: of the data set.
         names: the text file, below `root`.
-        images, labels: paths below `root` in which {} stands for a name.
+        images: path below `root` in which {} stands for a name.
+        labels: the same for label files; of several the first that is there.
 
     Raises:
         DatasetError: the list is missing or empty, or names files that are absent.
@@ -78,10 +90,17 @@ def in_list(root: Path, names: str, images: str, labels: str) -> list[Pair]:
         raise DatasetError(f"{path}: cannot be read: {error}") from error
     if not listed:
         raise DatasetError(f"{path}: lists nothing")
-    pairs = [Pair(root / images.format(name), root / labels.format(name), name) for name in dict.fromkeys(listed)]
+    pairs = [
+        Pair(root / images.format(name), _first_file(root, [label.format(name) for label in labels]), name)
+        for name in dict.fromkeys(listed)
+    ]
     for kind, files in (("pictures", [pair.image for pair in pairs]), ("label files", [pair.label for pair in pairs])):
         _refuse(root, kind, [str(file.relative_to(root)) for file in files if not file.is_file()])
     return pairs
+
+
+def _first_file(root: Path, names: Sequence[str]) -> Path:
+    return next((root / name for name in names if (root / name).is_file()), root / names[0])
 
 
 DERIVED = ("_labelTrainIds.png", "_instanceTrainIds.png")
@@ -92,10 +111,9 @@ def _by_stem(folder: Path, suffix: str) -> dict[str, Path]:
     """Files below a folder by their path in it without `suffix`."""
     if not folder.is_dir():
         raise DatasetError(f"{folder}: no such folder")
-    found = (Path(parent, name) for parent, _, names in os.walk(folder, followlinks=True) for name in names)
     return {
         path.relative_to(folder).as_posix().removesuffix(suffix): path
-        for path in found
+        for path in walk(folder)
         if path.name.endswith(suffix) and not path.name.startswith(".") and not path.name.endswith(DERIVED)
     }
 

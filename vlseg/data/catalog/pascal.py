@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from vlseg.data.catalog import decoding
 from vlseg.data.catalog.entry import IGNORED, Decoder, Entry, Split, prompts, table
-from vlseg.data.catalog.pairs import Pair, in_list
+from vlseg.data.catalog.pairs import Pair, first_of, in_list, inner
 from vlseg.errors import DatasetError
 
 VOC_VALUES, VOC_NAMES = table("voc_20")
@@ -16,7 +16,7 @@ CONTEXT_VALUES, CONTEXT_NAMES = table("pascal_context_59")
 VOC_ADDRESS = "http://host.robots.ox.ac.uk/pascal/VOC/voc2012"
 VOC_TERMS = "the pictures are Flickr's, under Flickr's terms of use"
 BACKGROUND = "background"
-VOC = "VOC2012"
+DEVKIT = "VOCdevkit"
 
 
 def bits_palette(count: int) -> NDArray[np.uint8]:
@@ -30,12 +30,10 @@ def bits_palette(count: int) -> NDArray[np.uint8]:
     return colour.astype(np.uint8)
 
 
-def _listed(split: str, labels: str, lists: str = "Segmentation", suffix: str = ".png") -> list[str]:
-    return [
-        f"{VOC}/ImageSets/{lists}/{split}.txt",
-        f"{VOC}/JPEGImages/{{}}.jpg",
-        f"{VOC}/{labels}/{{}}{suffix}",
-    ]
+def _listed(year: str, lists: str, split: str, *labels: str) -> list[str]:
+    """Arguments of `in_list` for a year's folder; `labels` are folders with the ending of their files."""
+    maps = [f"{year}/{folder}/{{}}{suffix}" for folder, suffix in (label.split("*") for label in labels)]
+    return [f"{year}/ImageSets/{lists}/{split}.txt", f"{year}/JPEGImages/{{}}.jpg", *maps]
 
 
 def _voc_splits(with_background: bool) -> dict[str, Split]:
@@ -45,17 +43,18 @@ def _voc_splits(with_background: bool) -> dict[str, Split]:
     def decoder(_: Path) -> Decoder:
         return decoding.values(decoding.by_value(stored, ignored))
 
-    def split(name: str, labels: str, examples: int) -> Split:
+    def split(name: str, examples: int, *labels: str) -> Split:
         def find(root: Path) -> list[Pair]:
-            return in_list(_with_devkit(root), *_listed(name, labels))
+            return in_list(inner(root, DEVKIT), *_listed("VOC2012", "Segmentation", name, *labels))
 
         return Split(find, decoder, examples)
 
     return {
-        "train": split("train", "SegmentationClass", 1464),
-        "val": split("val", "SegmentationClass", 1449),
-        "trainval": split("trainval", "SegmentationClass", 2913),
-        "trainaug": split("trainaug", "SegmentationClassAug", 10582),
+        "train": split("train", 1464, "SegmentationClass*.png"),
+        "val": split("val", 1449, "SegmentationClass*.png"),
+        "trainval": split("trainval", 2913, "SegmentationClass*.png"),
+        # Copies of the former hold what SBD adds, and some hold the rest as well.
+        "trainaug": split("trainaug", 10582, "SegmentationClassAug*.png", "SegmentationClass*.png"),
         "sbd_train": _sbd("train", stored, ignored, 8498),
         "sbd_val": _sbd("val", stored, ignored, 2857),
     }
@@ -77,9 +76,10 @@ def _sbd(name: str, stored: Sequence[int], ignored: Sequence[int], examples: int
     return Split(find, decoder, examples)
 
 
-def _with_devkit(root: Path) -> Path:
-    """The folder that holds VOC2012, which the archives unpack into VOCdevkit."""
-    return root / "VOCdevkit" if (root / "VOCdevkit" / VOC).is_dir() else root
+def _context_root(root: Path) -> tuple[Path, str]:
+    """The folder that holds the year's one, and the year's: PASCAL Context labels pictures of VOC 2010."""
+    base = inner(root, DEVKIT)
+    return base, first_of(base, "VOC2010", "VOC2012")
 
 
 def _context_splits(with_background: bool) -> dict[str, Split]:
@@ -92,12 +92,12 @@ def _context_splits(with_background: bool) -> dict[str, Split]:
 
 
 def _context(name: str, with_background: bool, examples: int) -> Split:
-    """59 classes as PNG, where 0 is the background."""
+    """59 classes as PNG in alphabetical order, as mmsegmentation's converter writes them; 0 is the background."""
     stored = (0, *CONTEXT_VALUES) if with_background else CONTEXT_VALUES
 
     def find(root: Path) -> list[Pair]:
-        lists = _listed(name, "SegmentationClassContext", "SegmentationContext")
-        return in_list(_with_devkit(root), *lists)
+        base, year = _context_root(root)
+        return in_list(base, *_listed(year, "SegmentationContext", name, "SegmentationClassContext*.png"))
 
     def decoder(_: Path) -> Decoder:
         return decoding.values(decoding.by_value(stored, (IGNORED,) if with_background else (0, IGNORED)))
@@ -109,11 +109,14 @@ def _context_matlab(name: str, with_background: bool, examples: int) -> Split:
     """The authors' own files: 459 classes as MATLAB files in trainval/, their names in labels.txt."""
 
     def find(root: Path) -> list[Pair]:
-        base = _with_devkit(root)
-        return in_list(base, *_listed(name, "trainval", "SegmentationContext", ".mat"))
+        base, year = _context_root(root)
+        # The authors' archive has no lists; theirs are those of VOC's main task.
+        lists = Path(first_of(base / year / "ImageSets", "SegmentationContext", "Main")).name
+        return in_list(base, *_listed(year, lists, name, "trainval*.mat"))
 
     def decoder(root: Path) -> Decoder:
-        numbers = _context_numbers(_with_devkit(root) / VOC / "labels.txt")
+        base, year = _context_root(root)
+        numbers = _context_numbers(base / year / "labels.txt")
         shift = int(with_background)
         # Classes outside of the 59 are the background.
         mapping = dict.fromkeys([0, *numbers.values()], 0 if with_background else IGNORED)
@@ -148,8 +151,8 @@ def _voc(title: str, with_background: bool) -> Entry:
         licence=VOC_TERMS,
         address=VOC_ADDRESS,
         layout=(
-            "VOCdevkit/VOC2012/{JPEGImages,SegmentationClass,ImageSets/Segmentation}; split trainaug takes "
-            "SegmentationClassAug and trainaug.txt, splits sbd_* take benchmark_RELEASE/dataset/{img,cls}"
+            "VOCdevkit/VOC2012/{JPEGImages,SegmentationClass,ImageSets/Segmentation}; split trainaug also takes "
+            "SegmentationClassAug and trainaug.txt, splits sbd_* take SBD's benchmark_RELEASE/dataset/{img,cls}"
         ),
         colours=bits_palette(21)[0 if with_background else 1 :],
     )
@@ -165,8 +168,8 @@ def _pascal_context(title: str, with_background: bool) -> Entry:
         licence=VOC_TERMS,
         address="https://www.cs.stanford.edu/~roozbeh/pascal-context",
         layout=(
-            "VOCdevkit/VOC2012/{JPEGImages,SegmentationClassContext,ImageSets/SegmentationContext}; splits mat_* take "
-            "VOC2012/trainval/*.mat and labels.txt"
+            "VOCdevkit/VOC2010/{JPEGImages,SegmentationClassContext,ImageSets/SegmentationContext} as mmsegmentation "
+            "converts it; splits mat_* take the authors' trainval/*.mat and labels.txt in VOC2010"
         ),
     )
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from vlseg.data.catalog import decoding
 from vlseg.data.catalog.entry import IGNORED, Decoder, Entry, Split, prompts, table
-from vlseg.data.catalog.pairs import Pair, by_name, in_parallel
+from vlseg.data.catalog.pairs import Pair, by_name, in_parallel, inner
 
 ADE20K_VALUES, ADE20K_NAMES = table("ade20k_150")
 SUN_VALUES, SUN_NAMES = table("sun_rgbd_37")
@@ -13,8 +13,7 @@ SUN_LABELS, SUN_TEST = "sunrgbd_train_test_labels", 5050
 
 def _ade20k(folder: str, examples: int) -> Split:
     def find(root: Path) -> list[Pair]:
-        inner = root / "ADEChallengeData2016"
-        return in_parallel(inner if inner.is_dir() else root, f"images/{folder}", f"annotations/{folder}")
+        return in_parallel(inner(root, "ADEChallengeData2016"), f"images/{folder}", f"annotations/{folder}")
 
     def decoder(_: Path) -> Decoder:
         return decoding.values(decoding.by_value(ADE20K_VALUES, (0, IGNORED)))
@@ -22,16 +21,18 @@ def _ade20k(folder: str, examples: int) -> Split:
     return Split(find, decoder, examples)
 
 
-def _sun_label(stem: str, split: str) -> str:
-    """The label file of picture "img-000001": those of the test split come first, in one count with the others."""
+def _sun_label(stem: str, shift: int) -> str:
+    """The label file of picture "img-000001"."""
     digits = stem.rpartition("-")[2]
-    number = int(digits) if digits.isdecimal() else 0
-    return f"img-{number + (SUN_TEST if split == 'train' and number <= SUN_TEST else 0):06d}.png"
+    return f"img-{int(digits) + shift:06d}.png" if digits.isdecimal() else f"{stem}.png"
 
 
 def _sun_rgbd(name: str, examples: int) -> Split:
+    # Pictures count from 1 in either split; label files are in one count, those of the test split first.
+    shift = SUN_TEST if name == "train" else 0
+
     def find(root: Path) -> list[Pair]:
-        return by_name(root, f"SUNRGBD-{name}_images", ".jpg", lambda stem: f"{SUN_LABELS}/{_sun_label(stem, name)}")
+        return by_name(root, f"SUNRGBD-{name}_images", ".jpg", lambda stem: f"{SUN_LABELS}/{_sun_label(stem, shift)}")
 
     def decoder(_: Path) -> Decoder:
         return decoding.values(decoding.by_value(SUN_VALUES, (0, IGNORED)))
@@ -55,5 +56,6 @@ SUN_RGBD = Entry(
     splits={"train": _sun_rgbd("train", 5285), "test": _sun_rgbd("test", SUN_TEST)},
     licence="non-commercial research",
     address="https://github.com/ankurhanda/sunrgbd-meta-data",
-    layout="SUNRGBD-{train,test}_images/*.jpg and sunrgbd_train_test_labels/*.png",
+    evaluation="test",
+    layout="SUNRGBD-{train,test}_images/*.jpg and sunrgbd_train_test_labels/*.png, folders named like the archives",
 )

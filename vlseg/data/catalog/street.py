@@ -7,7 +7,7 @@ import numpy as np
 
 from vlseg.data.catalog import decoding
 from vlseg.data.catalog.entry import IGNORED, Decoder, Entry, Split, prompts, table
-from vlseg.data.catalog.pairs import Pair, in_parallel
+from vlseg.data.catalog.pairs import Pair, first_of, in_parallel, inner
 
 SPLITS = {"training": "train", "validation": "val"}
 CITYSCAPES_VALUES, CITYSCAPES_NAMES = table("cityscapes_19")
@@ -54,11 +54,14 @@ def _trees(
     ignored: Sequence[int],
     image_suffixes: Sequence[str] = (".jpg",),
     label_suffix: str = ".png",
+    wrapper: str = "",
+    other_labels: str = "",
 ) -> dict[str, Split]:
     """Splits in parallel trees, in whose paths {} stands for the split's folder.
 
     Args:
         counts: folder -> official number of examples.
+        wrapper: the folder that archives bring along, if any. other_labels: where labels are in other archives.
     """
 
     def decoder(_: Path) -> Decoder:
@@ -66,7 +69,9 @@ def _trees(
 
     def split(name: str) -> Split:
         def find(root: Path) -> list[Pair]:
-            return in_parallel(root, images.format(name), labels.format(name), image_suffixes, label_suffix)
+            base = inner(root, wrapper)
+            maps = first_of(base, labels.format(name), *([other_labels.format(name)] if other_labels else []))
+            return in_parallel(base, images.format(name), maps, image_suffixes, label_suffix)
 
         return Split(find, decoder, counts[name])
 
@@ -114,10 +119,11 @@ BDD100K = Entry(
         {"train": 7000, "val": 1000},
         table("bdd100k_19")[0],
         (IGNORED,),
+        wrapper="bdd100k",
     ),
     licence="BSD 3-clause style, see the address",
     address="https://doc.bdd100k.com/license.html",
-    layout="images/10k/{train,val}/*.jpg and labels/sem_seg/masks/{train,val}/*.png",
+    layout="bdd100k/images/10k/{train,val}/*.jpg and bdd100k/labels/sem_seg/masks/{train,val}/*.png",
     colours=CITYSCAPES_COLOURS,
 )
 IDD = Entry(
@@ -132,12 +138,13 @@ IDD = Entry(
         (IGNORED,),
         ("_leftImg8bit.png", "_leftImg8bit.jpg"),
         "_gtFine_labellevel3Ids.png",
+        wrapper="IDD_Segmentation",
     ),
     licence="non-commercial, registration needed",
     address="https://idd.insaan.iiit.ac.in",
     layout=(
-        "leftImg8bit/{train,val}/DRIVE/*_leftImg8bit.png and gtFine/{train,val}/DRIVE/*_gtFine_labellevel3Ids.png, "
-        "which the authors' public-code makes (preperation/createLabels.py --id-type level3Id)"
+        "IDD_Segmentation/leftImg8bit/{train,val}/DRIVE/*_leftImg8bit.png and gtFine/{train,val}/DRIVE/"
+        "*_gtFine_labellevel3Ids.png, which the authors' preperation/createLabels.py makes (--id-type level3Id)"
     ),
 )
 MAPILLARY = Entry(
@@ -150,6 +157,7 @@ MAPILLARY = Entry(
         {"training": 18000, "validation": 2000},
         table("mapillary_65")[0],
         (65, IGNORED),
+        other_labels="{}/labels",
     ),
     licence="CC BY-NC-SA 4.0, registration needed",
     address="https://www.mapillary.com/dataset/vistas",
@@ -172,6 +180,7 @@ CAMVID = Entry(
     },
     licence="none stated",
     address="http://mi.eng.cam.ac.uk/research/projects/VideoRec/CamVid",
+    evaluation="test",
     layout=(
         "{train,val,test}/*.png and {train,val,test}annot/*.png (SegNet's copy); split all takes the authors' "
         "701_StillsRaw_full/*.png and LabeledApproved_full/*_L.png"
