@@ -143,6 +143,7 @@ def test_the_papers_decoder_positions_are_others(micro_model, grids, reference):
     assert np.abs(logits - reference).max() > 0.1
 
 
+@pytest.mark.slow
 def test_recomputation_does_not_change_gradients(micro_config, micro_variables, micro_model, grids):
     words = micro_model.word_embeddings(CATEGORIES)
     params = micro_variables["params"]

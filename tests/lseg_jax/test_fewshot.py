@@ -16,6 +16,7 @@ from tests.commands import Commands
 from vlseg.data.fewshot import open_benchmark
 
 commands = Commands("lseg_jax")
+EPISODES = 12
 
 # A command that another one imports is run once more, as the program.
 pytestmark = pytest.mark.filterwarnings("ignore:.*found in sys.modules:RuntimeWarning")
@@ -99,7 +100,8 @@ def test_scores(root, micro_model, monkeypatch):
     assert metrics.miou == pytest.approx(0.4, abs=0.01) and metrics.fb_iou > 0.98
 
 
-def test_commands(root, tmp_path, capsys):
+def test_commands(root, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("vlseg.data.fewshot.TEST_EPISODES", EPISODES)
     settings = {
         "benchmark.root": root,
         "model.text.kind": "minilm",
@@ -124,11 +126,11 @@ def test_commands(root, tmp_path, capsys):
     model = tmp_path / "run/model"
     assert lseg_jax.load(model).inference.crop_size == 64
     again = ["--benchmark=pascal5i", f"--root={root}", f"--checkpoint={model}", f"--out={tmp_path / 'scores'}"]
-    assert commands.call("fewshot", *again, "--fold=0", "--batch_size=100") == 0
+    assert commands.call("fewshot", *again, "--fold=0", f"--batch_size={EPISODES}") == 0
     summary = capsys.readouterr().out.splitlines()[-2]
-    assert summary.startswith("1000 episodes of 5 classes: mIoU ") and summary in output
+    assert summary.startswith(f"{EPISODES} episodes of 5 classes: mIoU ") and summary in output
     report = json.loads((tmp_path / "scores/fewshot.json").read_text())
-    assert report["episodes"] == 1000 and len(report["IoU"]) == 5
+    assert report["episodes"] == EPISODES and len(report["IoU"]) == 5
     assert json.loads((tmp_path / "run/fewshot.json").read_text()) == report
     assert commands.refusal(capsys, "fewshot", *again, "--fold=0", f"--checkpoint={root}").startswith("error: ")
     both = commands.refusal(capsys, "train", *arguments, "--config.data.source=tiny_world")
