@@ -10,6 +10,9 @@ ROOT has images/, labels/ (ADE20K's files, where 0 is "other") and names.txt (`v
 Hardware: one accelerator with 80 GB, for a batch of 16. Time: not run.
 Expected: mIoU 46.28 published (LSeg code, multi-scale; 47.25 with the text encoder of RN50x16); ours not run.
 Evaluate with: python -m lseg_jax.evaluate --checkpoint=runs/lseg_ade20k/model --data=ade20k:ROOT --multi_scale
+
+The authors' own checkpoint (demo_e200.ckpt) was trained with the words of their label file: score it with
+--labels=ade20k_150_lseg.
 """
 
 import ml_collections

@@ -19,7 +19,7 @@ from ml_collections import config_flags
 from ifseg_jax import adaptation
 from ifseg_jax.evaluate import evaluate
 from ifseg_jax.model import IFSeg, load
-from vlseg import cli, labels, visualize
+from vlseg import cli, visualize
 from vlseg.data import transforms
 from vlseg.data.folder import names_from
 from vlseg.data.sources import Dataset, open_section
@@ -41,7 +41,7 @@ def categories_of(config: ml_collections.ConfigDict) -> tuple[str, ...]:
     given = config.categories
     if not given:
         raise ConfigError("config.categories is empty: give a list such as coco_stuff_171, a names file or 'cat,grass'")
-    return labels.load(given) if given in labels.known() else names_from(given)
+    return names_from(given)
 
 
 def supervised_batches(

@@ -11,6 +11,7 @@ from vlseg.errors import ConfigError
         ("coco_unseen_15", 15, "frisbee", "playingfield"),
         ("coco_seen_156", 156, "person", "wood"),
         ("ade20k_150", 150, "wall", "flag"),
+        ("ade20k_150_lseg", 150, "wall", "flag"),
         ("coco_panoptic_133", 133, "person", "rug"),
         ("coco_object_80", 80, "person", "toothbrush"),
         ("voc_20", 20, "aeroplane", "tv monitor"),
@@ -33,8 +34,8 @@ def test_lists_are_complete_and_clean(name, count, first, last):
 
 
 def test_every_list_in_the_package_is_known():
-    assert len(labels.known()) == 16
-    assert labels.known()[:3] == ("ade20k_150", "camvid_11", "cityscapes_19")
+    assert len(labels.known()) == 17
+    assert labels.known()[:3] == ("ade20k_150", "ade20k_150_lseg", "camvid_11")
 
 
 def test_unseen_names_in_the_order_of_the_official_prompt():
@@ -66,6 +67,6 @@ def test_ade20k_ids(index, name):
 
 @pytest.mark.parametrize("name", ["coco", "", "../labels/coco_unseen_15", "ade20k_150.txt"])
 def test_unknown_list_names_the_known_ones(name):
-    with pytest.raises(ConfigError, match=r"ade20k_150, camvid_11, .*, voc_20") as caught:
+    with pytest.raises(ConfigError, match=r"ade20k_150, ade20k_150_lseg, .*, voc_20") as caught:
         labels.load(name)
     assert "\n" not in str(caught.value)

@@ -17,6 +17,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from vlseg import labels
 from vlseg.data.images import EXTENSIONS, is_picture, read_image, read_label
 from vlseg.errors import DatasetError, VocabularyError
 
@@ -155,7 +156,9 @@ def check_sizes(image: np.ndarray, label: np.ndarray, path: Path) -> None:
 
 
 def names_from(text_or_path: str | os.PathLike[str]) -> tuple[str, ...]:
-    """Category names from "cat, grass" or from the path of a names file (one a line, see `FolderDataset`).
+    """Category names from "cat, grass", a list of `vlseg.labels` by its name, or the path of a names file.
+
+    A names file has one a line, see `FolderDataset`.
 
     Raises:
         VocabularyError: no names, an empty one, one twice, or a .txt file that does not exist.
@@ -163,6 +166,8 @@ def names_from(text_or_path: str | os.PathLike[str]) -> tuple[str, ...]:
     if os.path.isfile(text_or_path):
         return _parse_names(Path(text_or_path))[0]
     text = os.fspath(text_or_path)
+    if text in labels.known():
+        return labels.load(text)
     if isinstance(text_or_path, os.PathLike) or text.lower().endswith(".txt"):
         raise VocabularyError(f"{text}: no such file of category names")
     names = tuple(name.strip() for name in text.split(","))

@@ -11,6 +11,9 @@ Of the prompts that IFSeg (alinlab/ifseg) publishes:
 
 As LSeg's zero-shot models (isl-org/lang-seg) were trained with them: `pascal_5i_20`, `coco_20i_80`, `fss_1000`.
 
+`ade20k_150_lseg` are the words of LSeg's own checkpoint for ADE20K, in which names of several words have lost all but
+the first ("chest", "pool"); "screen door" alone is whole here, since it would be "screen" a second time.
+
 The others are data sets of the catalog in plain words.
 """
 

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from vlseg import labels
 from vlseg.data.folder import FolderDataset, names_from
 from vlseg.errors import DatasetError, ImageError, VocabularyError
 
@@ -212,3 +213,8 @@ def test_names_from_bad_files(tmp_path):
         names_from(tmp_path / "binary")
     with pytest.raises(VocabularyError, match="no such file"):
         names_from(tmp_path / "nowhere")
+
+
+def test_names_of_a_list_by_its_name():
+    assert names_from("voc_20") == labels.load("voc_20")
+    assert names_from("voc_20,cat") == ("voc_20", "cat")
