@@ -19,7 +19,7 @@ from typing import BinaryIO
 
 from tqdm import tqdm
 
-from vlseg.errors import DownloadError, StorageError
+from vlseg.errors import DownloadError, StorageError, one_line
 from vlseg.files import PathLike, atomic_write_json, cache_directory
 
 _CHUNK = 1 << 20
@@ -71,7 +71,7 @@ def fetch(name: str, directory: PathLike | None = None, progress: bool = True) -
         _fetch_to(target, checkpoint, progress)
     # URLError, timeouts, cut connections and full disks are all OSErrors; ValueError is an address that is none.
     except (OSError, ValueError, http.client.HTTPException, StorageError, _WrongAnswerError) as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = one_line(error) or type(error).__name__
         raise DownloadError(
             f"could not download {checkpoint.url}: {reason}; "
             f"try again, or fetch it by other means and put it at {target}"

@@ -28,8 +28,7 @@ from ifseg_jax import inference, storage
 from ifseg_jax.knn import knn_average
 from ifseg_jax.model import IFSeg, load
 from vlseg import cli, files, stablehlo, state_dicts
-from vlseg.data.folder import names_from
-from vlseg.errors import ConfigError, VocabularyError
+from vlseg.errors import ConfigError
 from vlseg.state_dicts import ArrayTensor
 
 FORMATS = ("directory", "official", "stablehlo")
@@ -126,15 +125,13 @@ def main(_: list[str]) -> None:
         raise ConfigError(f"{options.out} would be a directory; for a file of the official code give --format=official")
     model = load(options.checkpoint, tokenizer=options.tokenizer)
     if options.labels:
-        names = model.words(names_from(options.labels)).names
-        model = dataclasses.replace(model, categories=names)
+        model = dataclasses.replace(model, categories=model.named(options.labels))
     if options.format == "directory":
         model.save(options.out)
     elif options.format == "official":
         write_official(options.out, model)
     else:
-        if not model.categories:
-            raise VocabularyError('this model was not adapted to categories: name some, e.g. --labels="cat,grass,dog"')
+        model.named()
         side = model.config.image_grid * model.config.stride
         write_stablehlo(
             options.out, model, options.height or side, options.width or side, options.platforms, options.knn

@@ -19,6 +19,7 @@ from ifseg_jax.official import Converted
 from ifseg_jax.vocabulary import Tokenizer, Words, encode_categories, load_tokenizer
 from vlseg import visualize
 from vlseg.data import images as image_files
+from vlseg.data.folder import names_from
 from vlseg.errors import CheckpointError, ConfigError, VocabularyError
 from vlseg.nn.resize import resize_bilinear
 from vlseg.state_dicts import TensorSource
@@ -126,6 +127,20 @@ class IFSeg:
                 f"the tokenizer gives id {max(words.prompt_ids)}, the model knows {self.config.vocabulary_size} words"
             )
         return words
+
+    def named(self, given: str | None = None) -> tuple[str, ...]:
+        """The categories that a command is asked for, by default the model's own.
+
+        Args:
+            given: names with commas, or a list or file of them, see `vlseg.data.folder.names_from`.
+
+        Raises:
+            VocabularyError: there are none, or as in `words`.
+        """
+        categories = names_from(given) if given else self.categories
+        if not categories:
+            raise VocabularyError('this model was not adapted to categories: name some, e.g. --labels="cat,grass,dog"')
+        return self.words(categories).names
 
     def word_embeddings(self, categories: Sequence[str] | None = None) -> WordEmbeddings:
         """Embeddings of categories, prompt and <s>."""

@@ -14,22 +14,15 @@ from tqdm import tqdm
 from ifseg_jax.model import load
 from vlseg import cli, files
 from vlseg.data import images as image_files
-from vlseg.data.folder import names_from
-from vlseg.errors import VocabularyError
 from vlseg.predictions import REPORT, output_names, write
 
 
 def main(_: list[str]) -> None:
     """The command."""
     options = flags.FLAGS
-    paths = image_files.list_images(options.images)
-    for path in paths:
-        image_files.check_image(path)
+    paths = image_files.list_checked_images(options.images)
     model = load(options.checkpoint, tokenizer=options.tokenizer)
-    labels = names_from(options.labels) if options.labels else model.categories
-    if not labels:
-        raise VocabularyError('this model was not adapted to categories: name some, e.g. --labels="cat,grass,dog"')
-    labels = model.words(labels).names
+    labels = model.named(options.labels)
     names = output_names(paths)
     entries: dict[int, dict[str, object]] = {}
     with files.output_directory(options.out, "overlays", "labels") as out:

@@ -19,9 +19,9 @@ from vlseg import cli, files
 from vlseg.data import flags as data_flags
 from vlseg.data import images as image_files
 from vlseg.data import prepared
-from vlseg.data.folder import Example, names_from
+from vlseg.data.folder import Example
 from vlseg.data.sources import Dataset
-from vlseg.errors import ConfigError, VocabularyError
+from vlseg.errors import ConfigError
 
 IGNORED = -1
 
@@ -110,17 +110,11 @@ def main(_: list[str]) -> None:
     files.check_absent(options.out)
     dataset: Dataset
     if options.images:
-        paths = image_files.list_images(options.images)
-        for path in paths:
-            image_files.check_image(path)
-        dataset = Unlabelled(paths)
+        dataset = Unlabelled(image_files.list_checked_images(options.images))
     else:
         dataset = data_flags.open_data(options)
     model = load(options.checkpoint, tokenizer=options.tokenizer)
-    names = names_from(options.labels) if options.labels else model.categories
-    if not names:
-        raise VocabularyError('this model was not adapted to categories: name some, e.g. --labels="cat,grass,dog"')
-    labelled = PseudoLabelled(model, dataset, model.words(names).names, options.min_probability)
+    labelled = PseudoLabelled(model, dataset, model.named(options.labels), options.min_probability)
     count = prepared.write(labelled, options.out)
     print(f"wrote {count:,} labelled images to {options.out}")
 

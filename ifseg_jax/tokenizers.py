@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vlseg.errors import VocabularyError
+from vlseg.errors import VocabularyError, one_line
 
 if TYPE_CHECKING:
     import tokenizers
@@ -134,7 +134,7 @@ def _load_hugging_face_fast(directory: Path) -> Tokenizer:
     try:
         tokenizer = tokenizers.Tokenizer.from_str(text)
     except Exception as error:  # the library raises nothing more specific
-        raise VocabularyError(f"{path} is not a tokenizer ({_one_line(error)}): fetch it again") from error
+        raise VocabularyError(f"{path} is not a tokenizer ({one_line(error)}): fetch it again") from error
     # Ids must not depend on a batch that this function never makes.
     tokenizer.no_padding()
     tokenizer.no_truncation()
@@ -188,7 +188,7 @@ def _read_vocabulary(path: Path) -> dict[str, int]:
     try:
         vocabulary = json.loads(_read_text(path))
     except json.JSONDecodeError as error:
-        raise VocabularyError(f"{path} is not JSON ({_one_line(error)}): fetch it again") from error
+        raise VocabularyError(f"{path} is not JSON ({one_line(error)}): fetch it again") from error
     if not isinstance(vocabulary, dict) or not all(type(i) is int and i >= 0 for i in vocabulary.values()):
         raise VocabularyError(f"{path} does not map pieces to ids: fetch it again")
     return vocabulary
@@ -230,8 +230,4 @@ def _read_text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise VocabularyError(f"{path} cannot be read ({_one_line(error)}): fetch it again") from error
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
+        raise VocabularyError(f"{path} cannot be read ({one_line(error)}): fetch it again") from error

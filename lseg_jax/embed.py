@@ -36,9 +36,7 @@ def write(out: Path, name: str, path: Path, model: LSeg, long_side: int | None) 
 def main(_: list[str]) -> None:
     """The command."""
     options = flags.FLAGS
-    paths = image_files.list_images(options.images)
-    for path in paths:
-        image_files.check_image(path)
+    paths = image_files.list_checked_images(options.images)
     model = model_flags.load_model(options)
     names = output_names(paths)
     with files.output_directory(options.out) as out:

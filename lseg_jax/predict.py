@@ -33,9 +33,7 @@ def write_top(path: Path, segmentation: Segmentation) -> None:
 def main(_: list[str]) -> None:
     """The command."""
     options = flags.FLAGS
-    paths = image_files.list_images(options.images)
-    for path in paths:
-        image_files.check_image(path)
+    paths = image_files.list_checked_images(options.images)
     model = model_flags.load_model(options)
     labels = model.names(names_from(options.labels) if options.labels else None)
     rejection = Rejection(options.min_similarity, options.min_margin)

@@ -146,10 +146,10 @@ class Training:
 
     def total_steps(self, examples: int) -> int:
         """Steps of a whole run on so many examples."""
-        scheduled = self.scheduled_steps(examples)
-        return (
-            scheduled if self.stop_after is None else min(scheduled, self.stop_after * self.steps_per_epoch(examples))
-        )
+        steps = self.scheduled_steps(examples)
+        if self.stop_after is not None:
+            steps = min(steps, self.stop_after * self.steps_per_epoch(examples))
+        return steps
 
     def make_optimizer(self, examples: int) -> optax.GradientTransformation:
         """The optimizer of a run on so many examples."""

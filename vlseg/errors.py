@@ -5,6 +5,11 @@ wrong and what to do; the commands print that line on stderr and exit with code 
 """
 
 
+def one_line(error: BaseException) -> str:
+    """The words of another library's error, for a message of ours."""
+    return " ".join(str(error).split())
+
+
 class VlsegError(Exception):
     """Base of all our errors. The message is one line, complete without a traceback."""
 

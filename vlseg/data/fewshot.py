@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 
 from vlseg import labels
 from vlseg.data.catalog import fss1000
-from vlseg.data.folder import check_sizes, some
+from vlseg.data.catalog.pairs import refuse_absent
+from vlseg.data.folder import check_sizes
 from vlseg.data.images import read_image, read_label
 from vlseg.errors import ConfigError, DatasetError
 
@@ -113,7 +114,8 @@ def open_benchmark(name: str, root: str | os.PathLike[str], fold: int, split: st
     if split not in ("train", "test"):
         raise ConfigError(f"split {split!r} is neither train nor test")
     dataset = BENCHMARKS[name](Path(root), fold, split)
-    _check_present(Path(root), dataset.queries)
+    wanted = {file for query in dataset.queries for file in (query.image, query.label)}
+    refuse_absent(Path(root), f"of {len(wanted)} files", wanted)
     return dataset
 
 
@@ -213,9 +215,7 @@ def _coco_mask(path: Path, class_id: int) -> NDArray[np.int32]:
 
 def _fss(root: Path, fold: int, split: str) -> FewShotDataset:
     del fold
-    numbers = {name: index for index, name in enumerate(fss1000.NAMES)}
-    pairs = fss1000.pairs(root, split)
-    queries = [Query(pair.image, pair.label, numbers[pair.image.parent.name]) for pair in pairs]
+    queries = [Query(pair.image, pair.label, fss1000.class_id(pair.label)) for pair in fss1000.pairs(root, split)]
     present, whole = tuple(dict.fromkeys(query.class_id for query in queries)), fss1000.SPLITS[split]
     if len(present) < len(whole):
         logging.getLogger(__name__).warning(
@@ -225,8 +225,7 @@ def _fss(root: Path, fold: int, split: str) -> FewShotDataset:
             len(whole),
             split,
         )
-    names = labels.load("fss_1000")
-    return FewShotDataset(names, present, tuple(queries), lambda path, _: fss1000.read_mask(path), len(queries))
+    return FewShotDataset(fss1000.NAMES, present, tuple(queries), lambda path, _: fss1000.read_mask(path), len(queries))
 
 
 def _asked(names: Sequence[str], tested: Sequence[int], split: str) -> tuple[int, ...]:
@@ -242,13 +241,6 @@ def _read(path: Path) -> bytes:
         ) from None
     except OSError as error:
         raise DatasetError(f"{path}: cannot be read: {error}") from error
-
-
-def _check_present(root: Path, queries: Sequence[Query]) -> None:
-    wanted = {file for query in queries for file in (query.image, query.label)}
-    missing = sorted(str(file.relative_to(root)) for file in wanted if not file.is_file())
-    if missing:
-        raise DatasetError(f"{root}: {len(missing)} of {len(wanted)} files are missing: {some(missing)}")
 
 
 BENCHMARKS: dict[str, Callable[[Path, int, str], FewShotDataset]] = {

@@ -126,6 +126,14 @@ def list_images(source: str | os.PathLike[str] | Sequence[str | os.PathLike[str]
     return list(dict.fromkeys(found))
 
 
+def list_checked_images(source: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -> list[Path]:
+    """`list_images` after `check_image` of each: what cannot be read is known before work on the others begins."""
+    paths = list_images(source)
+    for path in paths:
+        check_image(path)
+    return paths
+
+
 def is_picture(path: Path) -> bool:
     """Whether `path` is a file with one of EXTENSIONS and not hidden; it is not opened."""
     return path.suffix.lower() in EXTENSIONS and not path.name.startswith(".") and path.is_file()

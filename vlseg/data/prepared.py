@@ -23,7 +23,7 @@ from tqdm import tqdm
 from vlseg import files
 from vlseg.data.folder import Example, check_sizes
 from vlseg.data.images import decode_image, decode_label
-from vlseg.errors import DatasetError
+from vlseg.errors import DatasetError, one_line
 
 INFO_FILE = "prepared.json"
 FORMAT = "vlseg prepared data set 1"
@@ -70,7 +70,7 @@ class PreparedDataset:
         except DatasetError:
             raise
         except Exception as error:  # the library raises several kinds on damaged files
-            raise DatasetError(f"{root}: is not a prepared data set, or is damaged: {_line(error)}") from error
+            raise DatasetError(f"{root}: is not a prepared data set, or is damaged: {one_line(error)}") from error
 
     def __len__(self) -> int:
         return len(self.records)
@@ -87,7 +87,7 @@ class PreparedDataset:
             record = msgpack.unpackb(self.records[index])
             name, encoded_image, encoded_label = record["name"], record["image"], record["label"]
         except Exception as error:  # as in `open`
-            raise DatasetError(f"record {index} is damaged: {_line(error)}") from error
+            raise DatasetError(f"record {index} is damaged: {one_line(error)}") from error
         image, label = decode_image(encoded_image, name), decode_label(encoded_label, name)
         check_sizes(image, label, Path(name))
         return Example(image, label, name)
@@ -155,7 +155,3 @@ def _png(picture: Any) -> bytes:
     stream = io.BytesIO()
     (picture if isinstance(picture, Image.Image) else Image.fromarray(picture)).save(stream, "PNG")
     return stream.getvalue()
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())

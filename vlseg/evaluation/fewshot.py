@@ -81,8 +81,7 @@ def update(
             low = jnp.zeros_like(total.low).at[place].set(count)
             return add(total, Count(low, jnp.zeros_like(low))), None
 
-        zero = jnp.zeros(2 * num_classes, jnp.uint32)
-        total, _ = jax.lax.scan(step, Count(zero, zero), (places, jnp.concatenate(counts)))
+        total, _ = jax.lax.scan(step, zeros(num_classes).union, (places, jnp.concatenate(counts)))
         return total
 
     return merge(state, FewShotCounts(seen(intersections), seen(unions)))

@@ -1,15 +1,19 @@
 """COCO with its three kinds of labels."""
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 
+from vlseg import labels
 from vlseg.data.catalog import decoding
-from vlseg.data.catalog.entry import IGNORED, Decoder, Entry, Split, prompts, table
+from vlseg.data.catalog.entry import IGNORED, Decoder, Entry, Split, table
 from vlseg.data.catalog.pairs import Pair, first_of, in_parallel
 
 STUFF_VALUES, STUFF_NAMES = table("coco_stuff_171")
 PANOPTIC_VALUES, PANOPTIC_NAMES = table("coco_panoptic_133")
-OBJECT_VALUES, OBJECT_NAMES = table("coco_object_80")
+THINGS = 80
+"""Classes of COCO-Stuff that are things; they come first."""
+
 IMAGES = {"train": 118287, "val": 5000}
 TERMS = "annotations CC BY 4.0; the pictures are Flickr's, each under its own terms"
 STUFF_LAYOUT = (
@@ -27,17 +31,13 @@ def _maps(split: str) -> Split:
         maps = first_of(root, f"stuffthingmaps/{split}2017", f"annotations/{split}2017")
         return in_parallel(root, _images(root, split), maps)
 
-    return Split(find, _stuff, IMAGES[split])
-
-
-def _stuff(_: Path) -> Decoder:
-    return decoding.values(decoding.by_value(STUFF_VALUES))
+    return Split(find, decoding.numbers(STUFF_VALUES), IMAGES[split])
 
 
 def _objects(_: Path) -> Decoder:
     """Things count from 1 and everything else is the background, which has id 0."""
     background = dict.fromkeys(STUFF_VALUES, 0)
-    return decoding.values({**background, 255: 0, **{value: 1 + i for i, value in enumerate(OBJECT_VALUES)}})
+    return decoding.values({**background, 255: 0, **{value: 1 + i for i, value in enumerate(STUFF_VALUES[:THINGS])}})
 
 
 def _panoptic(split: str) -> Split:
@@ -54,22 +54,25 @@ def _panoptic(split: str) -> Split:
 
 def _part(title: str, words: str) -> Entry:
     """The classes of one of the lists of `vlseg.labels`; pixels of all others do not count."""
-    chosen = [COCO_STUFF.prompts.index(word) for word in prompts(words)]
+    chosen = [COCO_STUFF.prompts.index(word) for word in labels.load(words)]
     stored = [STUFF_VALUES[index] for index in chosen]
     others = [value for value in STUFF_VALUES if value not in stored]
-
-    def decoder(_: Path) -> Decoder:
-        return decoding.values(decoding.by_value(stored, (*others, IGNORED)))
-
-    splits = {name: dataclasses.replace(split, decoder=decoder) for name, split in COCO_STUFF.splits.items()}
     names = tuple(STUFF_NAMES[index] for index in chosen)
-    return dataclasses.replace(COCO_STUFF, title=title, names=names, prompts=prompts(words), splits=splits)
+    return _relabelled(title, names, labels.load(words), decoding.numbers(stored, (*others, IGNORED)))
+
+
+def _relabelled(
+    title: str, names: tuple[str, ...], prompts: tuple[str, ...], decoder: Callable[[Path], Decoder]
+) -> Entry:
+    """The files of COCO-Stuff read as other classes."""
+    splits = {name: dataclasses.replace(split, decoder=decoder) for name, split in COCO_STUFF.splits.items()}
+    return dataclasses.replace(COCO_STUFF, title=title, names=names, prompts=prompts, splits=splits)
 
 
 COCO_STUFF = Entry(
     title="COCO-Stuff 164k",
     names=STUFF_NAMES,
-    prompts=prompts("coco_stuff_171"),
+    prompts=labels.load("coco_stuff_171"),
     splits={split: _maps(split) for split in IMAGES},
     licence=TERMS,
     address="https://github.com/nightrome/cocostuff",
@@ -77,17 +80,16 @@ COCO_STUFF = Entry(
 )
 COCO_UNSEEN = _part("COCO-Stuff 164k, the 15 unseen classes", "coco_unseen_15")
 COCO_SEEN = _part("COCO-Stuff 164k, the 156 seen classes", "coco_seen_156")
-COCO_OBJECT = dataclasses.replace(
-    COCO_STUFF,
-    title="COCO-Object",
-    names=("background", *OBJECT_NAMES),
-    prompts=("background", *prompts("coco_object_80")),
-    splits={name: dataclasses.replace(split, decoder=_objects) for name, split in COCO_STUFF.splits.items()},
+COCO_OBJECT = _relabelled(
+    "COCO-Object",
+    ("background", *STUFF_NAMES[:THINGS]),
+    ("background", *labels.load("coco_object_80")),
+    _objects,
 )
 COCO_PANOPTIC = Entry(
     title="COCO-Panoptic",
     names=PANOPTIC_NAMES,
-    prompts=prompts("coco_panoptic_133"),
+    prompts=labels.load("coco_panoptic_133"),
     splits={split: _panoptic(split) for split in IMAGES},
     licence=TERMS,
     address="https://cocodataset.org",

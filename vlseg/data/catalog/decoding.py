@@ -40,6 +40,15 @@ def by_value(stored: Sequence[int], ignored: Sequence[int] = (IGNORED,)) -> dict
     return {**dict.fromkeys(ignored, IGNORED), **{value: index for index, value in enumerate(stored)}}
 
 
+def numbers(
+    stored: Sequence[int],
+    ignored: Sequence[int] = (IGNORED,),
+    read: Callable[[Path], NDArray[np.int32]] = read_label,
+) -> Callable[[Path], Decoder]:
+    """`Split.decoder` of data sets whose label files hold the same numbers wherever they lie, see `by_value`."""
+    return lambda _: values(by_value(stored, ignored), read)
+
+
 def colours(mapping: Mapping[tuple[int, int, int], int]) -> Decoder:
     """Files whose pixels hold a colour for each class; other colours do not count."""
     known = {_packed(np.array(colour)).item(): index for colour, index in mapping.items()}

@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from vlseg import labels
 from vlseg.data.catalog.pairs import Pair
 from vlseg.data.folder import Example, check_sizes
 from vlseg.data.images import read_image
@@ -129,8 +128,3 @@ def table(name: str) -> tuple[tuple[int, ...], tuple[str, ...]]:
     text = resources.files(__package__).joinpath("tables", f"{name}.tsv").read_text(encoding="utf-8")
     values, names = zip(*(line.split("\t") for line in text.splitlines()), strict=True)
     return tuple(map(int, values)), tuple(names)
-
-
-def prompts(name: str) -> tuple[str, ...]:
-    """The plain words for a list, see `vlseg.labels`."""
-    return labels.load(name)

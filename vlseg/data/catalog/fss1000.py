@@ -1,16 +1,19 @@
 """FSS-1000: a thousand classes, ten pictures and masks each."""
 
+import functools
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from vlseg.data.catalog.entry import Decoder, Entry, Split, prompts, table
+from vlseg import labels
+from vlseg.data.catalog.entry import Decoder, Entry, Split
 from vlseg.data.catalog.pairs import Pair, in_parallel, inner
 from vlseg.data.images import read_image
 from vlseg.errors import DatasetError
 
-NAMES = table("fss_1000")[1]
+NAMES = labels.load("fss_1000")
+NUMBERS = {name: index for index, name in enumerate(NAMES)}
 SPLITS = {"train": range(520), "val": range(520, 760), "test": range(760, 1000)}
 """Classes of the splits of HSNet (juhongm999/hsnet), by id."""
 
@@ -31,6 +34,11 @@ def read_mask(path: Path) -> NDArray[np.int32]:
     return (grey >= OBJECT_FROM).astype(np.int32)
 
 
+def class_id(path: Path) -> int:
+    """The class of a picture or mask, whose folder is called like it."""
+    return NUMBERS[path.parent.name]
+
+
 def pairs(root: Path, split: str) -> list[Pair]:
     """Pictures and masks of the classes of a split that are there, in their order.
 
@@ -47,25 +55,17 @@ def pairs(root: Path, split: str) -> list[Pair]:
 
 
 def _split(name: str) -> Split:
-    def find(root: Path) -> list[Pair]:
-        return pairs(root, name)
-
-    return Split(find, _decoder, PICTURES * len(SPLITS[name]))
+    return Split(functools.partial(pairs, split=name), _decoder, PICTURES * len(SPLITS[name]))
 
 
 def _decoder(_: Path) -> Decoder:
-    numbers = {name: index for index, name in enumerate(NAMES)}
-
-    def decode(path: Path) -> NDArray[np.int32]:
-        return np.where(read_mask(path) == 1, numbers[path.parent.name], IGNORED).astype(np.int32)
-
-    return decode
+    return lambda path: np.where(read_mask(path) == 1, class_id(path), IGNORED).astype(np.int32)
 
 
 FSS_1000 = Entry(
     title="FSS-1000",
     names=NAMES,
-    prompts=prompts("fss_1000"),
+    prompts=NAMES,
     splits={name: _split(name) for name in SPLITS},
     licence="none stated",
     address="https://github.com/HKUSTCV/FSS-1000",

@@ -1,11 +1,14 @@
-"""Pairing the pictures of a data set with their label files, by the two habits that data sets have."""
+"""Pairing the pictures of a data set with their label files, by the habits that data sets have."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from vlseg.data.folder import some, walk
 from vlseg.errors import DatasetError
+
+DERIVED = ("_labelTrainIds.png", "_instanceTrainIds.png")
+"""Endings of what other code leaves beside label files; they are not looked at."""
 
 
 class Pair(NamedTuple):
@@ -53,7 +56,7 @@ def by_name(root: Path, images: str, suffix: str, label: Callable[[str], str]) -
     if not pictures:
         raise DatasetError(f"{root / images}: holds no pictures (*{suffix})")
     pairs = [Pair(pictures[stem], root / label(stem), stem) for stem in sorted(pictures)]
-    _refuse(root, "label files", [str(pair.label.relative_to(root)) for pair in pairs if not pair.label.is_file()])
+    refuse_absent(root, "label files", [pair.label for pair in pairs])
     return pairs
 
 
@@ -94,17 +97,13 @@ def in_list(root: Path, names: str, images: str, *labels: str) -> list[Pair]:
         Pair(root / images.format(name), _first_file(root, [label.format(name) for label in labels]), name)
         for name in dict.fromkeys(listed)
     ]
-    for kind, files in (("pictures", [pair.image for pair in pairs]), ("label files", [pair.label for pair in pairs])):
-        _refuse(root, kind, [str(file.relative_to(root)) for file in files if not file.is_file()])
+    refuse_absent(root, "pictures", [pair.image for pair in pairs])
+    refuse_absent(root, "label files", [pair.label for pair in pairs])
     return pairs
 
 
 def _first_file(root: Path, names: Sequence[str]) -> Path:
     return next((root / name for name in names if (root / name).is_file()), root / names[0])
-
-
-DERIVED = ("_labelTrainIds.png", "_instanceTrainIds.png")
-"""Endings of what other code leaves beside label files; they are not looked at."""
 
 
 def _by_stem(folder: Path, suffix: str) -> dict[str, Path]:
@@ -116,6 +115,11 @@ def _by_stem(folder: Path, suffix: str) -> dict[str, Path]:
         for path in walk(folder)
         if path.name.endswith(suffix) and not path.name.startswith(".") and not path.name.endswith(DERIVED)
     }
+
+
+def refuse_absent(root: Path, kind: str, wanted: Iterable[Path]) -> None:
+    """Raises DatasetError that names those of some files below `root` that are not there; `kind` is what they are."""
+    _refuse(root, kind, [str(file.relative_to(root)) for file in wanted if not file.is_file()])
 
 
 def _refuse(folder: Path, kind: str, missing: list[str]) -> None:

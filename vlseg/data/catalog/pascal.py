@@ -6,8 +6,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from vlseg import labels
 from vlseg.data.catalog import decoding
-from vlseg.data.catalog.entry import IGNORED, Decoder, Entry, Split, prompts, table
+from vlseg.data.catalog.entry import IGNORED, Decoder, Entry, Split, table
 from vlseg.data.catalog.pairs import Pair, first_of, in_list, inner
 from vlseg.errors import DatasetError
 
@@ -37,17 +38,13 @@ def _listed(year: str, lists: str, split: str, *labels: str) -> list[str]:
 
 
 def _voc_splits(with_background: bool) -> dict[str, Split]:
-    ignored = (IGNORED,) if with_background else (0, IGNORED)
-    stored = (0, *VOC_VALUES) if with_background else VOC_VALUES
-
-    def decoder(_: Path) -> Decoder:
-        return decoding.values(decoding.by_value(stored, ignored))
+    numbers = _with_zero(VOC_VALUES, with_background)
 
     def split(name: str, examples: int, *labels: str) -> Split:
         def find(root: Path) -> list[Pair]:
             return in_list(inner(root, DEVKIT), *_listed("VOC2012", "Segmentation", name, *labels))
 
-        return Split(find, decoder, examples)
+        return Split(find, decoding.numbers(*numbers), examples)
 
     return {
         "train": split("train", 1464, "SegmentationClass*.png"),
@@ -55,8 +52,8 @@ def _voc_splits(with_background: bool) -> dict[str, Split]:
         "trainval": split("trainval", 2913, "SegmentationClass*.png"),
         # Copies of the former hold what SBD adds, and some hold the rest as well.
         "trainaug": split("trainaug", 10582, "SegmentationClassAug*.png", "SegmentationClass*.png"),
-        "sbd_train": _sbd("train", stored, ignored, 8498),
-        "sbd_val": _sbd("val", stored, ignored, 2857),
+        "sbd_train": _sbd("train", *numbers, 8498),
+        "sbd_val": _sbd("val", *numbers, 2857),
     }
 
 
@@ -70,10 +67,12 @@ def _sbd(name: str, stored: Sequence[int], ignored: Sequence[int], examples: int
     def read(path: Path) -> NDArray[np.int32]:
         return decoding.matlab(path, "GTcls", "Segmentation")
 
-    def decoder(_: Path) -> Decoder:
-        return decoding.values(decoding.by_value(stored, ignored), read)
+    return Split(find, decoding.numbers(stored, ignored, read), examples)
 
-    return Split(find, decoder, examples)
+
+def _with_zero(stored: Sequence[int], with_background: bool) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Numbers that count and numbers that do not, where 0 is the background."""
+    return ((0, *stored), (IGNORED,)) if with_background else (tuple(stored), (0, IGNORED))
 
 
 def _context_root(root: Path) -> tuple[Path, str]:
@@ -93,16 +92,12 @@ def _context_splits(with_background: bool) -> dict[str, Split]:
 
 def _context(name: str, with_background: bool, examples: int) -> Split:
     """59 classes as PNG in alphabetical order, as mmsegmentation's converter writes them; 0 is the background."""
-    stored = (0, *CONTEXT_VALUES) if with_background else CONTEXT_VALUES
 
     def find(root: Path) -> list[Pair]:
         base, year = _context_root(root)
         return in_list(base, *_listed(year, "SegmentationContext", name, "SegmentationClassContext*.png"))
 
-    def decoder(_: Path) -> Decoder:
-        return decoding.values(decoding.by_value(stored, (IGNORED,) if with_background else (0, IGNORED)))
-
-    return Split(find, decoder, examples)
+    return Split(find, decoding.numbers(*_with_zero(CONTEXT_VALUES, with_background)), examples)
 
 
 def _context_matlab(name: str, with_background: bool, examples: int) -> Split:
@@ -146,7 +141,7 @@ def _voc(title: str, with_background: bool) -> Entry:
     return Entry(
         title=title,
         names=(*background, *VOC_NAMES),
-        prompts=(*background, *prompts("voc_20")),
+        prompts=(*background, *labels.load("voc_20")),
         splits=_voc_splits(with_background),
         licence=VOC_TERMS,
         address=VOC_ADDRESS,
@@ -163,7 +158,7 @@ def _pascal_context(title: str, with_background: bool) -> Entry:
     return Entry(
         title=title,
         names=(*background, *CONTEXT_NAMES),
-        prompts=(*background, *prompts("pascal_context_59")),
+        prompts=(*background, *labels.load("pascal_context_59")),
         splits=_context_splits(with_background),
         licence=VOC_TERMS,
         address="https://www.cs.stanford.edu/~roozbeh/pascal-context",

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import numpy as np
 
+from vlseg import labels
 from vlseg.data.catalog import decoding
-from vlseg.data.catalog.entry import IGNORED, Decoder, Entry, Split, prompts, table
+from vlseg.data.catalog.entry import IGNORED, Decoder, Entry, Split, table
 from vlseg.data.catalog.pairs import Pair, first_of, in_parallel, inner
 
 SPLITS = {"training": "train", "validation": "val"}
@@ -64,16 +65,13 @@ def _trees(
         wrapper: the folder that archives bring along, if any. other_labels: where labels are in other archives.
     """
 
-    def decoder(_: Path) -> Decoder:
-        return decoding.values(decoding.by_value(stored, ignored))
-
     def split(name: str) -> Split:
         def find(root: Path) -> list[Pair]:
             base = inner(root, wrapper)
             maps = first_of(base, labels.format(name), *([other_labels.format(name)] if other_labels else []))
             return in_parallel(base, images.format(name), maps, image_suffixes, label_suffix)
 
-        return Split(find, decoder, counts[name])
+        return Split(find, decoding.numbers(stored, ignored), counts[name])
 
     return {SPLITS.get(name, name): split(name) for name in counts}
 
@@ -94,7 +92,7 @@ def _camvid_original() -> Split:
 CITYSCAPES = Entry(
     title="Cityscapes",
     names=CITYSCAPES_NAMES,
-    prompts=prompts("cityscapes_19"),
+    prompts=labels.load("cityscapes_19"),
     splits=_trees(
         "leftImg8bit/{}",
         "gtFine/{}",
@@ -111,13 +109,13 @@ CITYSCAPES = Entry(
 )
 BDD100K = Entry(
     title="BDD100K",
-    names=table("bdd100k_19")[1],
-    prompts=prompts("cityscapes_19"),
+    names=CITYSCAPES_NAMES,
+    prompts=labels.load("cityscapes_19"),
     splits=_trees(
         "images/10k/{}",
         "labels/sem_seg/masks/{}",
         {"train": 7000, "val": 1000},
-        table("bdd100k_19")[0],
+        range(len(CITYSCAPES_NAMES)),
         (IGNORED,),
         wrapper="bdd100k",
     ),
@@ -129,7 +127,7 @@ BDD100K = Entry(
 IDD = Entry(
     title="IDD (India Driving Dataset), level 3",
     names=table("idd_26")[1],
-    prompts=prompts("idd_26"),
+    prompts=labels.load("idd_26"),
     splits=_trees(
         "leftImg8bit/{}",
         "gtFine/{}",
@@ -150,7 +148,7 @@ IDD = Entry(
 MAPILLARY = Entry(
     title="Mapillary Vistas 1.2",
     names=table("mapillary_65")[1],
-    prompts=prompts("mapillary_65"),
+    prompts=labels.load("mapillary_65"),
     splits=_trees(
         "{}/images",
         "{}/v1.2/labels",
@@ -166,7 +164,7 @@ MAPILLARY = Entry(
 CAMVID = Entry(
     title="CamVid",
     names=table("camvid_11")[1],
-    prompts=prompts("camvid_11"),
+    prompts=labels.load("camvid_11"),
     splits={
         **_trees(
             "{}",
