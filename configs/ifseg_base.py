@@ -23,6 +23,18 @@ def loading_section() -> ml_collections.ConfigDict:
     return ml_collections.ConfigDict({"threads": 4, "workers": 0, "on_error": "stop"})
 
 
+def add_run_settings(config: ml_collections.ConfigDict) -> None:
+    """How a run is spread over devices, how batches are made, and what is logged and saved when."""
+    config.mesh = ""  # such as "data=4,fsdp=2"; by default all devices share the batch
+    config.loading = loading_section()
+    config.log_every = 50
+    config.checkpoint_every = 500
+    config.checkpoint_minutes = 0.0  # also whenever so much time has passed; 0 for never
+    config.keep_checkpoints = 2
+    config.keep_period = 0  # checkpoints at multiples of so many steps stay too; 0 for none
+    config.profile = ""  # first and last step of a profile, such as "10:12"
+
+
 def get_config() -> ml_collections.ConfigDict:
     """Official image-free settings (alinlab/ifseg) without categories."""
     config = ml_collections.ConfigDict()
@@ -35,6 +47,7 @@ def get_config() -> ml_collections.ConfigDict:
         {
             "steps": 2000,
             "batch_size": 16,
+            "accumulation_steps": 1,  # parts of a batch, computed one after another
             "learning_rate": 5e-5,
             "warmup_steps": 0,
             "b1": 0.9,
@@ -50,8 +63,5 @@ def get_config() -> ml_collections.ConfigDict:
     )
     config.data = data_section(split="train", count=20000)  # of supervised runs
     config.evaluation = data_section(split="test", count=500)  # at the end of a run; none if there is no source
-    config.loading = loading_section()
-    config.log_every = 50
-    config.checkpoint_every = 500
-    config.keep_checkpoints = 2
+    add_run_settings(config)
     return config

@@ -2,7 +2,7 @@
 
 import ml_collections
 
-from configs.ifseg_base import data_section, loading_section
+from configs.ifseg_base import add_run_settings, data_section
 from lseg_jax.config import LSegConfig
 
 
@@ -20,6 +20,7 @@ def get_config() -> ml_collections.ConfigDict:
             "steps": ml_collections.config_dict.placeholder(int),  # instead of epochs
             "stop_after": ml_collections.config_dict.placeholder(int),  # epochs; the schedule is that of all of them
             "batch_size": 16,
+            "accumulation_steps": 1,  # parts of a batch, computed one after another
             "learning_rate": 0.004,
             "decoder_factor": 10.0,
             "optimizer": "sgd",
@@ -41,8 +42,5 @@ def get_config() -> ml_collections.ConfigDict:
     config.data = data_section(split="train", count=20000)
     config.data.weights = ""  # how often each of several sources comes, such as "2,1"; default: by their sizes
     config.evaluation = data_section(split="test", count=500)  # at the end of a run; none if there is no source
-    config.loading = loading_section()
-    config.log_every = 50
-    config.checkpoint_every = 500
-    config.keep_checkpoints = 2
+    add_run_settings(config)
     return config

@@ -5,15 +5,16 @@ are the image trunk, its projection and the word embeddings, so image-free steps
 """
 
 import dataclasses
-import functools
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
+from jax.sharding import Mesh
 from tqdm import tqdm
 
 from ifseg_jax.artificial import artificial_batch
@@ -21,11 +22,11 @@ from ifseg_jax.config import OFAConfig
 from ifseg_jax.inference import WordEmbeddings, scaled
 from ifseg_jax.model import IFSeg
 from ifseg_jax.ofa import OFA
-from vlseg import state_dicts
+from vlseg import sharding, state_dicts
 from vlseg.errors import ConfigError
-from vlseg.nn.losses import upsampled_cross_entropy
-from vlseg.training import optimizers
-from vlseg.training.compilation import compile_once
+from vlseg.nn.losses import counted_pixels, upsampled_cross_entropy
+from vlseg.training import accumulation, optimizers
+from vlseg.training.compilation import compile_step
 
 FROZEN = re.compile(r"params/(encoder/(resnet|image_projection)|word_embedding)/")
 UNUSED = re.compile(
@@ -47,6 +48,7 @@ class Adaptation:
     """Optimization settings; the defaults are the official ones (alinlab/ifseg).
 
     steps, batch_size, learning_rate: cosine decay to 0 over the steps, no warm-up.
+    accumulation_steps: parts of a batch that are computed one after another, which takes less memory.
     b1, b2, epsilon, weight_decay, clip_norm: AdamW with a global-norm clip.
     image_size: side of the training images in pixels; the target has this size, the grid image_size / stride cells.
     max_side: S, the largest side of an artificial word map.
@@ -66,6 +68,7 @@ class Adaptation:
     image_size: int | None = None
     max_side: int = 32
     row_block: int = 16
+    accumulation_steps: int = 1
     seed: int = 0
 
     @classmethod
@@ -79,10 +82,15 @@ class Adaptation:
             settings = cls(**values)
         except TypeError as error:
             raise ConfigError(f"adaptation: {error}") from error
-        for name in ("steps", "batch_size", "max_side", "row_block"):
+        for name in ("steps", "batch_size", "max_side", "row_block", "accumulation_steps"):
             value = getattr(settings, name)
             if not isinstance(value, int) or value < 1:
                 raise ConfigError(f"adaptation.{name} is {value}; it must be 1 or more")
+        if settings.batch_size % settings.accumulation_steps:
+            raise ConfigError(
+                f"adaptation.accumulation_steps {settings.accumulation_steps} does not divide the batch of "
+                f"{settings.batch_size}"
+            )
         for name in ("seed", "learning_rate", "warmup_steps", "weight_decay"):
             if getattr(settings, name) < 0:
                 raise ConfigError(f"adaptation.{name} is {getattr(settings, name)}; it must not be negative")
@@ -131,20 +139,27 @@ def initial_state(trained: Variables, optimizer: optax.GradientTransformation, *
     return {"params": params, "optimizer": optimizer.init(params)}
 
 
+class Examples(NamedTuple):
+    """What the loss compares. cells: image tokens [B, h, w, D]. targets: int32 [B, H, W], IGNORED does not count."""
+
+    cells: jax.Array
+    targets: jax.Array
+
+
 def segmentation_loss(
     config: OFAConfig,
     variables: Any,
     words: WordEmbeddings,
-    cells: jax.Array,
-    targets: jax.Array,
+    examples: Examples,
     key: jax.Array,
     row_block: int,
+    count: jax.Array | None = None,
 ) -> jax.Array:
-    """Cross entropy of upsampled logits of image tokens [B, h, w, D] against targets int32 [B, H, W]; -1 is ignored."""
+    """Cross entropy of upsampled logits of image tokens against targets; `count` as in `upsampled_cross_entropy`."""
     model: Any = OFA(config)
     logits = model.apply(
         variables,
-        cells,
+        sharding.batch_sharded(examples.cells),
         words.categories,
         words.prompt,
         words.bos,
@@ -152,20 +167,57 @@ def segmentation_loss(
         deterministic=False,
         rngs={"dropout": key},
     )
-    return upsampled_cross_entropy(logits, targets, ignore_label=IGNORED, row_block=row_block)
+    return upsampled_cross_entropy(logits, examples.targets, ignore_label=IGNORED, row_block=row_block, count=count)
 
 
 def _update(
-    state: State, optimizer: optax.GradientTransformation, loss: Callable[[Any], jax.Array]
+    config: OFAConfig,
+    settings: Adaptation,
+    state: State,
+    constant: Variables,
+    words: WordEmbeddings,
+    examples: Examples,
+    key: jax.Array,
 ) -> tuple[State, Metrics]:
-    value, gradients = jax.value_and_grad(loss)(state["params"])
-    updates, optimizer_state = optimizer.update(gradients, state["optimizer"], state["params"])
+    """One step of the optimizer; `constant` are the variables that the loss needs besides the state's."""
+    count = counted_pixels(examples.targets, words.categories.shape[0], IGNORED)
+
+    def loss(params: Any, _: None, part: Examples, number: jax.Array) -> tuple[jax.Array, None]:
+        variables = state_dicts.unflatten({**constant, **params})
+        part_key = jax.random.fold_in(key, number) if settings.accumulation_steps > 1 else key
+        return segmentation_loss(config, variables, words, part, part_key, settings.row_block, count), None
+
+    parts = settings.accumulation_steps
+    value, _, gradients = accumulation.value_and_gradient(loss, state["params"], None, examples, parts)
+    updates, optimizer_state = settings.optimizer().update(gradients, state["optimizer"], state["params"])
     params = optax.apply_updates(state["params"], updates)
     return {"params": params, "optimizer": optimizer_state}, {"loss": value}
 
 
+def image_free_update(config: OFAConfig, settings: Adaptation) -> Callable[..., tuple[State, Metrics]]:
+    """The pure function (state, constant, words, number) -> (state, metrics) of `image_free_step`."""
+    side = settings.side(config)
+
+    def update(state: State, constant: Variables, words: WordEmbeddings, number: jax.Array) -> tuple[State, Metrics]:
+        map_key, dropout_key = jax.random.split(jax.random.fold_in(jax.random.key(settings.seed), number))
+        categories = words.categories.shape[0]
+        batch = artificial_batch(
+            map_key, settings.batch_size, categories, side // config.stride, side, settings.max_side
+        )
+        grids, targets = map(sharding.batch_sharded, batch)
+        examples = Examples(words.categories[grids], targets)
+        return _update(config, settings, state, constant, words, examples, dropout_key)
+
+    return update
+
+
+def image_free_constants(kept: Variables) -> Variables:
+    """What image-free steps need of the frozen variables: neither trunk nor word table."""
+    return {name: value for name, value in kept.items() if not FROZEN.match(name) and name.startswith("params/")}
+
+
 def image_free_step(
-    config: OFAConfig, settings: Adaptation, words: WordEmbeddings, kept: Variables
+    config: OFAConfig, settings: Adaptation, words: WordEmbeddings, kept: Variables, mesh: Mesh | None = None
 ) -> Callable[[State, int], tuple[State, Metrics]]:
     """The jitted step (state, number) -> (state, metrics) on artificial images.
 
@@ -175,27 +227,33 @@ def image_free_step(
         config, settings: of model and optimization.
         words: embeddings of the categories.
         kept: the frozen part of the variables, from `split`; trunk and word table are not used.
+        mesh: over which the state is spread, see `vlseg.sharding`.
     """
-    side = settings.side(config)
-    optimizer = settings.optimizer()
-    base = jax.random.key(settings.seed)
-    constant = {name: value for name, value in kept.items() if not FROZEN.match(name) and name.startswith("params/")}
+    constant = sharding.place(image_free_constants(kept), mesh)
+    words = sharding.copy_everywhere(words, mesh)
+    step = compile_step(image_free_update(config, settings), mesh)
+    return lambda state, number: step(state, constant, words, np.int32(number))
 
-    @functools.partial(compile_once, donate_argnums=0)
-    def step(state: State, constant: Variables, words: WordEmbeddings, number: jax.Array) -> tuple[State, Metrics]:
-        map_key, dropout_key = jax.random.split(jax.random.fold_in(base, number))
-        categories = words.categories.shape[0]
-        grid = side // config.stride
-        batch = artificial_batch(map_key, settings.batch_size, categories, grid, side, settings.max_side)
 
-        def loss(params: Any) -> jax.Array:
-            cells = words.categories[batch.grids]
-            variables = state_dicts.unflatten({**constant, **params})
-            return segmentation_loss(config, variables, words, cells, batch.targets, dropout_key, settings.row_block)
+def supervised_update(config: OFAConfig, settings: Adaptation) -> Callable[..., tuple[State, Metrics]]:
+    """The pure function (state, frozen, words, images, targets, number) -> (state, metrics) of `supervised_step`."""
 
-        return _update(state, optimizer, loss)
+    def update(
+        state: State, frozen: Any, words: WordEmbeddings, images: jax.Array, targets: jax.Array, number: jax.Array
+    ) -> tuple[State, Metrics]:
+        key = jax.random.fold_in(jax.random.key(settings.seed), number)
+        model: Any = OFA(config)
+        whole = state_dicts.unflatten({**frozen, **state["params"]})
+        features = model.apply(whole, scaled(images), method=OFA.image_features)
+        cells = model.apply(whole, features, method=OFA.image_embeddings)
+        return _update(config, settings, state, frozen, words, Examples(cells, targets), key)
 
-    return lambda state, number: step(state, constant, words, jnp.asarray(number))
+    return update
+
+
+def supervised_constants(kept: Variables) -> Variables:
+    """What supervised steps need of the frozen variables: all but the word table."""
+    return {name: value for name, value in kept.items() if "word_embedding" not in name}
 
 
 def supervised_step(
@@ -204,38 +262,23 @@ def supervised_step(
     words: WordEmbeddings,
     kept: Variables,
     batches: Callable[[int], tuple[Any, Any]],
+    mesh: Mesh | None = None,
 ) -> Callable[[State, int], tuple[State, Metrics]]:
     """The step (state, number) -> (state, metrics) on real images.
 
     Args:
-        config, settings, words: as for `image_free_step`.
+        config, settings, words, mesh: as for `image_free_step`.
         kept: the frozen part of the variables, from `split`.
-        batches: number -> (images uint8 [B, H, W, 3], targets int [B, H, W], -1 where ignored), a pure function of the
-            number.
+        batches: number -> this process's rows of (images uint8 [B, H, W, 3], targets int [B, H, W], -1 where ignored),
+            a pure function of the number.
     """
-    optimizer = settings.optimizer()
-    base = jax.random.key(settings.seed)
-    frozen = {name: value for name, value in kept.items() if "word_embedding" not in name}
-
-    @functools.partial(compile_once, donate_argnums=0)
-    def step(
-        state: State, frozen: Any, words: WordEmbeddings, images: jax.Array, targets: jax.Array, number: jax.Array
-    ) -> tuple[State, Metrics]:
-        key = jax.random.fold_in(base, number)
-        model: Any = OFA(config)
-        whole = state_dicts.unflatten({**frozen, **state["params"]})
-        features = model.apply(whole, scaled(images), method=OFA.image_features)
-        cells = model.apply(whole, features, method=OFA.image_embeddings)
-
-        def loss(params: Any) -> jax.Array:
-            variables = state_dicts.unflatten({**frozen, **params})
-            return segmentation_loss(config, variables, words, cells, targets, key, settings.row_block)
-
-        return _update(state, optimizer, loss)
+    frozen = sharding.place(supervised_constants(kept), mesh)
+    words = sharding.copy_everywhere(words, mesh)
+    step = compile_step(supervised_update(config, settings), mesh)
 
     def run(state: State, number: int) -> tuple[State, Metrics]:
-        images, targets = batches(number)
-        return step(state, frozen, words, images, targets, jnp.asarray(number))
+        images, targets = sharding.place_batch(batches(number), mesh, settings.batch_size)
+        return step(state, frozen, words, images, targets, np.int32(number))
 
     return run
 

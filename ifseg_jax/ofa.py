@@ -27,6 +27,7 @@ from ifseg_jax.transformer import (
     stack,
 )
 from vlseg.nn.resnet import ResNet, halve
+from vlseg.sharding import batch_sharded
 
 WORD_TYPE, IMAGE_TYPE = 0, 1
 
@@ -128,7 +129,7 @@ class Encoder(nn.Module):
             image_position = self.image_position_norm(self.image_position_embeddings(grid))
             position = jnp.broadcast_to(position, (image_position.shape[0], *position.shape[1:]))
             position = jnp.concatenate([image_position, position], axis=1)
-        x = self.dropout(x, deterministic=deterministic)
+        x = batch_sharded(self.dropout(x, deterministic=deterministic))
         mask = _joint_mask(grid, word_mask, batch, length)
         scale = (2 * config.width // config.heads) ** -0.5
         pair = PositionPair(self.position_query(position) * scale, self.position_key(position))
@@ -233,7 +234,7 @@ class Decoder(nn.Module):
         deterministic: bool,
     ) -> jax.Array:
         config = self.config
-        x = self.dropout(x, deterministic=deterministic)
+        x = batch_sharded(self.dropout(x, deterministic=deterministic))
         scale = (2 * config.width // config.heads) ** -0.5
         self_pair = PositionPair(self.self_position_query(position) * scale, self.self_position_key(position))
         cross_pair = PositionPair(

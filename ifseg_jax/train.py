@@ -16,20 +16,21 @@ import numpy as np
 from absl import flags
 from ml_collections import config_flags
 
-from ifseg_jax import adaptation
+from ifseg_jax import adaptation, flops
+from ifseg_jax.config import OFAConfig
 from ifseg_jax.evaluate import evaluate
+from ifseg_jax.inference import WordEmbeddings
 from ifseg_jax.model import IFSeg, load
-from vlseg import cli, visualize
+from vlseg import cli, distributed, sharding, visualize
 from vlseg.data import transforms
 from vlseg.data.folder import names_from
 from vlseg.data.sources import Dataset, open_section
 from vlseg.data.stream import Stream, prefetched
 from vlseg.errors import ConfigError
 from vlseg.training import checkpoints, loop
+from vlseg.training.speed import Work
 
 MODES = ("image_free", "supervised")
-FREE = ("evaluation", "loading", "log_every", "keep_checkpoints")
-"""Settings that a run may change when it goes on."""
 
 
 def categories_of(config: ml_collections.ConfigDict) -> tuple[str, ...]:
@@ -80,34 +81,50 @@ def train(config: ml_collections.ConfigDict, workdir: str | Path) -> Path:
         settings = adaptation.Adaptation.from_dict(config.adaptation)
     except ConfigError as error:
         raise ConfigError(f"config.{error}") from error
-    loop.check_counts(config)
+    schedule = loop.Schedule.of(config, settings.steps)
+    mesh = sharding.make_mesh(config.mesh)
+    sharding.check_batch(mesh, settings.batch_size // settings.accumulation_steps)
     categories = categories_of(config)
     model = load(config.checkpoint, tokenizer=config.tokenizer or None, **config.model)
     names = model.words(categories).names
     side = settings.side(model.config)
     words = model.word_embeddings(categories)
+    sharding.check_heads(mesh, model.config.heads)
     trained, kept = adaptation.split(model.variables, model.config)
     model = dataclasses.replace(model, variables={})  # the state takes over its arrays
     if config.mode == "image_free":
-        step = adaptation.image_free_step(model.config, settings, words, kept)
+        step = adaptation.image_free_step(model.config, settings, words, kept, mesh)
     else:
         dataset = open_training_data(config, categories)
         loading = config.loading
-        batches = supervised_batches(dataset, settings, side, on_error=loading.on_error)
+        rows = sharding.own_rows(mesh, settings.batch_size)
+        batches = supervised_batches(dataset, settings, side, rows=rows, on_error=loading.on_error)
         batches = prefetched(batches, loading.threads, loading.workers)
-        step = adaptation.supervised_step(model.config, settings, words, kept, batches)
+        step = adaptation.supervised_step(model.config, settings, words, kept, batches, mesh)
     evaluation = open_evaluation_data(config, categories)
-    path = checkpoints.open_workdir(workdir, config.to_dict(), free=FREE)
-    state = adaptation.initial_state(trained, settings.optimizer(), copy=False)
+    path = checkpoints.open_workdir(workdir, config.to_dict(), free=loop.FREE)
+    trained = sharding.place(trained, mesh)
+    state = sharding.place(adaptation.initial_state(trained, settings.optimizer(), copy=False), mesh)
     del trained
-    schedule = loop.Schedule(settings.steps, config.log_every, config.checkpoint_every, config.keep_checkpoints)
-    state = loop.train(state, step, path, schedule, on_log=loop.print_metrics)
-    result = adaptation.adapted(model, names, state, kept)
-    result.save(path / "model", overwrite=True)
-    print(f"wrote {path / 'model'}", flush=True)
+    work = Work(settings.batch_size, settings.batch_size * flops_of(config.mode, model.config, side, words))
+    state = loop.train(state, step, path, schedule, on_log=loop.print_metrics, work=work, config=config.to_dict())
+    params = sharding.gathered(state["params"], mesh)
+    result = adaptation.adapted(model, names, {"params": params}, kept)
+    if distributed.is_main():
+        result.save(path / "model", overwrite=True)
+        print(f"wrote {path / 'model'}", flush=True)
     if evaluation:
         report(result, evaluation, path)
     return path / "model"
+
+
+def flops_of(mode: str, config: OFAConfig, side: int, words: WordEmbeddings) -> int:
+    """Operations of a training step for one image of `side` pixels, see `ifseg_jax.flops`."""
+    categories, length = words.categories.shape[0], words.prompt.shape[1]
+    total = flops.image_free_step(config, side, length, categories)
+    if mode == "supervised":
+        total += flops.trunk(config, side, side) + flops.image_projection(config, (side // config.stride) ** 2)
+    return total
 
 
 def open_training_data(config: ml_collections.ConfigDict, categories: tuple[str, ...]) -> Dataset:
@@ -163,11 +180,13 @@ def report(model: IFSeg, dataset: Dataset, path: Path) -> None:
 
 def main(_: list[str]) -> Any:
     """The command."""
+    distributed.initialize()
     train(flags.FLAGS.config, flags.FLAGS.workdir)
 
 
 if __name__ == "__main__":
     config_flags.DEFINE_config_file("config", help_string="A file such as configs/coco.py.")
     flags.mark_flag_as_required("config")
-    flags.DEFINE_string("workdir", None, "Where everything of this run goes.", required=True)
+    flags.DEFINE_string("workdir", None, "Where everything of this run goes; every process must see it.", required=True)
+    distributed.define_flags()
     cli.run(main)

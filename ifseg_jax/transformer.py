@@ -18,6 +18,7 @@ from vlseg.nn.attention import MASKED, KeyBlock, QueryBlock, attend, causal_bias
 from vlseg.nn.broadcast import broadcast_batch
 from vlseg.nn.drop_path import DropPath
 from vlseg.nn.layer_norm import LayerNorm
+from vlseg.sharding import batch_sharded
 
 PRODUCT = "product"
 """Name under which a recomputation policy finds the results of linear layers."""
@@ -117,7 +118,7 @@ class Residual(nn.Module):
     def __call__(self, x: jax.Array, branch: jax.Array, drop_path: jax.Array, deterministic: bool) -> jax.Array:
         """x + drop_path(dropout(branch)), all [B, n, D]; `drop_path` is this layer's rate."""
         branch = nn.Dropout(self.config.dropout)(branch, deterministic=deterministic)
-        return x + DropPath()(branch, drop_path, deterministic=deterministic)
+        return batch_sharded(x + DropPath()(branch, drop_path, deterministic=deterministic))
 
 
 class EncoderContext(NamedTuple):

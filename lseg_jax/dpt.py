@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from lseg_jax.transformer import exact_gelu
 from vlseg.nn.resize import resize_bilinear
 from vlseg.nn.resnet import BatchNorm, Convolution
+from vlseg.sharding import batch_sharded
 
 SCALES: dict[int, tuple[float, ...]] = {8: (2, 1, 0.5, 0.25), 16: (4, 2, 1, 0.5), 32: (8, 4, 2, 1)}
 """Resampling of each level by patch size: levels are at 1/4, 1/8, 1/16 and 1/32 of the image."""
@@ -104,7 +105,7 @@ class Fusion(nn.Module):
         if level is not None:
             x = x + ResidualUnit(self.features, self.dtype, name="skip_unit")(level, train=train)
         x = ResidualUnit(self.features, self.dtype, name="unit")(x, train=train)
-        return nn.Dense(self.features, dtype=jnp.dtype(self.dtype), name="out")(x)
+        return batch_sharded(nn.Dense(self.features, dtype=jnp.dtype(self.dtype), name="out")(x))
 
 
 class Decoder(nn.Module):

@@ -20,24 +20,23 @@ import numpy as np
 from absl import flags
 from ml_collections import config_flags
 
-from lseg_jax import fewshot, pretrained, storage, training
+from lseg_jax import fewshot, flops, pretrained, storage, training
 from lseg_jax.batches import OTHERS, episode_batches, named_batches, pair_batches
-from lseg_jax.config import LSegConfig, TextConfig
+from lseg_jax.config import LSegConfig, TextConfig, ViTConfig
 from lseg_jax.evaluate import evaluate
 from lseg_jax.model import LSeg, load
 from lseg_jax.tokenizers import load_tokenizer
 from lseg_jax.training import Batch, Training
-from vlseg import cli, visualize
+from vlseg import cli, distributed, sharding, visualize
 from vlseg.data.fewshot import open_benchmark
 from vlseg.data.sources import Dataset, open_section
 from vlseg.data.stream import prefetched
 from vlseg.errors import ConfigError
 from vlseg.evaluation.sliding_window import Scheme
 from vlseg.training import checkpoints, loop
+from vlseg.training.speed import Work
 
 LABEL_SETS = ("names", "others")
-FREE = ("evaluation", "loading", "log_every", "keep_checkpoints")
-"""Settings that a run may change when it goes on."""
 
 
 def initial_model(config: ml_collections.ConfigDict, settings: Training) -> LSeg:
@@ -82,31 +81,32 @@ class Source(NamedTuple):
     labels: tuple[str, ...]
 
 
-def open_source(config: ml_collections.ConfigDict, settings: Training) -> Source:
-    """The training data that the configuration names.
+def open_source(config: ml_collections.ConfigDict, settings: Training, rows: np.ndarray) -> Source:
+    """The training data that the configuration names; of every batch these rows.
 
     Raises:
         ConfigError: none, or several that do not go together. DatasetError: data that cannot be used.
     """
+    reading: dict[str, Any] = {"rows": rows, "on_error": config.loading.on_error}
     if config.benchmark.name:
         if config.data.source:
             raise ConfigError("config.benchmark and config.data.source both name training data: leave one out")
         _refuse_weights(config.data, "a benchmark")
         episodes = open_benchmark(config.benchmark.name, config.benchmark.root, config.benchmark.fold, "train")
         asked: list[tuple[str, ...]] = [(OTHERS, episodes.names[class_id]) for class_id in episodes.class_ids]
-        batches = episode_batches(episodes, settings, on_error=config.loading.on_error)
+        batches = episode_batches(episodes, settings, **reading)
         return Source(asked, batches, episodes.epoch, ())
     datasets = open_datasets(config.data)
     examples = sum(len(dataset) for dataset in datasets)
     labels = datasets[0].names if len(datasets) == 1 else ()
     if config.label_sets == "names":
         names = [dataset.names for dataset in datasets]
-        batches = named_batches(datasets, settings, weights=read_weights(config.data), on_error=config.loading.on_error)
+        batches = named_batches(datasets, settings, weights=read_weights(config.data), **reading)
         return Source(names, batches, examples, labels)
     if len(datasets) > 1:
         raise ConfigError('config.label_sets "others" takes one data set, not several')
     _refuse_weights(config.data, 'config.label_sets "others"')
-    batches = pair_batches(datasets[0], settings, on_error=config.loading.on_error)
+    batches = pair_batches(datasets[0], settings, **reading)
     return Source([(OTHERS, name) for name in labels], batches, examples, labels)
 
 
@@ -137,27 +137,42 @@ def train(config: ml_collections.ConfigDict, workdir: str | Path) -> Path:
         VlsegError: anything wrong with the configuration, checkpoint, data or working directory.
     """
     settings, scheme = read_settings(config)
-    source = open_source(config, settings)
+    mesh = sharding.make_mesh(config.mesh)
+    sharding.check_batch(mesh, settings.batch_size // settings.accumulation_steps)
+    source = open_source(config, settings, sharding.own_rows(mesh, settings.batch_size))
     evaluation = open_evaluation(config.evaluation)
     benchmark = config.benchmark
     tested = open_benchmark(benchmark.name, benchmark.root, benchmark.fold) if benchmark.name else None
     model = dataclasses.replace(initial_model(config, settings), inference=scheme)
+    if isinstance(model.config.image, ViTConfig):
+        sharding.check_heads(mesh, model.config.image.heads)
+    schedule = loop.Schedule.of(config, settings.total_steps(source.examples))
     texts = [model.encode_text(labels) for labels in source.label_sets]
     optimizer = settings.make_optimizer(source.examples)
     state, frozen = training.split(model.variables)
     model = dataclasses.replace(model, variables={})  # the state takes over its arrays
     batches = prefetched(source.batches, config.loading.threads, config.loading.workers)
-    step = training.make_step(model.config, settings, training.label_sets(texts), optimizer, batches)
-    path = checkpoints.open_workdir(workdir, config.to_dict(), free=FREE)
-    state = jax.tree.map(jnp.asarray, state)
-    state["optimizer"] = optimizer.init(state["params"])
-    schedule = loop.Schedule(
-        settings.total_steps(source.examples), config.log_every, config.checkpoint_every, config.keep_checkpoints
+    labels = training.label_sets(texts)
+    step = training.make_step(model.config, settings, labels, optimizer, batches, mesh)
+    path = checkpoints.open_workdir(workdir, config.to_dict(), free=loop.FREE)
+    state = sharding.place(jax.tree.map(jnp.asarray, state), mesh)
+    state["optimizer"] = sharding.place(optimizer.init(state["params"]), mesh)
+    image = 3 * flops.inference(model.config, settings.crop_size, settings.crop_size, labels.embeddings.shape[1])
+    state = loop.train(
+        state,
+        step,
+        path,
+        schedule,
+        on_log=loop.print_metrics,
+        work=Work(settings.batch_size, settings.batch_size * image),
+        config=config.to_dict(),
     )
-    state = loop.train(state, step, path, schedule, on_log=loop.print_metrics)
+    del state["optimizer"]
+    state = sharding.gathered(state, mesh)
     result = dataclasses.replace(model, variables=training.joined(state, frozen), labels=source.labels)
-    result.save(path / "model", overwrite=True)
-    print(f"wrote {path / 'model'}", flush=True)
+    if distributed.is_main():
+        result.save(path / "model", overwrite=True)
+        print(f"wrote {path / 'model'}", flush=True)
     if evaluation:
         report(result, evaluation, path)
     if tested:
@@ -173,7 +188,6 @@ def read_settings(config: ml_collections.ConfigDict) -> tuple[Training, Scheme]:
     """
     if config.label_sets not in LABEL_SETS:
         raise ConfigError(f"config.label_sets {config.label_sets!r} is none of {', '.join(LABEL_SETS)}")
-    loop.check_counts(config)
     try:
         settings = Training.from_dict(config.training)
         return settings, Scheme(settings.base_size, settings.crop_size)
@@ -225,11 +239,13 @@ def report(model: LSeg, dataset: Dataset, path: Path) -> None:
 
 def main(_: list[str]) -> Any:
     """The command."""
+    distributed.initialize()
     train(flags.FLAGS.config, flags.FLAGS.workdir)
 
 
 if __name__ == "__main__":
     config_flags.DEFINE_config_file("config", help_string="A file such as configs/lseg_ade20k.py.")
     flags.mark_flag_as_required("config")
-    flags.DEFINE_string("workdir", None, "Where everything of this run goes.", required=True)
+    flags.DEFINE_string("workdir", None, "Where everything of this run goes; every process must see it.", required=True)
+    distributed.define_flags()
     cli.run(main)

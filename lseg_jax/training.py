@@ -6,7 +6,6 @@ embeddings are computed once and looked up in the step.
 """
 
 import dataclasses
-import functools
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -16,15 +15,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.sharding import Mesh
 
 from lseg_jax.config import LSegConfig
 from lseg_jax.inference import normalize
 from lseg_jax.lseg import LOGIT_SCALE, LSegNet
-from vlseg import state_dicts
+from vlseg import sharding, state_dicts
 from vlseg.errors import ConfigError
-from vlseg.nn.losses import upsampled_cross_entropy
-from vlseg.training import optimizers
-from vlseg.training.compilation import compile_once
+from vlseg.nn.losses import counted_pixels, upsampled_cross_entropy
+from vlseg.training import accumulation, optimizers
+from vlseg.training.compilation import compile_step
 
 FROZEN = "params/text/"
 DECODER = re.compile(r"params/(decoder|projection|block)/")
@@ -44,15 +44,15 @@ Variables = dict[str, Any]
 
 
 class Batch(NamedTuple):
-    """Training examples.
+    """Training examples, on the host or on devices.
 
     images: uint8 [B, S, S, 3]. targets: int32 [B, S, S], indices into the example's label set, IGNORED elsewhere.
     sets: int32 [B], the label set of each example.
     """
 
-    images: np.ndarray
-    targets: np.ndarray
-    sets: np.ndarray
+    images: Any
+    targets: Any
+    sets: Any
 
 
 class LabelSets(NamedTuple):
@@ -71,7 +71,8 @@ class Training:
 
     epochs: how often every image is seen. steps: instead of epochs, if not None.
     stop_after: epochs after which a run ends although its schedule goes on, if not None.
-    batch_size: images per step.
+    batch_size: images per step. accumulation_steps: parts of a batch that are computed one after another, which takes
+        less memory; batch norms see a part at a time.
     learning_rate: of the image encoder, for a batch of 16; the actual one is proportional to the batch.
     decoder_factor: the decoder's rate is this times as high.
     optimizer: "sgd" with momentum (b1), or "adamw". weight_decay, b1, b2: theirs.
@@ -88,6 +89,7 @@ class Training:
     steps: int | None = None
     stop_after: int | None = None
     batch_size: int = 16
+    accumulation_steps: int = 1
     learning_rate: float = 0.004
     decoder_factor: float = 10.0
     optimizer: str = "sgd"
@@ -116,7 +118,7 @@ class Training:
             settings = cls(**chosen)
         except TypeError as error:
             raise ConfigError(f"training: {error}") from error
-        counts = ["epochs", "batch_size", "base_size", "crop_size", "row_block"]
+        counts = ["epochs", "batch_size", "accumulation_steps", "base_size", "crop_size", "row_block"]
         for name in [*counts, *(name for name in ("steps", "stop_after") if getattr(settings, name) is not None)]:
             value = getattr(settings, name)
             if not isinstance(value, int) or value < 1:
@@ -128,6 +130,11 @@ class Training:
         for name in ("b1", "b2"):
             if not 0 <= getattr(settings, name) < 1:
                 raise ConfigError(f"training.{name} is {getattr(settings, name)}; it must be in [0, 1)")
+        if settings.batch_size % settings.accumulation_steps:
+            raise ConfigError(
+                f"training.accumulation_steps {settings.accumulation_steps} does not divide the batch of "
+                f"{settings.batch_size}"
+            )
         if settings.crop_size % 32:
             raise ConfigError(f"training.crop_size is {settings.crop_size}; it must be a multiple of 32")
         if len(settings.scale_range) != 2 or not 0 < settings.scale_range[0] <= settings.scale_range[1] < math.inf:
@@ -200,6 +207,7 @@ def loss(
     labels: LabelSets,
     row_block: int = 16,
     margin: float = 0.0,
+    count: jax.Array | None = None,
 ) -> tuple[jax.Array, Any]:
     """Cross entropy of a batch, and the new batch statistics.
 
@@ -208,7 +216,7 @@ def loss(
         images: uint8 or normalised [B, H, W, 3].
         targets: int32 [B, H, W], IGNORED where a pixel does not count.
         labels: the examples' own: [B, N, C] and [B, N].
-        row_block: rows of pixels at a time. margin: see `Training`.
+        row_block: rows of pixels at a time. margin: see `Training`. count: as in `upsampled_cross_entropy`.
 
     Returns:
         float32 scalar, mean over the pixels that count; and the collection "batch_stats".
@@ -221,9 +229,41 @@ def loss(
     logits, changed = model.apply(variables, method=cells, mutable=["batch_stats"])
     logits = jnp.where(labels.valid[:, None, None], logits, MASKED)
     value = upsampled_cross_entropy(
-        logits, targets, ignore_label=IGNORED, row_block=row_block, align_corners=True, margin=margin * LOGIT_SCALE
+        logits,
+        targets,
+        ignore_label=IGNORED,
+        row_block=row_block,
+        align_corners=True,
+        margin=margin * LOGIT_SCALE,
+        count=count,
     )
     return value, changed["batch_stats"]
+
+
+def make_update(
+    config: LSegConfig, settings: Training, optimizer: optax.GradientTransformation
+) -> Callable[..., tuple[State, Metrics]]:
+    """The pure function (state, labels, batch) -> (state, metrics) of `make_step`."""
+
+    def update(state: State, labels: LabelSets, batch: Batch) -> tuple[State, Metrics]:
+        count = counted_pixels(batch.targets, labels.embeddings.shape[1], IGNORED)
+
+        def compute(params: Variables, statistics: Any, part: Batch, _: jax.Array) -> tuple[jax.Array, Any]:
+            chosen = LabelSets(labels.embeddings[part.sets], labels.valid[part.sets])
+            variables = state_dicts.unflatten({**params, **statistics})
+            value, changed = loss(
+                config, variables, part.images, part.targets, chosen, settings.row_block, settings.margin, count
+            )
+            return value, state_dicts.flatten({"batch_stats": changed})
+
+        value, statistics, gradients = accumulation.value_and_gradient(
+            compute, state["params"], state["batch_stats"], batch, settings.accumulation_steps
+        )
+        updates, optimizer_state = optimizer.update(gradients, state["optimizer"], state["params"])
+        params = optax.apply_updates(state["params"], updates)
+        return {"params": params, "batch_stats": statistics, "optimizer": optimizer_state}, {"loss": value}
+
+    return update
 
 
 def make_step(
@@ -232,6 +272,7 @@ def make_step(
     labels: LabelSets,
     optimizer: optax.GradientTransformation,
     batches: Callable[[int], Batch],
+    mesh: Mesh | None = None,
 ) -> Callable[[State, int], tuple[State, Metrics]]:
     """The step (state, number) -> (state, metrics) of `vlseg.training.loop.train`.
 
@@ -241,27 +282,9 @@ def make_step(
         config, settings: of model and optimization.
         labels: all label sets.
         optimizer: from `Training.make_optimizer`.
-        batches: number -> examples, a pure function of the number.
+        batches: number -> this process's rows of the examples, a pure function of the number.
+        mesh: over which the state is spread, see `vlseg.sharding`.
     """
-
-    @functools.partial(compile_once, donate_argnums=0)
-    def step(
-        state: State, labels: LabelSets, images: jax.Array, targets: jax.Array, sets: jax.Array
-    ) -> tuple[State, Metrics]:
-        chosen = LabelSets(labels.embeddings[sets], labels.valid[sets])
-
-        def compute(params: Variables) -> tuple[jax.Array, Any]:
-            variables = state_dicts.unflatten({**params, **state["batch_stats"]})
-            return loss(config, variables, images, targets, chosen, settings.row_block, settings.margin)
-
-        (value, statistics), gradients = jax.value_and_grad(compute, has_aux=True)(state["params"])
-        updates, optimizer_state = optimizer.update(gradients, state["optimizer"], state["params"])
-        params = optax.apply_updates(state["params"], updates)
-        statistics = state_dicts.flatten({"batch_stats": statistics})
-        return {"params": params, "batch_stats": statistics, "optimizer": optimizer_state}, {"loss": value}
-
-    def run(state: State, number: int) -> tuple[State, Metrics]:
-        batch = batches(number)
-        return step(state, labels, batch.images, batch.targets, batch.sets)
-
-    return run
+    labels = sharding.copy_everywhere(labels, mesh)
+    step = compile_step(make_update(config, settings, optimizer), mesh)
+    return lambda state, number: step(state, labels, sharding.place_batch(batches(number), mesh, settings.batch_size))

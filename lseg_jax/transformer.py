@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from vlseg.nn.attention import KeyBlock, QueryBlock, attend, causal_bias
 from vlseg.nn.layer_norm import LayerNorm
+from vlseg.sharding import batch_sharded
 
 Activation = Callable[[jax.Array], jax.Array]
 
@@ -48,10 +49,10 @@ class Layer(nn.Module):
             bias = jnp.broadcast_to(causal_bias(whole, length), (1, self.heads, length, length))
         y = attend(y[0] * (width // self.heads) ** -0.5, y[1], y[2], [QueryBlock(whole, [KeyBlock(whole, bias)])], None)
         y = y.transpose(0, 2, 1, 3).reshape(batch, length, width)
-        x = x + nn.Dense(width, dtype=dtype, name="out")(y)
+        x = batch_sharded(x + nn.Dense(width, dtype=dtype, name="out")(y))
         y = LayerNorm(self.epsilon, dtype, name="ffn_norm")(x)
         y = self.activation(nn.Dense(4 * width, dtype=dtype, name="fc1")(y))
-        return x + nn.Dense(width, dtype=dtype, name="fc2")(y), None
+        return batch_sharded(x + nn.Dense(width, dtype=dtype, name="fc2")(y)), None
 
 
 def layers(

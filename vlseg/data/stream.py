@@ -22,16 +22,6 @@ ORDER, VIEW, MIXTURE = 1, 2, 3
 """What randomness is for: so that no two uses of a seed draw the same numbers."""
 
 
-class Shard(NamedTuple):
-    """The part of every batch that a process makes: number `part` of so many `parts`."""
-
-    part: int = 0
-    parts: int = 1
-
-
-WHOLE = Shard()
-
-
 class Draw(NamedTuple):
     """An example as its data set gives it, the number of the data set, and the randomness for its view."""
 
@@ -54,7 +44,7 @@ class Stream:
         seed: int,
         *,
         weights: Sequence[float] | None = None,
-        shard: Shard = WHOLE,
+        rows: Sequence[int] | None = None,
         on_error: str = "stop",
     ) -> None:
         """Opens no example.
@@ -62,23 +52,20 @@ class Stream:
         Args:
             datasets: sequences of examples. batch_size: of all processes together. seed: of everything random.
             weights: how often each data set comes, in proportion; by default by its size.
-            shard: the part of a batch that `draws` gives.
+            rows: of every batch that `draws` gives, such as those of this process (`vlseg.sharding.own_rows`); by
+                default all.
             on_error: what happens to an example that cannot be read: "stop", or "skip" to take the next one instead.
 
         Raises:
-            ConfigError: weights that do not fit the data sets, parts that do not divide the batch, or an unknown
-                `on_error`.
+            ConfigError: weights that do not fit the data sets, or an unknown `on_error`.
             DatasetError: a data set is empty.
         """
         if on_error not in ON_ERROR:
             raise ConfigError(f"on_error {on_error!r} is none of {', '.join(ON_ERROR)}")
-        if batch_size % shard.parts:
-            raise ConfigError(f"a batch of {batch_size} does not divide over {shard.parts} processes")
         if not all(map(len, datasets)) or not datasets:
             raise DatasetError("a data set without examples has no batches")
         self._datasets, self._batch_size, self._seed, self._on_error = datasets, batch_size, seed, on_error
-        share = batch_size // shard.parts
-        self._positions = range(shard.part * share, (shard.part + 1) * share)
+        self._rows = np.arange(batch_size) if rows is None else np.asarray(rows, np.int64)
         self._pattern = None if weights is None else _pattern(weights, len(datasets), seed)
         self._firsts = np.cumsum([0, *map(len, datasets)])
         self._unreadable: set[tuple[int, int]] = set()
@@ -100,13 +87,12 @@ class Stream:
         """
         return [
             Draw(self._read(source, index), source, np.random.default_rng((VIEW, self._seed, step, position)))
-            for position, (source, index) in zip(self._positions, self.places(step), strict=True)
+            for position, (source, index) in zip(self._rows.tolist(), self.places(step), strict=True)
         ]
 
     def places(self, step: int) -> list[tuple[int, int]]:
         """Data set and index in it of each example of this process's part of a batch."""
-        first = step * self._batch_size
-        positions = np.arange(first + self._positions.start, first + self._positions.stop)
+        positions = step * self._batch_size + self._rows
         if self._pattern is None:
             indices = stream_indices(len(self), self._seed, positions)
             sources = np.searchsorted(self._firsts, indices, side="right") - 1

@@ -17,6 +17,7 @@ def upsampled_cross_entropy(
     row_block: int = 16,
     align_corners: bool = False,
     margin: float = 0.0,
+    count: jax.Array | None = None,
 ) -> jax.Array:
     """Mean cross entropy of bilinearly upsampled logits against a label map (IFSeg, Eq. 15; alinlab/ifseg).
 
@@ -32,11 +33,25 @@ def upsampled_cross_entropy(
         align_corners: how cells and pixels correspond, see `interpolation_matrix`.
         margin: what the logit of the target is lowered by, so that it has to win by so much (additive margin softmax,
             Wang et al. 2018, "CosFace").
+        count: what the sum over pixels is divided by, if not by their number: for a part of a batch, the
+            `counted_pixels` of all of it.
 
     Returns:
         float32 scalar, the mean over counted pixels; 0 if there are none.
     """
-    return _loss(logits.astype(jnp.float32), target, _Options(ignore_label, row_block, align_corners, margin))
+    if count is None:
+        count = counted_pixels(target, logits.shape[-1], ignore_label)
+    options = _Options(ignore_label, row_block, align_corners, margin)
+    return _sum(logits.astype(jnp.float32), target, options) / jnp.maximum(count, 1.0)
+
+
+def counted_pixels(target: jax.Array, categories: int, ignore_label: int = 255) -> jax.Array:
+    """How many pixels of a label map int32 [...] count in `upsampled_cross_entropy`: float32 scalar."""
+    return jnp.sum(_counted(target, categories, ignore_label), dtype=jnp.float32)
+
+
+def _counted(target: jax.Array, categories: int, ignore_label: int) -> jax.Array:
+    return (target >= 0) & (target < categories) & (target != ignore_label)
 
 
 class _Options(NamedTuple):
@@ -49,28 +64,26 @@ class _Options(NamedTuple):
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def _loss(logits: jax.Array, target: jax.Array, options: _Options) -> jax.Array:
-    total, count, _ = _accumulate(logits, target, options, with_gradient=False)
-    return total / jnp.maximum(count, 1.0)
+def _sum(logits: jax.Array, target: jax.Array, options: _Options) -> jax.Array:
+    return _accumulate(logits, target, options, with_gradient=False)[0]
 
 
 def _forward(logits: jax.Array, target: jax.Array, options: _Options) -> tuple[jax.Array, tuple[jax.Array]]:
-    total, count, gradient = _accumulate(logits, target, options, with_gradient=True)
-    count = jnp.maximum(count, 1.0)
-    return total / count, (gradient / count,)
+    total, gradient = _accumulate(logits, target, options, with_gradient=True)
+    return total, (gradient,)
 
 
 def _backward(options: _Options, saved: tuple[jax.Array], cotangent: jax.Array) -> tuple:
     return cotangent * saved[0], None
 
 
-_loss.defvjp(_forward, _backward)
+_sum.defvjp(_forward, _backward)
 
 
 def _accumulate(
     logits: jax.Array, target: jax.Array, options: _Options, *, with_gradient: bool
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Sums over pixels: loss, number of counted pixels, and gradient [B, h, w, M] (0 if not wanted)."""
+) -> tuple[jax.Array, jax.Array]:
+    """Sums over pixels: loss and gradient [B, h, w, M] (0 if not wanted)."""
     batch, h, w, categories = logits.shape
     _, height, width = target.shape
     row_block = min(options.row_block, height)
@@ -83,13 +96,13 @@ def _accumulate(
     target = target.reshape(batch, blocks, row_block, width).swapaxes(0, 1)
 
     def step(
-        sums: tuple[jax.Array, jax.Array, jax.Array], block: tuple[jax.Array, jax.Array]
-    ) -> tuple[tuple[jax.Array, jax.Array, jax.Array], None]:
-        total, count, gradient = sums
+        sums: tuple[jax.Array, jax.Array], block: tuple[jax.Array, jax.Array]
+    ) -> tuple[tuple[jax.Array, jax.Array], None]:
+        total, gradient = sums
         rows, target = block
         tall = jnp.einsum("yh,bhwm->bywm", rows, logits, precision="highest")
         pixels = jnp.einsum("xw,bywm->byxm", columns, tall, precision="highest")
-        counted = (target >= 0) & (target < categories) & (target != options.ignore_label)
+        counted = _counted(target, categories, options.ignore_label)
         hit = jnp.arange(categories) == target[..., None]
         pixels = pixels - options.margin * hit
         peak = jnp.max(pixels, axis=-1, keepdims=True)
@@ -98,14 +111,12 @@ def _accumulate(
         chosen = jnp.sum(jnp.where(hit, pixels, 0.0), axis=-1)
         losses = (jnp.log(partition) + peak)[..., 0] - chosen
         total += jnp.sum(jnp.where(counted, losses, 0.0))
-        count += jnp.sum(counted, dtype=jnp.float32)
         if with_gradient:
             slope = jnp.where(counted[..., None], exponentials / partition - hit, 0.0)
             slope = jnp.einsum("xw,byxm->bywm", columns, slope, precision="highest")
             gradient += jnp.einsum("yh,bywm->bhwm", rows, slope, precision="highest")
-        return (total, count, gradient), None
+        return (total, gradient), None
 
-    zero = jnp.zeros((), jnp.float32)
     gradient = jnp.zeros(logits.shape if with_gradient else (), jnp.float32)
-    sums, _ = jax.lax.scan(step, (zero, zero, gradient), (rows, target))
+    sums, _ = jax.lax.scan(step, (jnp.zeros((), jnp.float32), gradient), (rows, target))
     return sums

@@ -1,20 +1,26 @@
-"""Checkpoints of a training run, with Orbax, and the configuration that they belong to."""
+"""Checkpoints of a training run, with Orbax, and the configuration that they belong to.
+
+Several processes write a checkpoint together, so they need a working directory that all of them see.
+"""
 
 import contextlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
 
-from vlseg import files
+from vlseg import distributed, files
 from vlseg.errors import CheckpointError, ConfigError, StorageError
 
 CONFIG_FILE = "config.json"
+PACKAGES = ("vlseg-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+"""Those whose versions a checkpoint records."""
 
 
 class Checkpoints:
@@ -23,19 +29,36 @@ class Checkpoints:
     Orbax writes each step into a temporary directory and renames it, so a half-written checkpoint is never restored.
     """
 
-    def __init__(self, workdir: str | os.PathLike[str], keep: int = 2) -> None:
-        """The last `keep` checkpoints stay."""
-        options = ocp.CheckpointManagerOptions(max_to_keep=keep)
+    def __init__(
+        self,
+        workdir: str | os.PathLike[str],
+        keep: int = 2,
+        keep_period: int | None = None,
+        config: Mapping[str, Any] | None = None,
+    ) -> None:
+        """The last `keep` checkpoints stay, and those whose step is a multiple of `keep_period`.
+
+        `config` is recorded beside them, with the versions of packages.
+        """
+        options = ocp.CheckpointManagerOptions(max_to_keep=keep, keep_period=keep_period)
         self._path = Path(workdir).absolute() / "checkpoints"
-        self._manager = ocp.CheckpointManager(self._path, options=options)
+        described = {"config": json.loads(json.dumps(config)), "versions": _versions()}
+        self._manager = ocp.CheckpointManager(self._path, options=options, metadata=described)
+
+    @property
+    def latest(self) -> int | None:
+        """The step of the newest checkpoint, None if there is none."""
+        return self._manager.latest_step()
 
     def restore(self, like: Any) -> tuple[Any, int]:
         """The newest state and its step, or (`like`, 0) when there is none yet.
 
+        The state is spread over devices as `like` is, however it was when it was saved.
+
         Raises:
             CheckpointError: the stored state has another structure than `like`.
         """
-        step = self._manager.latest_step()
+        step = self.latest
         if step is None:
             return like, 0
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
@@ -52,7 +75,7 @@ class Checkpoints:
         Raises:
             StorageError: the place is full or fails.
         """
-        if self._manager.latest_step() != step:
+        if self.latest != step:
             self._check_room(sum(leaf.nbytes for leaf in jax.tree.leaves(state)))
             with self._storage_errors():
                 self._manager.save(step, args=ocp.args.StandardSave(state), force=True)
@@ -82,6 +105,14 @@ class Checkpoints:
             raise StorageError(f"cannot write checkpoints to {self._path}: {reason[:200]}") from error
 
 
+def _versions() -> dict[str, str]:
+    versions = {}
+    for name in PACKAGES:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            versions[name] = metadata.version(name)
+    return versions
+
+
 def open_workdir(workdir: str | os.PathLike[str], config: dict[str, Any], free: Sequence[str] = ()) -> Path:
     """Makes a working directory for this configuration, or checks that an existing one is of the same.
 
@@ -106,7 +137,8 @@ def open_workdir(workdir: str | os.PathLike[str], config: dict[str, Any], free: 
     config = json.loads(json.dumps(config))
     recorded = path / CONFIG_FILE
     if not recorded.exists():
-        files.atomic_write_json(recorded, config)
+        if distributed.is_main():
+            files.atomic_write_json(recorded, config)
         return path
     try:
         before = json.loads(recorded.read_text())

@@ -4,28 +4,90 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import ml_collections
 import numpy as np
+from jax.experimental import multihost_utils
 from tqdm import tqdm
 
+from vlseg import distributed, files
 from vlseg.errors import ConfigError, VlsegError
+from vlseg.training import speed
 from vlseg.training.checkpoints import Checkpoints
+from vlseg.training.interruption import Interruption
+from vlseg.training.speed import Work
 from vlseg.training.writers import MetricWriter
 
 StepFunction = Callable[[Any, int], tuple[Any, dict[str, jax.Array]]]
+STOPPED = 128 + signal.SIGTERM
+"""Exit code after SIGTERM, as shells give it."""
+
+FAILURE_FILE = "non_finite_loss.json"
+FREE = (
+    "evaluation",
+    "loading",
+    "mesh",
+    "log_every",
+    "checkpoint_every",
+    "checkpoint_minutes",
+    "keep_checkpoints",
+    "keep_period",
+    "profile",
+)
+"""Settings of `configs` that a run may change when it goes on."""
 
 
 class Schedule(NamedTuple):
-    """steps: when to stop. log_every, checkpoint_every: in steps. keep: checkpoints that stay."""
+    """When a run does what.
+
+    steps: when to stop. log_every, checkpoint_every: in steps. checkpoint_minutes: a checkpoint also whenever so much
+    time has passed since the last, None for never. keep: checkpoints that stay. keep_period: those at multiples of it
+    stay too, None for none. profile: the first and the last step of a profile, None for none.
+    """
 
     steps: int
     log_every: int = 50
     checkpoint_every: int = 500
     keep: int = 2
+    checkpoint_minutes: float | None = None
+    keep_period: int | None = None
+    profile: tuple[int, int] | None = None
+
+    @classmethod
+    def of(cls, config: ml_collections.ConfigDict, steps: int) -> "Schedule":
+        """From the settings of a run.
+
+        Raises:
+            ConfigError: an interval or a number of checkpoints below 1, or a profile that is not like "10:12".
+        """
+        for name in ("log_every", "checkpoint_every", "keep_checkpoints"):
+            if config[name] < 1:
+                raise ConfigError(f"config.{name} is {config[name]}; it must be 1 or more")
+        for name in ("checkpoint_minutes", "keep_period"):
+            if config[name] < 0:
+                raise ConfigError(f"config.{name} is {config[name]}; it must not be negative")
+        return cls(
+            steps,
+            config.log_every,
+            config.checkpoint_every,
+            config.keep_checkpoints,
+            config.checkpoint_minutes or None,
+            config.keep_period or None,
+            _read_profile(config.profile),
+        )
+
+
+def _read_profile(text: str) -> tuple[int, int] | None:
+    if not text:
+        return None
+    first, _, last = text.partition(":")
+    if not (first.isdecimal() and last.isdecimal() and 1 <= int(first) <= int(last)):
+        raise ConfigError(f"config.profile {text!r} is not like 10:12, the first and the last step")
+    return int(first), int(last)
 
 
 class NonFiniteLossError(VlsegError):
@@ -38,8 +100,13 @@ def train(
     workdir: str | os.PathLike[str],
     schedule: Schedule,
     on_log: Callable[[int, dict[str, float]], None] | None = None,
+    *,
+    work: Work | None = None,
+    config: Mapping[str, Any] | None = None,
 ) -> Any:
     """Runs `step_function` from the newest checkpoint in `workdir` (or from `state`) to `schedule.steps`.
+
+    Several processes call this together; process 0 writes metrics and calls `on_log`.
 
     Args:
         state: a pytree of arrays, everything that a step changes.
@@ -49,54 +116,61 @@ def train(
         workdir: for checkpoints, metrics.jsonl and TensorBoard.
         schedule: see there. A checkpoint is also written at the end and on SIGTERM.
         on_log: called with the step and the metrics of each log line.
+        work: what a step does, from which rates are computed.
+        config: JSON-ready settings to be recorded with the checkpoints.
 
     Raises:
-        NonFiniteLossError: naming the step range; the last checkpoint is from before.
+        NonFiniteLossError: naming the step; the last checkpoint is from before.
     """
-    checkpoints = Checkpoints(workdir, schedule.keep)
+    checkpoints = Checkpoints(workdir, schedule.keep, schedule.keep_period, config)
     state, first = checkpoints.restore(state)
-    writer = MetricWriter(workdir, first + 1)
-    bar = tqdm(total=schedule.steps, initial=first, disable=not sys.stderr.isatty(), unit="step", desc="train")
+    main = distributed.is_main()
+    writer = MetricWriter(workdir, first + 1) if main else None
+    hidden = not main or not sys.stderr.isatty()
+    bar = tqdm(total=schedule.steps, initial=first, disable=hidden, unit="step", desc="train")
     pending: list[dict[str, jax.Array]] = []
-    stopping: list[int] = []
-    previous = signal.signal(signal.SIGTERM, lambda number, _: stopping.append(number))
-    started = time.monotonic()
+    profiler = speed.Profiler(workdir, schedule.profile)
+    started = saved = time.monotonic()
+    stopped = False
     try:
-        for step in range(first, schedule.steps):
-            state, metrics = step_function(state, step)
-            pending.append(metrics)
-            done = step + 1
-            bar.update()
-            last = done == schedule.steps or bool(stopping)
-            saving = last or done % schedule.checkpoint_every == 0
-            logging = last or done % schedule.log_every == 0
-            if saving or logging:
-                _check_finite(pending, done)
-            if logging:
-                values = _means(pending)
-                values["steps_per_second"] = len(pending) / (time.monotonic() - started)
-                pending, started = [], time.monotonic()
-                writer.write(done, values)
-                bar.set_postfix({name: f"{value:.4g}" for name, value in values.items()})
-                if on_log:
-                    on_log(done, values)
-            if saving:
-                checkpoints.save(done, state)
-            if last and stopping:
-                sys.exit(128 + stopping[0])
+        with Interruption() as interruption:
+            for step in range(first, schedule.steps):
+                done = step + 1
+                profiler.before(done)
+                state, metrics = step_function(state, step)
+                profiler.after(done, metrics)
+                pending.append(metrics)
+                bar.update()
+                stopped = interruption.reached(done)
+                last = stopped or done == schedule.steps
+                logging = last or done % schedule.log_every == 0
+                saving = last or done % schedule.checkpoint_every == 0
+                if logging and schedule.checkpoint_minutes is not None:
+                    saving |= _agreed(time.monotonic() - saved > 60 * schedule.checkpoint_minutes)
+                if saving or logging:
+                    _check_finite(pending, done, checkpoints.latest or 0, workdir)
+                if logging:
+                    values = _means(pending) | speed.rates(len(pending), time.monotonic() - started, work)
+                    pending, started = [], time.monotonic()
+                    if writer:
+                        writer.write(done, values)
+                        bar.set_postfix({name: f"{value:.4g}" for name, value in values.items()})
+                        if on_log:
+                            on_log(done, values)
+                if saving:
+                    checkpoints.save(done, state)
+                    saved = time.monotonic()
+                if stopped:
+                    break
     finally:
-        signal.signal(signal.SIGTERM, previous)
+        profiler.close()
         bar.close()
-        writer.close()
+        if writer:
+            writer.close()
         checkpoints.close()
+    if stopped:
+        sys.exit(STOPPED)
     return state
-
-
-def check_counts(config: ml_collections.ConfigDict) -> None:
-    """Raises ConfigError for an interval or a number of checkpoints below 1."""
-    for name in ("log_every", "checkpoint_every", "keep_checkpoints"):
-        if config[name] < 1:
-            raise ConfigError(f"config.{name} is {config[name]}; it must be 1 or more")
 
 
 def print_metrics(step: int, metrics: dict[str, float]) -> None:
@@ -104,16 +178,33 @@ def print_metrics(step: int, metrics: dict[str, float]) -> None:
     print(f"step {step}  " + "  ".join(f"{name} {value:.4g}" for name, value in metrics.items()), flush=True)
 
 
+def _agreed(decision: bool) -> bool:
+    """Process 0's decision: clocks differ, and all processes must save or none."""
+    return bool(multihost_utils.broadcast_one_to_all(np.asarray(decision)))
+
+
 def _means(pending: list[dict[str, jax.Array]]) -> dict[str, float]:
     host = jax.device_get(pending)
     return {name: float(np.mean([metrics[name] for metrics in host])) for name in host[0]}
 
 
-def _check_finite(pending: list[dict[str, jax.Array]], step: int) -> None:
+def _check_finite(
+    pending: list[dict[str, jax.Array]], done: int, checkpoint: int, workdir: str | os.PathLike[str]
+) -> None:
     """Raises NonFiniteLossError if a loss since the last log line, which ended before `pending`, is not finite."""
     losses = jax.device_get([metrics["loss"] for metrics in pending if "loss" in metrics])
-    if not np.isfinite(losses).all():
-        raise NonFiniteLossError(
-            f"the loss is not finite between steps {step - len(pending) + 1} and {step}; lower the learning rate or "
-            "resume from the last checkpoint"
-        )
+    bad = [number for number, loss in enumerate(losses) if not np.isfinite(loss)]
+    if not bad:
+        return
+    step = done - len(pending) + 1 + bad[0]
+    if distributed.is_main():
+        record = {"step": step, "resumes_from": checkpoint, "loss_before": _before(losses, bad[0])}
+        files.atomic_write_json(Path(workdir) / FAILURE_FILE, record)
+    raise NonFiniteLossError(
+        f"the loss of step {step} is not finite; the same command repeats it from the checkpoint of step {checkpoint} "
+        f"(noted in {FAILURE_FILE}); to go on, lower the learning rate in another --workdir"
+    )
+
+
+def _before(losses: list[Any], index: int) -> list[float]:
+    return [float(loss) for loss in losses[:index]]

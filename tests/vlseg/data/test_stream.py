@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vlseg.data.stream import PATTERN, Shard, Stream, epoch_order, prefetched, stream_indices
+from vlseg.data.stream import PATTERN, Stream, epoch_order, prefetched, stream_indices
 from vlseg.errors import ConfigError, DatasetError, ImageError
 
 
@@ -53,7 +53,7 @@ MIXED = [range(30), range(100, 107), range(1000, 1200)]
 @pytest.mark.parametrize("parts", [2, 4])
 def test_processes_make_parts_of_the_same_batches(weights, parts):
     whole = Stream(MIXED, 12, 3, weights=weights)
-    streams = [Stream(MIXED, 12, 3, weights=weights, shard=Shard(part, parts)) for part in range(parts)]
+    streams = [Stream(MIXED, 12, 3, weights=weights, rows=rows) for rows in np.split(np.arange(12), parts)]
     for step in (0, 1, 7, 500):
         draws = whole.draws(step)
         together = [draw for stream in streams for draw in stream.draws(step)]
@@ -126,7 +126,6 @@ def test_examples_that_cannot_be_read(caplog):
     ("arguments", "options", "match"),
     [
         (([range(3)], 4, 0), {"on_error": "ignore"}, "'ignore' is none of stop, skip"),
-        (([range(3)], 4, 0), {"shard": Shard(0, 3)}, "a batch of 4 does not divide over 3 processes"),
         (([range(3)], 4, 0), {"weights": [1, 2]}, "do not fit 1 data sets"),
         ((MIXED, 4, 0), {"weights": [1, 2, 0]}, "a positive number for each"),
         ((MIXED, 4, 0), {"weights": [1, 1e6, 1]}, "differ by more than a factor of 1000"),

@@ -13,14 +13,17 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import ml_collections
 import numpy as np
 import optax
 import pytest
 
+from configs.ifseg_base import add_run_settings
 from vlseg.errors import CheckpointError, ConfigError, StorageError
 from vlseg.training import optimizers
 from vlseg.training.checkpoints import Checkpoints, open_workdir
 from vlseg.training.loop import NonFiniteLossError, Schedule, train
+from vlseg.training.speed import Work
 from vlseg.training.writers import MetricWriter
 
 OPTIMIZER = optimizers.adamw(optimizers.learning_rate_schedule(0.1, 20, 3))
@@ -125,9 +128,53 @@ def test_every_checkpoint_holds_the_state_of_its_step(tmp_path):
         assert_identical(state, after(number))
 
 
+def saved(workdir):
+    """The steps of the checkpoints."""
+    return sorted(int(path.name) for path in (workdir / "checkpoints").iterdir() if path.name != "metadata")
+
+
 def test_the_last_checkpoints_stay(tmp_path):
     train(fresh(), step, tmp_path, Schedule(7, 7, 2, keep=2))
-    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["6", "7"]
+    assert saved(tmp_path) == [6, 7]
+
+
+def test_checkpoints_by_period_and_by_time(tmp_path):
+    train(fresh(), step, tmp_path / "period", Schedule(7, 7, 1, keep=1, keep_period=3))
+    assert saved(tmp_path / "period") == [3, 6, 7]
+    train(fresh(), step, tmp_path / "time", Schedule(7, 2, 100, keep=9, checkpoint_minutes=1e-9))
+    assert saved(tmp_path / "time") == [2, 4, 6, 7]
+
+
+def test_what_a_checkpoint_says_of_itself(tmp_path):
+    train(fresh(), step, tmp_path, Schedule(1, 1, 1), config={"learning_rate": 0.1})
+    recorded = "".join(path.read_text() for path in (tmp_path / "checkpoints" / "metadata").rglob("*"))
+    assert '"learning_rate": 0.1' in recorded and f'"jax": "{jax.__version__}"' in recorded
+
+
+def test_rates_and_profile(tmp_path):
+    train(fresh(), step, tmp_path, Schedule(6, 3, 6, profile=(2, 4)), work=Work(8, 1e9))
+    for line in lines(tmp_path):
+        assert line["images_per_second"] == pytest.approx(8 * line["steps_per_second"])
+        assert line["teraflops_per_second"] == pytest.approx(1e-3 * line["steps_per_second"])
+    assert any(path.suffix == ".pb" for path in (tmp_path / "profile").rglob("*"))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"log_every": 0}, "config.log_every is 0"),
+        ({"keep_period": -1}, "config.keep_period is -1"),
+        ({"profile": "12"}, "config.profile '12' is not like 10:12"),
+        ({"profile": "12:10"}, "config.profile '12:10' is not"),
+    ],
+)
+def test_schedules_that_cannot_be(change, message):
+    config = ml_collections.ConfigDict()
+    add_run_settings(config)
+    assert Schedule.of(config, 5) == Schedule(5)
+    config.update(change)
+    with pytest.raises(ConfigError, match=message):
+        Schedule.of(config, 5)
 
 
 PROGRAM = """
@@ -176,7 +223,7 @@ def assert_resumes(workdir):
 def test_a_terminated_process_saves_and_resumes(tmp_path):
     killed = run(tmp_path, STOP="6", SIGNAL="SIGTERM")
     assert killed.returncode == 128 + signal.SIGTERM, killed.stderr
-    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["4", "7"]
+    assert saved(tmp_path) == [4, 7]
     assert [line["step"] for line in lines(tmp_path)] == [3, 6, 7]
     assert_resumes(tmp_path)
 
@@ -201,9 +248,11 @@ def test_a_loss_that_is_not_finite(tmp_path, bad):
         state, metrics = step(state, number)
         return state, {"loss": jnp.where(number >= 5, bad, metrics["loss"])}
 
-    with pytest.raises(NonFiniteLossError, match="between steps 5 and 8"):
+    with pytest.raises(NonFiniteLossError, match=r"the loss of step 6 is not finite.* checkpoint of step 4 "):
         train(fresh(), diverging, tmp_path, Schedule(20, 4, 4))
-    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["4"]
+    record = json.loads((tmp_path / "non_finite_loss.json").read_text())
+    assert (record["step"], record["resumes_from"], len(record["loss_before"])) == (6, 4, 1)
+    assert saved(tmp_path) == [4]
     assert [line["step"] for line in lines(tmp_path)] == [4]
 
 
@@ -215,7 +264,7 @@ def test_a_bad_state_is_never_saved(tmp_path):
 
     with pytest.raises(NonFiniteLossError):
         train(fresh(), diverging, tmp_path, Schedule(20, 10, 2))
-    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["2"]
+    assert saved(tmp_path) == [2]
 
 
 def test_half_written_checkpoints_are_ignored(tmp_path):

@@ -1,0 +1,84 @@
+"""Several processes that work as one: how they find each other, and what only one of them does."""
+
+import os
+import sys
+import threading
+
+import jax
+from absl import flags
+
+from vlseg.errors import ConfigError
+
+# They belong to the command that calls `define_flags`, so its --help shows them.
+flags.disclaim_key_flags()
+
+TIMEOUT = 300
+"""Seconds until processes that wait for each other give up."""
+
+
+def define_flags() -> None:
+    """Defines the flags that `initialize` reads."""
+    flags.DEFINE_bool(
+        "distributed",
+        False,
+        "Work together with the other processes of this job: of all hosts of a TPU slice or of a Slurm job, which are "
+        "found by themselves, or of --coordinator.",
+    )
+    flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0, where no cluster tells it.")
+    flags.DEFINE_integer("num_processes", None, "How many processes there are, with --coordinator.", lower_bound=1)
+    flags.DEFINE_integer("process_id", None, "Which of them this one is, from 0.", lower_bound=0)
+    flags.DEFINE_integer("coordinator_timeout", TIMEOUT, "Seconds to wait for the other processes.", lower_bound=1)
+
+
+def initialize() -> None:
+    """Joins the other processes if the command line says so; must come before anything asks for a device.
+
+    Ends the process with one line and exit code 2 if they do not come in time.
+
+    Raises:
+        ConfigError: flags that do not go together, or no cluster that tells what they do not.
+    """
+    options = flags.FLAGS
+    given = {"coordinator": options.coordinator, "num_processes": options.num_processes}
+    given["process_id"] = options.process_id
+    missing = [f"--{name}" for name, value in given.items() if value is None]
+    if len(missing) == len(given):
+        if options.distributed:
+            _join(None, None, None, options.coordinator_timeout)
+        return
+    if missing:
+        raise ConfigError(f"--coordinator, --num_processes and --process_id go together: {', '.join(missing)} missing")
+    if ":" not in options.coordinator:
+        raise ConfigError(f"--coordinator {options.coordinator} is not like 10.0.0.1:8476")
+    if options.process_id >= options.num_processes:
+        raise ConfigError(f"--process_id {options.process_id} is not below --num_processes {options.num_processes}")
+    _join(options.coordinator, options.num_processes, options.process_id, options.coordinator_timeout)
+
+
+def is_main() -> bool:
+    """Whether this is the process that prints and writes files."""
+    return jax.process_index() == 0
+
+
+def _join(coordinator: str | None, processes: int | None, process: int | None, timeout: int) -> None:
+    def give_up() -> None:
+        where = coordinator or "the cluster's coordinator"
+        whom = f"not all of the {processes or 'other'} processes came to" if process == 0 else "no process answers at"
+        print(
+            f"error: {whom} {where} within {timeout} s; check that all are started, the address, and the firewall",
+            file=sys.stderr,
+            flush=True,
+        )
+        os._exit(2)
+
+    # JAX itself ends the process with a stack trace of its C++ parts, which nothing can catch.
+    timer = threading.Timer(timeout, give_up)
+    timer.daemon = True
+    timer.start()
+    try:
+        jax.distributed.initialize(coordinator, processes, process, initialization_timeout=timeout + 60)
+    except (ValueError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(f"this process cannot join others: {reason}; give --coordinator=HOST:PORT") from error
+    finally:
+        timer.cancel()

@@ -1,0 +1,223 @@
+"""One mesh of devices for both models, and one table of what is spread over which of its axes.
+
+    mesh = make_mesh("data=4,fsdp=2")
+    state = place(state, mesh)              # parameters and what the optimizer keeps beside them
+    images = place_batch(images, mesh, 16)  # this process's rows of a batch of 16, see `own_rows`
+
+The axes are those of big transformers in JAX: "data" copies the parameters and splits the batch, "fsdp" splits both,
+"tensor" splits heads and hidden units of one layer. A parameter is found in the table by its name, an array inside a
+model is told by `batch_sharded` that its first axis is the batch. Without a mesh nothing here changes anything.
+"""
+
+import contextlib
+import math
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from vlseg.errors import ConfigError
+
+AXES = ("data", "fsdp", "tensor")
+"""Of every mesh, outermost first: the parts of a layer talk most, so they are neighbours."""
+
+RULES: Mapping[str, tuple[str, ...]] = {
+    "batch": ("data", "fsdp"),
+    "embed": ("fsdp",),
+    "heads": ("tensor",),
+    "mlp": ("tensor",),
+}
+"""Logical axis -> axes of the mesh that it is spread over."""
+
+_INWARD = r"/(query|key|value|(self_|cross_)?position_(query|key))"
+PARAMETER_AXES: Sequence[tuple[re.Pattern[str], tuple[str | None, ...]]] = [
+    (re.compile(pattern), axes)
+    for pattern, axes in (
+        (_INWARD + r"/kernel$", ("embed", "heads")),
+        (_INWARD + r"/bias$", ("heads",)),
+        (r"(attention|/layers(_\d+)?)/out/kernel$", ("heads", "embed")),
+        (r"/qkv/kernel$", ("embed", None)),
+        (r"/fc1/kernel$", ("embed", "mlp")),
+        (r"/(fc1|ffn/norm)/(bias|scale)$", ("mlp",)),
+        (r"/fc2/kernel$", ("mlp", "embed")),
+        (r"/head_scale$", ("heads",)),
+        (r"_table$", (None, "heads")),
+        (r"(kernel|positions|/table|token_embedding|text/projection)$", ("embed",)),
+    )
+]
+"""Names of parameters -> logical axes of their last dimensions; the first that is found counts. Layers that are stacked
+have one more dimension in front. The rest (biases, scales) is small and copied everywhere."""
+
+Tree = Any
+
+
+def parse_mesh(text: str, devices: int) -> dict[str, int]:
+    """Sizes of all axes from text such as "data=4,fsdp=2".
+
+    Args:
+        text: what is left out is 1, but "data", which takes the devices that are left.
+        devices: how many there are; all must be used.
+
+    Raises:
+        ConfigError: no such axis, a size that is no positive number, or sizes that do not fit the devices.
+    """
+    sizes: dict[str, int] = {}
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        name, _, size = (piece.strip() for piece in part.partition("="))
+        if name not in AXES or name in sizes or not size.isdecimal() or int(size) < 1:
+            raise ConfigError(f"mesh {text!r}: {part!r} is not like data=4; the axes are {', '.join(AXES)}, once each")
+        sizes[name] = int(size)
+    asked = math.prod(sizes.values())
+    if "data" not in sizes and devices % asked == 0:
+        sizes["data"] = devices // asked
+    if math.prod(sizes.values()) != devices:
+        raise ConfigError(f"mesh {text!r} asks for {asked} devices, which does not fit the {devices} that there are")
+    return {name: sizes.get(name, 1) for name in AXES}
+
+
+def make_mesh(text: str = "", devices: Sequence[Any] | None = None) -> Mesh:
+    """The mesh that `parse_mesh` describes, over all devices of all processes or over `devices`.
+
+    Raises:
+        ConfigError: as `parse_mesh`.
+    """
+    devices = jax.devices() if devices is None else devices
+    sizes = parse_mesh(text, len(devices))
+    return jax.make_mesh(tuple(sizes.values()), AXES, (AxisType.Auto,) * len(AXES), devices=devices)
+
+
+def check_batch(mesh: Mesh, size: int) -> None:
+    """Raises ConfigError for a batch, or the part of one that is computed at a time, that the mesh does not divide."""
+    _check(f"a batch of {size}", size, "batch", mesh)
+
+
+def check_heads(mesh: Mesh, heads: int) -> None:
+    """Raises ConfigError for a number of attention heads that the mesh does not divide."""
+    _check(f"{heads} attention heads", heads, "heads", mesh)
+
+
+def _check(what: str, size: int, logical: str, mesh: Mesh) -> None:
+    parts = _parts(logical, mesh)
+    if size % parts:
+        sizes = " x ".join(f"{axis}={mesh.shape[axis]}" for axis in RULES[logical])
+        raise ConfigError(f"{what} cannot be divided into {parts} parts ({sizes} of config.mesh)")
+
+
+def _parts(logical: str, mesh: Any) -> int:
+    """Into how many parts a logical axis is divided."""
+    return math.prod(mesh.shape[axis] for axis in RULES[logical])
+
+
+def partition(name: str, shape: Sequence[int], mesh: Mesh) -> PartitionSpec:
+    """How a parameter is spread: dimensions that an axis of the mesh does not divide stay whole.
+
+    Args:
+        name: path such as "params/encoder/layers/ffn/fc1/kernel".
+        shape: of the array.
+    """
+    logical = next((axes for pattern, axes in PARAMETER_AXES if pattern.search(name)), ())
+    logical = (None,) * (len(shape) - len(logical)) + logical
+    return PartitionSpec(*(_mesh_axes(axis, size, mesh) for axis, size in zip(logical, shape, strict=True)))
+
+
+def _mesh_axes(logical: str | None, size: int, mesh: Mesh) -> tuple[str, ...] | None:
+    if logical is None or size % _parts(logical, mesh):
+        return None
+    return RULES[logical]
+
+
+def shardings(tree: Tree, mesh: Mesh) -> Tree:
+    """The sharding of every leaf of a tree of parameters, gradients or optimizer state, by its name in flat dicts.
+
+    Leaves are arrays or shapes; those whose path has no name of a parameter, such as counts of steps, are copied.
+    """
+
+    def one(path: tuple[Any, ...], leaf: Any) -> NamedSharding:
+        names = [key.key for key in path if isinstance(key, jax.tree_util.DictKey)]
+        name = "/".join(map(str, names))
+        return NamedSharding(mesh, partition(name, leaf.shape, mesh))
+
+    return jax.tree_util.tree_map_with_path(one, tree)
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """Everything on every device."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    """The first axis is the batch."""
+    return NamedSharding(mesh, PartitionSpec(RULES["batch"]))
+
+
+def place(tree: Tree, mesh: Mesh | None) -> Tree:
+    """Parameters and the like where the table puts them; every process must hold all of them.
+
+    The arrays of `tree` are given up as far as memory goes: one is dropped after another.
+    """
+    return tree if mesh is None else _put(tree, shardings(tree, mesh))
+
+
+def copy_everywhere(tree: Tree, mesh: Mesh | None) -> Tree:
+    """Arrays on every device."""
+    return tree if mesh is None else _put(tree, jax.tree.map(lambda _: replicated(mesh), tree))
+
+
+def _put(tree: Tree, where: Tree) -> Tree:
+    if jax.process_count() == 1:
+        return jax.device_put(tree, where)
+
+    def one(leaf: Any, sharding: NamedSharding) -> jax.Array:
+        host = np.asarray(leaf)
+        return jax.make_array_from_callback(host.shape, sharding, lambda index: host[index])
+
+    return jax.tree.map(one, tree, where)
+
+
+def own_rows(mesh: Mesh, batch_size: int) -> np.ndarray:
+    """The rows of a batch that devices of this process hold: int64 [b], rising."""
+    parts = batch_sharding(mesh).addressable_devices_indices_map((batch_size,)).values()
+    return np.unique(np.concatenate([np.arange(batch_size)[index] for index in parts if index is not None]))
+
+
+def place_batch(tree: Tree, mesh: Mesh | None, batch_size: int) -> Tree:
+    """Arrays of a whole batch, of which each process gives `own_rows` as host arrays [b, ...]."""
+    if mesh is None:
+        return tree
+    sharding, rows = batch_sharding(mesh), own_rows(mesh, batch_size)
+
+    def one(array: np.ndarray) -> jax.Array:
+        def part(index: Any) -> np.ndarray:
+            return array[np.searchsorted(rows, np.arange(batch_size)[index[0]])]
+
+        return jax.make_array_from_callback((batch_size, *array.shape[1:]), sharding, part)
+
+    return jax.tree.map(one, tree)
+
+
+def gathered(tree: Tree, mesh: Mesh) -> Tree:
+    """All of every array on one device of this process: what `place` has spread. All processes call it together."""
+    if mesh.size == 1:
+        return tree
+    copies = jax.jit(lambda tree: tree, out_shardings=replicated(mesh))(tree)
+    return jax.tree.map(lambda leaf: leaf.addressable_data(0), copies)
+
+
+def batch_sharded(x: jax.Array) -> jax.Array:
+    """`x` [B, ...] with the batch spread as it should be; what becomes of the other axes is the compiler's choice.
+
+    Does something only while a program for several devices is traced, see `using`.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or x.shape[0] % _parts("batch", mesh):
+        return x
+    rest = (PartitionSpec.UNCONSTRAINED,) * (x.ndim - 1)
+    return jax.lax.with_sharding_constraint(x, PartitionSpec(RULES["batch"], *rest))
+
+
+def using(mesh: Mesh | None) -> contextlib.AbstractContextManager[Any]:
+    """While a program is traced: the mesh that `batch_sharded` is about."""
+    return contextlib.nullcontext() if mesh is None or mesh.size == 1 else jax.set_mesh(mesh)

@@ -1,0 +1,39 @@
+"""Being told to stop: SIGTERM, which Cloud TPU, Kubernetes and Slurm send before they take a machine away."""
+
+import signal
+from types import TracebackType
+
+import jax
+from jax.experimental import multihost_utils
+
+
+class Interruption:
+    """While the block runs, SIGTERM does not end the process but is noticed between two steps.
+
+    Of several processes all notice it after the same step, whichever of them got the signal.
+    """
+
+    def __init__(self) -> None:
+        # JAX's own handler tells the other processes, so it must stay.
+        self._together = jax.distributed.is_initialized()
+        self._received = False
+        self._previous: object = None
+
+    def __enter__(self) -> "Interruption":
+        if not self._together:
+            self._previous = signal.signal(signal.SIGTERM, self._receive)
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if not self._together:
+            signal.signal(signal.SIGTERM, self._previous)  # type: ignore[arg-type]
+
+    def _receive(self, number: int, frame: object) -> None:
+        del number, frame
+        self._received = True
+
+    def reached(self, step: int) -> bool:
+        """Whether to stop after this step; to be asked after every step."""
+        if self._together:
+            return multihost_utils.reached_preemption_sync_point(step)
+        return self._received
