@@ -1,8 +1,9 @@
 """Writes data sets for TensorFlow Datasets (TFDS), as ArrayRecord and without TensorFlow.
 
-What `write` leaves is read by `tfds.data_source(NAME, data_dir=...)` and `tfds.load(NAME, data_dir=...)` where nothing
-of this package is known, and by `vlseg.data.tfds_sets`. Features: `image`, `segmentation_label` with the names of the
-classes, and `file_name`. The number of pixels that do not count is `ignore_label` in the metadata.
+What `write` leaves is read by `tfds.data_source(NAME, data_dir=...)` where nothing of this package is known, and by
+`vlseg.data.tfds_sets`. (`tfds.load` reads no ArrayRecord, and what it reads cannot be written without TensorFlow.)
+Features: `image`, `segmentation_label` with the names of the classes, and `file_name`. The number of pixels that do not
+count is `ignore_label` in the metadata.
 """
 
 import contextlib
