@@ -36,10 +36,10 @@ def define_reading() -> None:
     flags.DEFINE_string(
         "names",
         None,
-        "Category names: a folder's file of them, default names.txt; with commas for tfds: without names.",
+        "A folder's file of category names (default: names.txt); those of tfds: with commas or as a file.",
     )
-    flags.DEFINE_string("image_feature", None, "Of tfds: with several pictures, the one to read.")
-    flags.DEFINE_string("label_feature", None, "Of tfds: with several label maps, the one to read.")
+    flags.DEFINE_string("image_feature", None, "Of tfds: the feature with the picture, where there are several.")
+    flags.DEFINE_string("label_feature", None, "Of tfds: the feature with the labels, where there are several.")
 
 
 def given(options: Any, *names: str) -> dict[str, Any]:

@@ -21,7 +21,6 @@ from vlseg.errors import ConfigError, DatasetError, StorageError, VlsegError, on
 _BLOCK = 32 << 20  # bytes of one request
 _VERSIONS = ("generation", "ETag", "etag", "mtime", "created")
 """What kinds of buckets call that which changes when an object is written anew, the surest first."""
-_DENIED = (401, 403)
 
 
 def exists(url: str) -> bool:
@@ -80,6 +79,7 @@ def fetch(url: str, names: Sequence[str]) -> Path:
         DatasetError: files are missing or change while they are downloaded; the bucket cannot be reached, or denies
             access. StorageError: the cache cannot be written.
     """
+    url = url.rstrip("/")
     with _errors(url, DatasetError):
         system, path = _opened(url)
         state = _state(system, url, path, names)
@@ -160,10 +160,19 @@ def _errors(url: str, kind: type[VlsegError]) -> Iterator[None]:
         raise kind(f"{url}: there is no such bucket or object") from error
     except Exception as error:
         reason = one_line(error) or type(error).__name__
-        denied = isinstance(error, PermissionError) or str(getattr(error, "code", "")) in map(str, _DENIED)
-        if denied or type(error).__module__.startswith("google.auth"):
+        if _is_denial(error):
             raise kind(
                 f"{url}: access is denied: log in (gcloud auth application-default login), or name a key file in "
                 f"GOOGLE_APPLICATION_CREDENTIALS ({reason})"
             ) from error
         raise kind(f"{url}: cannot be reached: {reason}") from error
+
+
+def _is_denial(error: Exception) -> bool:
+    """Whether an error of a client of object stores says that who asks may not, or is not known."""
+    return (
+        isinstance(error, PermissionError)
+        or str(getattr(error, "code", "")) in ("401", "403")
+        or str(error).startswith("Forbidden")  # what gcsfs makes of 403
+        or type(error).__module__.startswith("google.auth")
+    )

@@ -3,7 +3,7 @@
 What `write` leaves is read by `tfds.data_source(NAME, data_dir=...)` where nothing of this package is known, and by
 `vlseg.data.tfds_sets`. (`tfds.load` reads no ArrayRecord, and what it reads cannot be written without TensorFlow.)
 Features: `image`, `segmentation_label` with the names of the classes, and `file_name`. The number of pixels that do not
-count is `ignore_label` in the metadata.
+count is `ignore_label` in the metadata. The labels of more than 255 classes have 16 bits, for which TFDS needs OpenCV.
 """
 
 import contextlib

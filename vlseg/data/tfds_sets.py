@@ -153,16 +153,18 @@ class TfdsDataset:
         name, data_dir, given = parse_source(source)
         builder = _builder(tfds, name, data_dir)
         features = dict(sorted(builder.info.features.items()))
-        known = _known(builder.name, features, label_feature, names)
-        if known is None:
-            fields = _fields(tfds, name, features, image_feature, label_feature)
-            named = _names(name, features[fields.label], names)
+        known = _known(builder.name, features)
+        if known:
+            image_feature, label_feature = image_feature or known.image, label_feature or known.label
+        fields = _fields(tfds, name, features, image_feature, label_feature)
+        known_label = known if known and fields.label == known.label else None
+        if names or not known_label:
             by_default = (builder.info.metadata or {}).get(IGNORE_LABEL, IGNORED)
             ignore_label = by_default if ignore_label is None else ignore_label
+            named = _names(name, features[fields.label], names)
             labels = _labels(name, named, ignore_label, label_offset, ignore_zero)
         elif ignore_label in (None, IGNORED) and not label_offset and not ignore_zero:
-            fields = Fields(image_feature or known.image, known.label, _name_feature(tfds, features))
-            labels = known.labels
+            labels = known_label.labels
         else:
             raise ConfigError(
                 f"{name}: what its labels mean is known; to read them in another way, also give their names"
@@ -175,7 +177,7 @@ class TfdsDataset:
             _Parser.of(tfds, {key: features[key] for key in fields if key}),
             fields,
             decoding.lookup(labels.ids),
-            known is not None and known.red,
+            known_label is not None and known_label.red,
         )
 
     def __len__(self) -> int:
@@ -288,12 +290,10 @@ def _how_to_prepare(name: str, data_dir: str | Path) -> str:
     )
 
 
-def _known(name: str, features: Mapping[str, Any], label_feature: str, names: str) -> Known | None:
-    """What is known of a data set, unless its own features or the caller say what its labels mean."""
+def _known(name: str, features: Mapping[str, Any]) -> Known | None:
+    """What is known of a data set, unless it is another one of that name."""
     known = KNOWN.get(name)
-    if known is None or names or label_feature not in ("", known.label):
-        return None
-    is_official = {known.image, known.label} <= set(features) and not hasattr(features[known.label], "names")
+    is_official = known and {known.image, known.label} <= set(features) and not hasattr(features[known.label], "names")
     return known if is_official else None
 
 
@@ -405,7 +405,15 @@ def _records(tfds: Any, builder: Any, name: str, split: str) -> Sequence[bytes]:
 
 
 def _numbers(stored: Any, name: str, red: bool) -> NDArray[np.int32]:
-    """The numbers of a label map [H, W], from pixels or from a PNG, there the `red` ones of its colours."""
+    """The numbers of a label map [H, W], from pixels or from a PNG, there the `red` ones of its colours.
+
+    Raises:
+        DatasetError: they are not in [0, 65535]. ImageError: the PNG is damaged.
+    """
     if not isinstance(stored, bytes):
+        if stored.min() < 0 or stored.max() > decoding.MAX_VALUE:
+            raise DatasetError(
+                f"{name}: has labels {stored.min()} to {stored.max()}; they are 0 to {decoding.MAX_VALUE}"
+            )
         return stored.reshape(stored.shape[:2]).astype(np.int32)
     return decode_image(stored, name)[..., 0].astype(np.int32) if red else decode_label(stored, name)

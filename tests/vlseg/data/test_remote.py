@@ -65,9 +65,7 @@ def test_there_and_back(bucket, cache):
     assert {path.name for path in folder.iterdir()} == {".lock", "prepared.json", *SHARDS}
     del bucket.reads[:]
     assert_same(Many(), open_dataset(f"{URL}/"))
-    assert_same(Many(), open_dataset(URL))
-    # The address is written in two ways, so there are two copies; the second time nothing was fetched.
-    assert bucket.reads == [*SHARDS, "prepared.json"]
+    assert bucket.reads == []
     with pytest.raises(StorageError, match="holds a prepared data set already"):
         prepared.write(Many(), URL)
 
@@ -173,6 +171,21 @@ def test_what_is_missing_or_damaged(bucket, cache):
     refused(json.dumps({**info, "files": ["../../outside"]}).encode(), "a file lies outside")
     refused(json.dumps({**info, "files": [*SHARDS, "other"]}).encode(), "other are missing")
     assert not cache.exists()
+
+
+class AnonymousError(Exception):
+    code = 401
+
+
+@pytest.mark.parametrize("error", [AnonymousError("no storage.objects.get\naccess"), OSError("Forbidden: gs://b")])
+def test_access_that_is_denied(bucket, monkeypatch, error):
+    def denied(*_, **__):
+        raise error
+
+    monkeypatch.setattr(bucket, "cat_file", denied)
+    with pytest.raises(DatasetError, match=r"access is denied: log in \(gcloud auth") as caught:
+        open_dataset(URL)
+    assert "\n" not in str(caught.value)
 
 
 def test_packages_that_are_missing(monkeypatch, capsys):

@@ -1,6 +1,7 @@
 """Data sets of TensorFlow Datasets: those that TFDS prepared, and those that are written for it."""
 
 import io
+import subprocess
 import sys
 
 import cloudpickle
@@ -9,12 +10,13 @@ import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from tests.commands import Commands, files_in
+from configs import ifseg_base, lseg_base
+from tests.commands import ROOT, Commands, files_in
 from tests.vlseg.data.test_catalog import CITYSCAPES_IDS, ade20k, camvid_original, cityscapes, fss
 from tests.vlseg.data.test_prepared import assert_same
 from vlseg import labels
 from vlseg.data import tfds_builder
-from vlseg.data.sources import open_dataset
+from vlseg.data.sources import open_dataset, open_section
 from vlseg.errors import ConfigError, DatasetError, ImageError, StorageError
 
 commands = Commands("vlseg.data")
@@ -104,6 +106,9 @@ def test_from_the_catalog_to_tfds_and_back(tmp_path, capsys):
     assert originals.pairs[1].image.read_bytes() in dataset.records[1]
     with pytest.raises(IndexError):
         dataset[2]
+    for configuration in (lseg_base, ifseg_base):
+        section = configuration.get_config().data
+        assert_same(originals, open_section(f"tfds:ade20k:{out}", section))
     # Worker processes get it so.
     assert_same(dataset, cloudpickle.loads(cloudpickle.dumps(dataset)))
 
@@ -170,6 +175,13 @@ def test_nothing_is_left_of_a_data_set_that_cannot_be_read(tmp_path, capsys):
 # Prepared by TFDS
 
 
+def test_what_is_imported_when():
+    line = (
+        "import sys, vlseg.data.prepare, vlseg.data.check; print({'tensorflow_datasets', 'fsspec'} & set(sys.modules))"
+    )
+    assert subprocess.run([sys.executable, "-c", line], cwd=ROOT, check=True, capture_output=True).stdout == b"set()\n"
+
+
 def test_ade20k_as_tfds_has_it(tmp_path):
     """Its labels are of instances: red counts 100 of the classes, the most frequent things first."""
     red = noise(0, *SIZE, high=101)
@@ -188,6 +200,11 @@ def test_ade20k_as_tfds_has_it(tmp_path):
         assert (name is None and found == 255) or dataset.names[found] == name
     assert len(np.unique(example.label)) == 101
     np.testing.assert_array_equal(example.image, np.asarray(Image.open(io.BytesIO(picture))))
+    hundred = ",".join(f"class {number}" for number in range(100))
+    (found,) = open_dataset(f"tfds:scene_parse150:{tmp_path}", names=hundred, ignore_zero=True)
+    np.testing.assert_array_equal(found.label, np.where(red == 0, 255, red.astype(int) - 1))
+    with pytest.raises(ConfigError, match="has no feature middle"):
+        open_dataset(f"tfds:scene_parse150:{tmp_path}", image_feature="middle")
     with pytest.raises(ConfigError, match="also give their names"):
         open_dataset(f"tfds:scene_parse150:{tmp_path}", ignore_zero=True)
 
@@ -240,8 +257,11 @@ def test_pixels_that_are_no_pictures(tmp_path):
              "count": tfds.features.Scalar(dtype=np.int64)}  # fmt: skip
     picture, stored = noise(0, *SIZE, 3), noise(1, *SIZE, high=2).astype(np.int32)
     example = {"pixels": picture, "classes": stored, "weights": np.ones(SIZE, np.float32), "count": 3}
-    prepare(tmp_path, "fixed", fixed, {"all_of_it": [example]})
-    (found,) = open_dataset(f"tfds:fixed:{tmp_path}", names="cat,dog")
+    wrong = {**example, "classes": stored - 1}
+    prepare(tmp_path, "fixed", fixed, {"everything": [example], "wrong": [wrong]})
+    with pytest.raises(DatasetError, match="000000: has labels -1 to 0"):
+        open_dataset(f"tfds:fixed:{tmp_path}:wrong", names="cat,dog")[0]
+    (found,) = open_dataset(f"tfds:fixed:{tmp_path}:everything", names="cat,dog")
     np.testing.assert_array_equal(found.image, picture)
     np.testing.assert_array_equal(found.label, stored)
 
