@@ -10,6 +10,15 @@ def data_section(split: str, count: int) -> ml_collections.ConfigDict:
             "source": "",
             "folder": {"ignore_label": 255, "label_offset": 0, "ignore_zero": False},
             "catalog": {"split": "train" if split == "train" else "evaluation"},
+            "tfds": {
+                "split": "train" if split == "train" else "evaluation",
+                "image_feature": "",
+                "label_feature": "",
+                "names": "",  # of data sets that do not name their classes: with commas, or a file
+                "ignore_label": ml_collections.config_dict.placeholder(int),  # by default as the data set says, or 255
+                "label_offset": 0,
+                "ignore_zero": False,
+            },
             "tiny_world": {"split": split, "count": count},
         }
     )

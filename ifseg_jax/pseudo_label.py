@@ -15,7 +15,7 @@ import numpy as np
 from absl import flags
 
 from ifseg_jax.model import IFSeg, load
-from vlseg import cli, files
+from vlseg import cli
 from vlseg.data import flags as data_flags
 from vlseg.data import images as image_files
 from vlseg.data import prepared
@@ -107,7 +107,7 @@ def main(_: list[str]) -> None:
     options = flags.FLAGS
     if bool(options.images) == bool(options.data):
         raise ConfigError("give pictures as --images, or a labelled data set as --data: one of the two")
-    files.check_absent(options.out)
+    prepared.check_absent(options.out)
     dataset: Dataset
     if options.images:
         dataset = Unlabelled(image_files.list_checked_images(options.images))

@@ -160,6 +160,8 @@ def _quiet_python_logs() -> None:
     # JAX warns when it runs on the CPU of a machine that has an accelerator.
     for name in (*_OWN_LOGGERS, "jax"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    # The client of gs:// shows the traceback of whatever it tries again.
+    logging.getLogger("gcsfs").setLevel(logging.CRITICAL)
 
 
 def _fail(message: str) -> NoReturn:

@@ -2,6 +2,7 @@
 
 python -m vlseg.data.check --dataset=ade20k --root=/data/ade20k --split=val --out=runs/check
 python -m vlseg.data.check --dataset=folder --root=FOLDER     # with images/, labels/ and names.txt
+python -m vlseg.data.check --dataset=tfds --root=cityscapes/semantic_segmentation:/data/tfds
 
 Says what is missing, which pictures and label files are damaged, of different sizes or hold unknown labels, and counts
 the classes; --out receives check.json and a contact sheet. Exit code 2 if anything is wrong.
@@ -30,7 +31,7 @@ SHEET = 8
 """Rows of the contact sheet."""
 
 SHEET_SIDE = 256
-FOLDER = "folder"
+FOLDER, TFDS = "folder", "tfds"
 THREADS = 8
 
 
@@ -124,9 +125,10 @@ def usable(dataset: Dataset) -> Iterable[Example]:
 def opened(options: Any) -> tuple[Dataset, str, NDArray[np.uint8]]:
     """The data set that the flags name, how many examples it has officially, in words, and its classes' colours."""
     reading = data_flags.given(options, *data_flags.READING)
-    if options.dataset == FOLDER:
-        folder = open_dataset(options.root, **reading, **data_flags.given(options, "split"))
-        return folder, "", visualize.palette(len(folder.names))
+    if options.dataset in (FOLDER, TFDS):
+        source = options.root if options.dataset == FOLDER else f"{TFDS}:{options.root}"
+        own = open_dataset(source, **reading, **data_flags.given(options, "split"))
+        return own, "", visualize.palette(len(own.names))
     entry = catalog.entry(options.dataset)
     split = options.split or next(iter(entry.splits))
     dataset = open_dataset(f"{options.dataset}:{options.root}", split=split, **reading)
@@ -158,11 +160,13 @@ if __name__ == "__main__":
     flags.DEFINE_enum(
         "dataset",
         None,
-        [*catalog.ENTRIES, FOLDER],
-        "Which one (python -m vlseg.data.list), or a folder of one's own.",
+        [*catalog.ENTRIES, FOLDER, TFDS],
+        "Which one (python -m vlseg.data.list), a folder of one's own, or one that TFDS prepared.",
         required=True,
     )
-    flags.DEFINE_string("root", None, "The folder into which its archives were unpacked.", required=True)
+    flags.DEFINE_string(
+        "root", None, "The folder into which its archives were unpacked; NAME:DATA_DIR of TFDS.", required=True
+    )
     flags.DEFINE_string("split", None, "Default: the first one, for training.")
     data_flags.define_reading()
     flags.DEFINE_string("out", None, "Where check.json and contact_sheet.png go.")

@@ -171,7 +171,7 @@ def names_from(text_or_path: str | os.PathLike[str]) -> tuple[str, ...]:
     if isinstance(text_or_path, os.PathLike) or text.lower().endswith(".txt"):
         raise VocabularyError(f"{text}: no such file of category names")
     names = tuple(name.strip() for name in text.split(","))
-    _check_names(names if text.strip() else (), repr(text))
+    check_names(names if text.strip() else (), repr(text))
     return names
 
 
@@ -223,17 +223,18 @@ def _parse_names(path: Path) -> tuple[tuple[str, ...], int | None]:
     lines = [line for line in lines if line and not line.startswith("#")]
     numbered = [re.fullmatch(r"(\d+)\s*[:\t]\s*(.*)", line) for line in lines]
     if not lines or not all(numbered):
-        _check_names(tuple(lines), str(path))
+        check_names(tuple(lines), str(path))
         return tuple(lines), None
     ids = [int(match[1]) for match in numbered if match]
     names = tuple(match[2] for match in numbered if match)
-    _check_names(names, str(path))
+    check_names(names, str(path))
     if ids != list(range(ids[0], ids[0] + len(ids))):
         raise VocabularyError(f"{path}: the ids of the names must count up by one from line to line")
     return names, ids[0]
 
 
-def _check_names(names: tuple[str, ...], source: str) -> None:
+def check_names(names: tuple[str, ...], source: str) -> None:
+    """Raises VocabularyError, which begins with `source`, if there are no names, an empty one or one twice."""
     if not names:
         raise VocabularyError(f"{source}: has no category names")
     seen: set[str] = set()

@@ -65,9 +65,7 @@ def read_label(path: str | os.PathLike[str]) -> NDArray[np.int32]:
         ImageError: as `read_image`, and when the file has colours instead of ids, or is a JPEG, which alters ids.
     """
     with _opened(path) as image:
-        if image.format == "JPEG":
-            raise ImageError(f"{path}: a JPEG does not keep label ids exactly; save labels as PNG")
-        return _decode(image, str(path), _label_pixels)
+        return _lossless(image, str(path))
 
 
 def decode_image(data: bytes, name: str) -> NDArray[np.uint8]:
@@ -77,9 +75,15 @@ def decode_image(data: bytes, name: str) -> NDArray[np.uint8]:
 
 
 def decode_label(data: bytes, name: str) -> NDArray[np.int32]:
-    """`read_label` of the content of a lossless file; `name` is what errors call it."""
+    """`read_label` of a file's content; `name` is what errors call it."""
     with _opened(io.BytesIO(data), name) as image:
-        return _decode(image, name, _label_pixels)
+        return _lossless(image, name)
+
+
+def is_plain(data: bytes) -> bool:
+    """Whether the content of a picture file is RGB or grey pixels, upright, as a JPEG or PNG: any reader's pixels."""
+    with _opened(io.BytesIO(data), "image") as image:
+        return image.format in ("JPEG", "PNG") and image.mode in ("RGB", "L") and _orientation(image) == 1
 
 
 def check_image(path: str | os.PathLike[str]) -> tuple[int, int]:
@@ -267,6 +271,13 @@ def _decode(image: Image.Image, name: str, pixels: Callable[[Image.Image, str], 
         raise
     except Exception as error:  # on damaged data Pillow's decoders raise almost anything
         raise ImageError(f"{name}: is truncated or damaged") from error
+
+
+def _lossless(image: Image.Image, name: str) -> NDArray[np.int32]:
+    """The label ids of an image that is no JPEG."""
+    if image.format == "JPEG":
+        raise ImageError(f"{name}: a JPEG does not keep label ids exactly; save labels as PNG")
+    return _decode(image, name, _label_pixels)
 
 
 def _rgb_pixels(image: Image.Image, name: str) -> NDArray[np.uint8]:

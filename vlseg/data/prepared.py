@@ -4,12 +4,16 @@
 root/prepared.json                 names, label of pixels that do not count, number of examples
 root/00000-of-00012.array_record   a record for each example: picture as it was encoded, label map as PNG, name
 ```
+
+`root` may be a folder of a bucket (gs://...). It is written to the temporary folder and then uploaded, prepared.json
+last; and it is read from a copy in the cache, see `vlseg.data.remote`.
 """
 
 import io
 import json
 import os
 import sys
+import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,13 +21,15 @@ from typing import Any
 
 import msgpack
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 from tqdm import tqdm
 
 from vlseg import files
+from vlseg.data import remote
 from vlseg.data.folder import Example, check_sizes
 from vlseg.data.images import decode_image, decode_label
-from vlseg.errors import DatasetError, one_line
+from vlseg.errors import DatasetError, StorageError, one_line
 
 INFO_FILE = "prepared.json"
 FORMAT = "vlseg prepared data set 1"
@@ -50,11 +56,13 @@ class PreparedDataset:
         """Opens what `write` wrote; reads no example.
 
         Raises:
-            DatasetError: the folder is not a prepared data set, or files are missing or damaged.
+            DatasetError: the folder is not a prepared data set, or files are missing or damaged; or its bucket cannot
+                be read.
+            ConfigError, StorageError: as `remote.fetch`.
         """
         from array_record.python.array_record_data_source import ArrayRecordDataSource
 
-        root = Path(root)
+        root = _fetched(os.fspath(root)) if files.is_remote(root) else Path(root)
         try:
             info = json.loads((root / INFO_FILE).read_text())
             if info["format"] != FORMAT:
@@ -101,6 +109,26 @@ def is_prepared(root: str | os.PathLike[str]) -> bool:
     return (Path(root) / INFO_FILE).is_file()
 
 
+def _fetched(url: str) -> Path:
+    """A local copy of a prepared data set in a bucket."""
+    try:
+        names = json.loads(remote.read(f"{url.rstrip('/')}/{INFO_FILE}"))["files"]
+        # A name must not lead out of the folder.
+        if not all(name == Path(name).name for name in names):
+            raise ValueError("a file lies outside")
+    except (ValueError, KeyError, TypeError) as error:
+        raise DatasetError(f"{url}: is not a prepared data set, or is damaged: {one_line(error)}") from error
+    return remote.fetch(url, [*names, INFO_FILE])
+
+
+def check_absent(target: str | os.PathLike[str]) -> None:
+    """Raises StorageError if there is something at a local `target`, or a prepared data set at one in a bucket."""
+    if not files.is_remote(target):
+        files.check_absent(target)
+    elif remote.exists(f"{os.fspath(target).rstrip('/')}/{INFO_FILE}"):
+        raise StorageError(f"{os.fspath(target)} holds a prepared data set already; remove it or choose another place")
+
+
 def write(dataset: Any, target: str | os.PathLike[str], examples_per_file: int = 1000) -> int:
     """Writes a data set; whole or not at all.
 
@@ -109,7 +137,7 @@ def write(dataset: Any, target: str | os.PathLike[str], examples_per_file: int =
 
     Args:
         dataset: of `vlseg.data.sources`.
-        target: a new folder.
+        target: a new folder, local or of a bucket.
         examples_per_file: the last file may hold fewer.
 
     Returns:
@@ -117,10 +145,25 @@ def write(dataset: Any, target: str | os.PathLike[str], examples_per_file: int =
 
     Raises:
         DatasetError, ImageError: an example cannot be read. StorageError: `target` exists, or cannot be written.
+        ConfigError: a package to reach the bucket is missing.
     """
+    check_absent(target)
+    if not files.is_remote(target):
+        _write_local(dataset, target, examples_per_file)
+    else:
+        with tempfile.TemporaryDirectory() as temporary:
+            local = Path(temporary) / "prepared"
+            names = _write_local(dataset, local, examples_per_file)
+            # Without INFO_FILE it is no data set: an upload that is cut off is never taken for one.
+            remote.upload(local, [*names, INFO_FILE], os.fspath(target))
+    return len(dataset)
+
+
+def _write_local(dataset: Any, target: str | os.PathLike[str], examples_per_file: int) -> list[str]:
+    """`write` to a local folder; the names of the files but INFO_FILE."""
     from array_record.python.array_record_module import ArrayRecordWriter
 
-    mode = "L" if len(dataset.names) <= IGNORED["L"] else "I;16"
+    mode = label_mode(dataset)
     starts = range(0, len(dataset), examples_per_file)
     names = [f"{number:05d}-of-{len(starts):05d}.array_record" for number in range(len(starts))]
     bar = tqdm(total=len(dataset), desc="write", unit="example", disable=not sys.stderr.isatty())
@@ -140,18 +183,33 @@ def write(dataset: Any, target: str | os.PathLike[str], examples_per_file: int =
             "files": names,
         }
         files.atomic_write_json(folder / INFO_FILE, info)
-    return len(dataset)
+    return names
 
 
 def _record(dataset: Any, index: int, mode: str) -> bytes:
     example = dataset[index]
-    label = np.where(example.label == dataset.ignore_label, IGNORED[mode], example.label)
-    picture = Image.fromarray(label.astype(np.uint8 if mode == "L" else np.uint16))
-    encoded = dataset.picture_file(index).read_bytes() if hasattr(dataset, "picture_file") else _png(example.image)
-    return msgpack.packb({"name": example.name, "image": encoded, "label": _png(picture)})
+    encoded = picture_bytes(dataset, index, example.image)
+    return msgpack.packb({"name": example.name, "image": encoded, "label": label_bytes(dataset, example.label, mode)})
 
 
-def _png(picture: Any) -> bytes:
+def label_mode(dataset: Any) -> str:
+    """The kind of PNG, a key of IGNORED, that holds the labels of a data set."""
+    return "L" if len(dataset.names) <= IGNORED["L"] else "I;16"
+
+
+def label_bytes(dataset: Any, label: NDArray[np.int32], mode: str) -> bytes:
+    """A label map of a data set as a PNG of a `label_mode`, in which IGNORED[mode] stands for `ignore_label`."""
+    stored = np.where(label == dataset.ignore_label, IGNORED[mode], label)
+    return png_bytes(stored.astype(np.uint8 if mode == "L" else np.uint16))
+
+
+def picture_bytes(dataset: Any, index: int, image: NDArray[np.uint8]) -> bytes:
+    """The file of a picture as it is where the data set has files, else its pixels `image` as PNG."""
+    return dataset.picture_file(index).read_bytes() if hasattr(dataset, "picture_file") else png_bytes(image)
+
+
+def png_bytes(pixels: NDArray[Any]) -> bytes:
+    """Pixels [H, W, 3] or [H, W] as a PNG."""
     stream = io.BytesIO()
-    (picture if isinstance(picture, Image.Image) else Image.fromarray(picture)).save(stream, "PNG")
+    Image.fromarray(pixels).save(stream, "PNG")
     return stream.getvalue()

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from vlseg import files
-from vlseg.data import catalog
+from vlseg.data import catalog, tfds_sets
 from vlseg.data.catalog.entry import EVALUATION
 from vlseg.data.folder import Example, FolderDataset
 from vlseg.data.prepared import PreparedDataset, is_prepared
+from vlseg.data.tfds_sets import TfdsDataset
 from vlseg.data.tiny_world.dataset import TinyWorldDataset
 from vlseg.errors import ConfigError
 
@@ -40,9 +41,11 @@ def open_dataset(source: str, **options: Any) -> Dataset:
 
     Args:
         source: "tiny_world"; NAME:ROOT or NAME:ROOT:SPLIT with a name of `vlseg.data.catalog` and the folder it was
-            unpacked into; the path of a prepared data set (`vlseg.data.prepare`); or of a folder with images, labels
-            and names.
-        options: fields of `TinyWorldDataset`; "split" of the catalog's; or arguments of `FolderDataset.open`.
+            unpacked into; tfds:NAME:DATA_DIR or tfds:NAME:DATA_DIR:SPLIT with a data set that TFDS prepared, see
+            `vlseg.data.tfds_sets`; the path, also in a bucket, of a prepared data set (`vlseg.data.prepare`); or of a
+            folder with images, labels and names.
+        options: fields of `TinyWorldDataset`; "split" of the catalog's; or arguments of `TfdsDataset.open` or
+            `FolderDataset.open`.
 
     Raises:
         ConfigError: an option that the data set does not have, or lacks; or no such name.
@@ -59,13 +62,26 @@ def open_dataset(source: str, **options: Any) -> Dataset:
         return TinyWorldDataset(**options)
     if found == "catalog":
         return _named(source, **options)
+    if found == "tfds":
+        return TfdsDataset.open(source.removeprefix(tfds_sets.PREFIX), **options)
+    if found == "prepared":
+        return PreparedDataset.open(source)
     _check_local(source)
-    return PreparedDataset.open(source) if found == "prepared" else FolderDataset.open(source, **options)
+    return FolderDataset.open(source, **options)
 
 
 OPTIONS = {
     TINY_WORLD: tuple(field.name for field in dataclasses.fields(TinyWorldDataset)),
     "catalog": ("split",),
+    "tfds": (
+        "split",
+        "image_feature",
+        "label_feature",
+        "names",
+        "ignore_label",
+        "label_offset",
+        "ignore_zero",
+    ),
     "prepared": (),
     "folder": ("images", "labels", "names", "ignore_label", "label_offset", "ignore_zero"),
 }
@@ -96,12 +112,15 @@ def _check_local(root: str) -> None:
 
 
 def kind(source: str) -> str:
-    """How a source of `open_dataset` is read: "tiny_world", "catalog", "prepared" or "folder"."""
+    """How a source of `open_dataset` is read: "tiny_world", "catalog", "tfds", "prepared" or "folder"."""
     if source == TINY_WORLD:
         return TINY_WORLD
     if source.partition(":")[0] in catalog.ENTRIES:
         return "catalog"
-    return "prepared" if is_prepared(source) else "folder"
+    if source.startswith(tfds_sets.PREFIX):
+        return "tfds"
+    # Nothing else is read from buckets, so none has to be asked.
+    return "prepared" if files.is_remote(source) or is_prepared(source) else "folder"
 
 
 def open_section(source: str, section: Mapping[str, Mapping[str, Any]]) -> Dataset:

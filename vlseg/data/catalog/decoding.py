@@ -14,25 +14,34 @@ from vlseg.errors import DatasetError, ImageError
 MAX_VALUE = 65535
 
 
-def values(mapping: Mapping[int, int], read: Callable[[Path], NDArray[np.int32]] = read_label) -> Decoder:
-    """Files whose pixels hold one number.
+def lookup(mapping: Mapping[int, int]) -> Callable[[NDArray[np.int32], object], NDArray[np.int32]]:
+    """A function from stored numbers [H, W], in [0, 65535], to ids, and what to call their file.
 
     Args:
-        mapping: stored number -> id. A number that it lacks is an error when a file holds it.
-        read: from the file to the numbers, in [0, 65535].
+        mapping: stored number -> id. A number that it lacks is an error when it is found.
     """
     unknown = -1
     ids = np.full(MAX_VALUE + 1, unknown, np.int32)
     ids[list(mapping)] = list(mapping.values())
 
-    def decode(path: Path) -> NDArray[np.int32]:
-        stored = read(path)
+    def convert(stored: NDArray[np.int32], name: object) -> NDArray[np.int32]:
         found = ids[stored]
         if (found == unknown).any():
-            raise DatasetError(f"{path}: has label {stored[found == unknown][0]}, which this data set does not have")
+            raise DatasetError(f"{name}: has label {stored[found == unknown][0]}, which this data set does not have")
         return found
 
-    return decode
+    return convert
+
+
+def values(mapping: Mapping[int, int], read: Callable[[Path], NDArray[np.int32]] = read_label) -> Decoder:
+    """Files whose pixels hold one number.
+
+    Args:
+        mapping: see `lookup`.
+        read: from the file to the numbers, in [0, 65535].
+    """
+    convert = lookup(mapping)
+    return lambda path: convert(read(path), path)
 
 
 def by_value(stored: Sequence[int], ignored: Sequence[int] = (IGNORED,)) -> dict[int, int]:
