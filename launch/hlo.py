@@ -1,0 +1,299 @@
+"""What one chip does in a compiled program, read off XLA's text.
+
+XLA's own cost analysis counts the body of a loop once; models here are loops over layers, and losses over rows. This
+counts every instruction as often as the loops around it run.
+"""
+
+import math
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+DTYPES = {"pred": 1, "s8": 1, "u8": 1, "s16": 2, "u16": 2, "bf16": 2, "f16": 2, "s32": 4, "u32": 4, "f32": 4}
+DTYPES |= {"s64": 8, "u64": 8, "f64": 8, "s4": 0.5, "u4": 0.5, "f8e4m3fn": 1, "f8e5m2": 1, "token": 0, "opaque": 0}
+COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
+FREE = frozenset(
+    "parameter constant tuple get-tuple-element bitcast while conditional call after-all partition-id replica-id "
+    "opt-barrier copy-done async-done all-reduce-done all-gather-done collective-permute-done".split()
+)
+"""Instructions that move nothing themselves; what a loop moves is counted inside of it."""
+
+ON_CHIP = "S(1)"
+"""Mark of a value that stays in the memory inside the core."""
+
+_COMPUTATION = re.compile(r"^(?:ENTRY )?%([\w.\-]+) \(.*\{$")
+_INSTRUCTION = re.compile(r"^\s*(?:ROOT )?%([\w.\-]+) = (.*)$")
+_OPERATION = re.compile(r"(?:^|\s)([a-z][\w\-]*)\(")
+_ARRAY = re.compile(r"(\w+)\[([\d,]*)\](\{[^}]*\})?")
+_CALLED = re.compile(r"(?:calls|to_apply|body|condition|true_computation|false_computation)=%([\w.\-]+)")
+
+
+@dataclass(frozen=True)
+class Instruction:
+    """One line of a computation. shape: its text. operands: names. rest: attributes."""
+
+    name: str
+    shape: str
+    operation: str
+    operands: tuple[str, ...]
+    rest: str
+    root: bool
+
+
+@dataclass(frozen=True)
+class Collective:
+    """A kind of exchange. bytes: that one chip has of the result, over the program. times: how often it happens.
+
+    group: chips that exchange.
+    """
+
+    kind: str
+    group: int
+    times: int
+    bytes: int
+
+    @property
+    def sent(self) -> float:
+        """Bytes that a chip sends, or receives, with the usual ring algorithms."""
+        share = (self.group - 1) / self.group
+        return self.bytes * {"all-reduce": 2 * share, "reduce-scatter": self.group * share}.get(
+            self.kind, 1 if self.kind == "collective-permute" else share
+        )
+
+
+@dataclass
+class Costs:
+    """Of one chip and one call. flops: of matrix products and convolutions. bytes: to and from the chip's memory."""
+
+    flops: float = 0.0
+    bytes: float = 0.0
+    collectives: list[Collective] = field(default_factory=list)
+
+
+Program = Mapping[str, Mapping[str, Instruction]]
+
+
+def costs(text: str, chips: int) -> Costs:
+    """The costs of a compiled program.
+
+    Args:
+        text: `compiled.as_text()`. chips: that it runs on.
+    """
+    program, entry = parse(text)
+    total = Costs()
+    exchanges: dict[tuple[str, int], list[int]] = {}
+    for computation, times in _executed(program, entry, 1):
+        instructions = program[computation]
+        for instruction in instructions.values():
+            inside = _fused(program, instruction)
+            total.flops += times * sum(map(_product_flops, *_with_operands(program, inside)))
+            total.flops += times * _product_flops(instruction, _shapes(instruction, instructions))
+            total.bytes += times * _moved(program, instruction, instructions)
+            kind = next((k for k in COLLECTIVES if instruction.operation in (k, f"{k}-start")), None)
+            if kind:
+                key = (kind, _group_size(instruction.rest, chips))
+                entry_of = exchanges.setdefault(key, [0, 0])
+                entry_of[0] += times
+                entry_of[1] += times * _result_bytes(instruction)
+    total.collectives = [Collective(*key, *value) for key, value in sorted(exchanges.items())]
+    return total
+
+
+def parse(text: str) -> tuple[Program, str]:
+    """Computations by name, each instructions by name, and the name of the entry."""
+    program: dict[str, dict[str, Instruction]] = {}
+    entry, current = "", None
+    for line in text.splitlines():
+        start = _COMPUTATION.match(line)
+        if start:
+            current = program.setdefault(start[1], {})
+            entry = start[1] if line.startswith("ENTRY") else entry
+        elif current is not None:
+            found = _INSTRUCTION.match(line)
+            if found:
+                current[found[1]] = _instruction(found[1], found[2], line.lstrip().startswith("ROOT"))
+    return program, entry
+
+
+def _instruction(name: str, definition: str, root: bool) -> Instruction:
+    # A shape may be a tuple with parentheses and layouts with blanks; the operation is the first word before "(".
+    depth, end = 0, 0
+    for end, character in enumerate(definition):
+        depth += (character in "([{") - (character in ")]}")
+        if character == " " and depth == 0:
+            break
+    shape, rest = definition[:end], definition[end:]
+    operation = _OPERATION.search(rest)
+    if operation is None:
+        return Instruction(name, shape, "", (), rest, root)
+    depth, close = 1, operation.end()
+    while depth and close < len(rest):
+        depth += (rest[close] == "(") - (rest[close] == ")")
+        close += 1
+    inside = rest[operation.end() : close - 1]
+    operands = tuple(re.findall(r"%([\w.\-]+)", inside)) if "%" in inside else (inside,)
+    return Instruction(name, shape, operation[1], operands, rest[close:], root)
+
+
+def _executed(program: Program, computation: str, times: int) -> Iterator[tuple[str, int]]:
+    """Computations that run, and how often; those of fusions count with the instruction that calls them."""
+    yield computation, times
+    for instruction in program[computation].values():
+        if instruction.operation == "while":
+            called = dict(re.findall(r"(condition|body)=%([\w.\-]+)", instruction.rest))
+            yield from _executed(program, called["body"], times * _trips(program, instruction, called["condition"]))
+        elif instruction.operation in ("call", "conditional", "async-start"):
+            for name in _CALLED.findall(instruction.rest):
+                yield from _executed(program, name, times)
+
+
+def _trips(program: Program, loop: Instruction, condition: str) -> int:
+    """How often a loop runs: from XLA's note, or the constant that its counter, which starts at 0, is compared with."""
+    known = re.search(r'known_trip_count[^}]*?"?n"?:"?(\d+)', loop.rest)
+    if known:
+        return int(known[1])
+    bounds = [
+        int(instruction.operands[0])
+        for name in (condition, *_CALLED.findall(" ".join(i.rest for i in program[condition].values())))
+        for instruction in program[name].values()
+        if instruction.operation == "constant" and instruction.operands[0].isdecimal()
+    ]
+    return max(bounds, default=1)
+
+
+def _fused(program: Program, instruction: Instruction) -> list[str]:
+    """The computations inside a fusion, and inside those."""
+    if instruction.operation != "fusion":
+        return []
+    names = re.findall(r"calls=%([\w.\-]+)", instruction.rest)
+    return names + [
+        deeper for name in names for inner in program[name].values() for deeper in _fused(program, inner)
+    ]
+
+
+def _with_operands(program: Program, computations: list[str]) -> tuple[list[Instruction], list[list[str]]]:
+    found = [(instruction, program[name]) for name in computations for instruction in program[name].values()]
+    return [i for i, _ in found], [_shapes(i, others) for i, others in found]
+
+
+def _shapes(instruction: Instruction, others: Mapping[str, Instruction]) -> list[str]:
+    return [others[name].shape for name in instruction.operands if name in others]
+
+
+def _dimensions(shape: str) -> list[int]:
+    found = _ARRAY.search(shape)
+    return [int(size) for size in found[2].split(",") if size] if found else []
+
+
+def _product_flops(instruction: Instruction, operands: list[str]) -> float:
+    """Two for each multiplication with something that is not padding."""
+    if instruction.operation == "dot":
+        contracted = re.search(r"lhs_contracting_dims=\{([\d,]*)\}", instruction.rest)
+        sizes = _dimensions(operands[0])
+        depth = math.prod(sizes[int(axis)] for axis in contracted[1].split(",")) if contracted and contracted[1] else 1
+        return 2.0 * math.prod(_dimensions(instruction.shape)) * depth
+    if instruction.operation == "convolution":
+        return _convolution_flops(instruction, operands)
+    return 0.0
+
+
+def _convolution_flops(instruction: Instruction, operands: list[str]) -> float:
+    labels = re.search(r"dim_labels=(\w+)_(\w+)->(\w+)", instruction.rest)
+    assert labels is not None, instruction
+    image, kernel, output = (
+        dict(zip(label, _dimensions(shape), strict=True))
+        for label, shape in zip(labels.groups(), (*operands[:2], instruction.shape), strict=True)
+    )
+    window = _window(instruction.rest)
+    total = 2.0 * output["b"] * output["f"] * kernel["i"]
+    for place, axis in enumerate(sorted(label for label in output if label.isdigit())):
+        get = {key: values[place] for key, values in window.items()}
+        total *= _meetings(image[axis], kernel[axis], output[axis], get)
+    return total
+
+
+def _window(rest: str) -> dict[str, list[str]]:
+    found = re.search(r"window=\{([^}]*)\}", rest)
+    parts = dict(part.split("=") for part in found[1].split()) if found else {}
+    return {key: value.split("x") for key, value in parts.items()}
+
+
+def _meetings(size: int, kernel: int, output: int, window: Mapping[str, str]) -> int:
+    """Pairs of a place of the output and one of the kernel that meet on an element of the image, along one axis."""
+    stride, dilation = int(window.get("stride", 1)), int(window.get("rhs_dilate", 1))
+    spread, before = int(window.get("lhs_dilate", 1)), int(window.get("pad", "0_0").split("_")[0])
+    if stride == dilation == spread == 1 and before == 0 and output + kernel - 1 <= size:
+        return output * kernel
+    count = 0
+    for place in range(kernel):
+        for index in range(output):
+            position = index * stride + place * dilation - before
+            count += 0 <= position <= (size - 1) * spread and position % spread == 0
+    return count
+
+
+def _array_bytes(shape: str, *, memory: bool) -> float:
+    """Bytes of all arrays of a shape; with `memory` of those that are not kept inside the core."""
+    total = 0.0
+    for kind, sizes, layout in _ARRAY.findall(shape):
+        if kind in DTYPES and not (memory and ON_CHIP in layout):
+            total += DTYPES[kind] * math.prod(int(size) for size in sizes.split(",") if size)
+    return total
+
+
+def _moved(program: Program, instruction: Instruction, others: Mapping[str, Instruction]) -> float:
+    """Bytes that an instruction reads from memory and writes to it; slices of large arrays count as slices."""
+    if instruction.operation in FREE or not instruction.operation:
+        return 0.0
+    shapes = _shapes(instruction, others)
+    written = _array_bytes(instruction.shape, memory=True)
+    if instruction.operation == "dynamic-slice":
+        return 2 * written
+    if instruction.operation == "dynamic-update-slice":
+        return 2 * _array_bytes(shapes[1], memory=True)
+    if instruction.operation != "fusion":
+        return written + sum(_array_bytes(shape, memory=True) for shape in shapes)
+    inside = program[re.findall(r"calls=%([\w.\-]+)", instruction.rest)[0]]
+    updates = [i for i in inside.values() if i.operation == "dynamic-update-slice"]
+    for update in updates:
+        if ON_CHIP not in instruction.shape:
+            whole, part = (_array_bytes(shape, memory=False) for shape in _shapes(update, inside)[:2])
+            written -= min(whole - part, written)
+    return written + sum(
+        _read(inside, number, shape, updates) for number, shape in enumerate(shapes) if ON_CHIP not in shape
+    )
+
+
+def _read(inside: Mapping[str, Instruction], number: int, shape: str, updates: list[Instruction]) -> float:
+    """Bytes that a fusion reads of one of its operands."""
+    parameter = next(
+        (i.name for i in inside.values() if i.operation == "parameter" and i.operands == (str(number),)), None
+    )
+    users = [i for i in inside.values() if parameter in i.operands]
+    if users and all(i.operation == "dynamic-slice" and i.operands[0] == parameter for i in users):
+        return sum(_array_bytes(i.shape, memory=False) for i in users)
+    if users and all(i in updates and i.operands[0] == parameter for i in users):
+        return 0.0
+    return _array_bytes(shape, memory=True)
+
+
+def _result_bytes(instruction: Instruction) -> int:
+    """Of a collective; those that start one return the operands too."""
+    arrays = [_array_bytes(f"{kind}[{sizes}]", memory=False) for kind, sizes, _ in _ARRAY.findall(instruction.shape)]
+    if instruction.operation.endswith("-start") and len(arrays) > 1:
+        return int(max(arrays)) if instruction.operation != "all-reduce-start" else int(sum(arrays))
+    return int(sum(arrays))
+
+
+def _group_size(rest: str, chips: int) -> int:
+    """Chips in a group of a collective, in any of XLA's ways of writing groups."""
+    mesh = re.search(r"replica_groups=mesh\[([^\]]*)\]\s*\{([^}]*)\}", rest)
+    if mesh:
+        sizes = {name: int(size) for name, size in re.findall(r"'([\w:()]+)'=(\d+)", mesh[1])}
+        names = re.findall(r"'([\w:()]+)'", mesh[2])
+        return math.prod(sizes.get(name, 1) for name in names)
+    iota = re.search(r"replica_groups=\[(\d+),(\d+)\]", rest)
+    if iota:
+        return int(iota[2])
+    listed = re.search(r"replica_groups=\{\{([\d,]+)\}", rest)
+    return len(listed[1].split(",")) if listed else chips
