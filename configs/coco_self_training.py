@@ -22,13 +22,18 @@ Evaluate with: python -m ifseg_jax.evaluate --checkpoint=runs/self_training/mode
 
 import ml_collections
 
-from configs import ifseg_base
+from configs import arguments, ifseg_base
 
 STARTS = {"unseen": ("runs/coco_unseen/model", "coco_unseen_15"), "seen": ("runs/coco/model", "coco_stuff_171")}
 
 
 def get_config(labels: str = "unseen") -> ml_collections.ConfigDict:
-    """8,000 more steps on images; `labels` is "unseen", without labels, or "seen", with labels of seen categories."""
+    """8,000 more steps on images; `labels` is "unseen", without labels, or "seen", with labels of seen categories.
+
+    Raises:
+        ConfigError: another word.
+    """
+    arguments.check("configs/coco_self_training.py", labels, STARTS)
     config = ifseg_base.get_config()
     config.mode = "supervised"
     config.checkpoint, config.categories = STARTS[labels]

@@ -22,7 +22,7 @@ from ifseg_jax.model import IFSeg, load
 from vlseg import cli, visualize
 from vlseg.data import transforms
 from vlseg.data.folder import names_from
-from vlseg.data.sources import Dataset, open_section
+from vlseg.data.sources import Dataset, open_section, without_folders
 from vlseg.data.stream import Stream, prefetched
 from vlseg.errors import ConfigError
 from vlseg.training import checkpoints, loop
@@ -30,6 +30,9 @@ from vlseg.training import checkpoints, loop
 MODES = ("image_free", "supervised")
 FREE = ("evaluation", "loading", "log_every", "keep_checkpoints")
 """Settings that a run may change when it goes on."""
+
+MOVABLE = ("data.source", "checkpoint", "tokenizer")
+"""Settings with paths, whose folders may be others when it goes on."""
 
 
 def categories_of(config: ml_collections.ConfigDict) -> tuple[str, ...]:
@@ -97,7 +100,7 @@ def train(config: ml_collections.ConfigDict, workdir: str | Path) -> Path:
         batches = prefetched(batches, loading.threads, loading.workers)
         step = adaptation.supervised_step(model.config, settings, words, kept, batches)
     evaluation = open_evaluation_data(config, categories)
-    path = checkpoints.open_workdir(workdir, config.to_dict(), free=FREE)
+    path = checkpoints.open_workdir(workdir, config.to_dict(), FREE, MOVABLE, without_folders)
     state = adaptation.initial_state(trained, settings.optimizer(), copy=False)
     del trained
     schedule = loop.Schedule(settings.steps, config.log_every, config.checkpoint_every, config.keep_checkpoints)

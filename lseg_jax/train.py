@@ -28,16 +28,20 @@ from lseg_jax.model import LSeg, load
 from lseg_jax.tokenizers import load_tokenizer
 from lseg_jax.training import Batch, Training
 from vlseg import cli, visualize
+from vlseg.data.catalog import fss1000
 from vlseg.data.fewshot import open_benchmark
-from vlseg.data.sources import Dataset, open_section
+from vlseg.data.sources import Dataset, open_section, without_folders
 from vlseg.data.stream import prefetched
 from vlseg.errors import ConfigError
 from vlseg.evaluation.sliding_window import Scheme
 from vlseg.training import checkpoints, loop
 
 LABEL_SETS = ("names", "others")
-FREE = ("evaluation", "loading", "log_every", "keep_checkpoints")
+FREE = ("evaluation", "loading", "log_every", "keep_checkpoints", "benchmark.root", "root", "roots")
 """Settings that a run may change when it goes on."""
+
+MOVABLE = ("data.source", "checkpoint", "tokenizer", "pretrained.text", "pretrained.image")
+"""Settings with paths, whose folders may be others when it goes on."""
 
 
 def initial_model(config: ml_collections.ConfigDict, settings: Training) -> LSeg:
@@ -105,6 +109,9 @@ def open_source(config: ml_collections.ConfigDict, settings: Training) -> Source
         return Source(names, batches, examples, labels)
     if len(datasets) > 1:
         raise ConfigError('config.label_sets "others" takes one data set, not several')
+    if labels == fss1000.NAMES:
+        # Its pictures show one class each and hold no label for everything else.
+        raise ConfigError('FSS-1000 with "others" is a benchmark: give --config=configs/lseg_zero_shot.py:fss1000')
     _refuse_weights(config.data, 'config.label_sets "others"')
     batches = pair_batches(datasets[0], settings, on_error=config.loading.on_error)
     return Source([(OTHERS, name) for name in labels], batches, examples, labels)
@@ -148,7 +155,7 @@ def train(config: ml_collections.ConfigDict, workdir: str | Path) -> Path:
     model = dataclasses.replace(model, variables={})  # the state takes over its arrays
     batches = prefetched(source.batches, config.loading.threads, config.loading.workers)
     step = training.make_step(model.config, settings, training.label_sets(texts), optimizer, batches)
-    path = checkpoints.open_workdir(workdir, config.to_dict(), free=FREE)
+    path = checkpoints.open_workdir(workdir, config.to_dict(), FREE, MOVABLE, without_folders)
     state = jax.tree.map(jnp.asarray, state)
     state["optimizer"] = optimizer.init(state["params"])
     schedule = loop.Schedule(

@@ -104,6 +104,23 @@ def kind(source: str) -> str:
     return "prepared" if is_prepared(source) else "folder"
 
 
+def without_folders(sources: str) -> str:
+    """What stays when data and files are moved: NAME and SPLIT of a data set, and of any other path its last part.
+
+    Args:
+        sources: as for `open_dataset`, or several with commas; or the path of any file.
+    """
+    return ",".join(_without_folder(source.strip()) for source in sources.split(","))
+
+
+def _without_folder(source: str) -> str:
+    name, colon, root = source.partition(":")
+    if not colon or name not in catalog.ENTRIES:
+        return Path(source).name
+    _, split_colon, split = root.rpartition(":")
+    return f"{name}:{split}" if split_colon and split in catalog.ENTRIES[name].splits else name
+
+
 def open_section(source: str, section: Mapping[str, Mapping[str, Any]]) -> Dataset:
     """Opens a data set with the options that a section of a configuration has for its kind, see `open_dataset`."""
     return open_dataset(source, **section.get(kind(source), {}))
