@@ -28,7 +28,7 @@ import ml_collections
 
 from configs import arguments, lseg_base
 
-SCHEDULES = {
+SCHEDULES: dict[str, dict[str, float]] = {
     "pascal5i": {"epochs": 200, "stop_after": 4},
     "coco20i": {"epochs": 200, "stop_after": 4},
     "fss1000": {"epochs": 60, "learning_rate": 0.05},

@@ -1,8 +1,9 @@
 """Eight data sets that are scored with words alone, for both systems, each with its way of dealing with the background.
 
-python -m lseg_jax.evaluate --config=configs/open_vocabulary.py:voc21 --checkpoint=MODEL --root=ROOT --out=runs/voc21
-python -m ifseg_jax.evaluate --config=configs/open_vocabulary.py:voc21 --checkpoint=MODEL --tokenizer=BPE_DIRECTORY \
-    --root=ROOT --out=runs/voc21
+python -m lseg_jax.evaluate --config=configs/open_vocabulary.py:voc21 --checkpoint=runs/lseg_mix/model --root=ROOT \
+    --out=runs/lseg_voc21
+python -m ifseg_jax.evaluate --config=configs/open_vocabulary.py:voc21 --checkpoint=runs/ifseg_voc21/model \
+    --tokenizer=BPE_DIRECTORY --root=ROOT --out=runs/ifseg_voc21/scores
 
 ROOT holds the data set as it is unpacked (`python -m vlseg.data.list`). Instead of voc21 also voc20, context59,
 context60, coco_object, coco_stuff, cityscapes and ade20k. IFSeg is adapted to the same words before by
@@ -65,7 +66,7 @@ def get_config(data: str = "voc21") -> ml_collections.ConfigDict:
     arguments.check("configs/open_vocabulary.py", data, LISTS)
     config = ml_collections.ConfigDict({"data": data, "split": "val", "background": "none"})
     config.threshold = ml_collections.config_dict.placeholder(float)
-    words = tuple((word,) for word in labels.load(LISTS[data]))
+    words: tuple[tuple[str, ...], ...] = tuple((word,) for word in labels.load(LISTS[data]))
     if data in BACKGROUNDS:
         background, config.threshold = BACKGROUNDS[data]
         config.background = "words"
