@@ -217,6 +217,11 @@ def folder(root):
     (root / "names.txt").write_text("sky\ngrass\nroad\n")
 
 
+def photos(root):
+    for number in range(3):
+        samples.picture(root / f"{number}.jpg", number)
+
+
 PLACES = {
     "ade20k": {"ROOT": ade20k},
     "coco": {"ROOT": samples.coco_stuff},
@@ -226,7 +231,7 @@ PLACES = {
     "lseg_ade20k": {"ROOT": ade20k},
     "lseg_blocks": {"ROOT": ade20k},
     "lseg_folder": {"FOLDER": folder},
-    "lseg_from_ifseg": {"PHOTOS": folder},
+    "lseg_from_ifseg": {"PHOTOS": photos},
     "lseg_mix": {"ROOT": mix},
     "lseg_text_encoders": {"ROOT": ade20k},
     "lseg_zero_shot": {"ROOT": samples.pascal5i},
