@@ -15,6 +15,8 @@ from vlseg.data.tiny_world.dataset import TinyWorldDataset
 from vlseg.errors import ConfigError
 
 TINY_WORLD = "tiny_world"
+MODEL = "model"
+"""What every run calls the model that it leaves."""
 
 
 class Dataset(Protocol):
@@ -108,7 +110,8 @@ def without_folders(sources: str) -> str:
     """What stays when data and files are moved: NAME and SPLIT of a data set, and of any other path its last part.
 
     Args:
-        sources: as for `open_dataset`, or several with commas; or the path of any file.
+        sources: as for `open_dataset`, or several with commas; or the path of any file. The model of a run, WORKDIR/model,
+            keeps the name of its run.
     """
     return ",".join(_without_folder(source.strip()) for source in sources.split(","))
 
@@ -116,7 +119,8 @@ def without_folders(sources: str) -> str:
 def _without_folder(source: str) -> str:
     name, colon, root = source.partition(":")
     if not colon or name not in catalog.ENTRIES:
-        return Path(source).name
+        path = Path(source)
+        return path.name if path.name != MODEL else "/".join(path.parts[-2:])
     _, split_colon, split = root.rpartition(":")
     return f"{name}:{split}" if split_colon and split in catalog.ENTRIES[name].splits else name
 
