@@ -5,8 +5,8 @@ python -m lseg_jax.train --config=configs/lseg_text_encoders.py:rn50x16 --workdi
     --config.pretrained.image=VIT_B32_384
 
 Instead of rn50x16 also vit_b32, vit_b16 and rn50x4, with that encoder's file as CLIP_RN50X16: OpenAI's .pt, or for the
-first two Hugging Face's safetensors. VIT_B32_384: timm's vit_base_patch32_384, or the original .npz. ROOT holds
-ADEChallengeData2016 as it is unpacked.
+first two Hugging Face's safetensors; the file decides which encoder it is. VIT_B32_384: timm's vit_base_patch32_384, or
+the original .npz. ROOT holds ADEChallengeData2016 as it is unpacked.
 
 Hardware: one accelerator with 40 GB. Time: not run.
 Expected pixel accuracy and mIoU, published (LSeg paper); ours not run:

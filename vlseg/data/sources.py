@@ -110,8 +110,8 @@ def without_folders(sources: str) -> str:
     """What stays when data and files are moved: NAME and SPLIT of a data set, and of any other path its last part.
 
     Args:
-        sources: as for `open_dataset`, or several with commas; or the path of any file. The model of a run, WORKDIR/model,
-            keeps the name of its run.
+        sources: as for `open_dataset`, or several with commas; or the path of any file. The model of a run,
+            WORKDIR/model, keeps the name of its run.
     """
     return ",".join(_without_folder(source.strip()) for source in sources.split(","))
 

@@ -305,6 +305,7 @@ PATHS = {
     "data": {"source": "ade20k:/data/ade20k:train,photos/mine"},
     "files": {"text": "/data/clip.pt"},
     "root": "/data",
+    "start": "runs/a/model",
 }
 
 
@@ -320,11 +321,13 @@ PATHS = {
         ({"data": {"source": "ade20k:/data/ade20k:train"}}, "data.source"),
         ({"files": {"text": "/data/other.pt"}}, "files.text"),
         ({"files": {"text": None}}, "files.text"),
+        ({"start": "elsewhere/a/model"}, None),
+        ({"start": "runs/b/model"}, "start"),
         ({"rooted": 1}, "rooted"),
     ],
 )
 def test_a_run_goes_on_when_its_files_were_moved_but_not_when_they_are_others(tmp_path, change, named):
-    rules = {"free": ("root",), "movable": ("data.source", "files.text"), "kept": without_folders}
+    rules = {"free": ("root",), "movable": ("data.source", "files.text", "start"), "kept": without_folders}
     open_workdir(tmp_path, PATHS, **rules)
     if named is None:
         open_workdir(tmp_path, {**PATHS, **change}, **rules)
