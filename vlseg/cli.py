@@ -122,11 +122,11 @@ def _flag_message(message: str) -> str:
     required = re.search(r"Flag --(\S+) must have a value other than None", message)
     if required:
         message = f"--{required[1]} is required"
-    if "get_config() takes 0 positional arguments" in message:
-        message = f"{message.split(': TypeError')[0].rstrip(': ')}: this file takes nothing after the colon"
     if "Error whilst parsing config file" in message:
         # ml_collections gives the whole traceback as the message; its last line is the error.
         message = f"{message.split(': ')[0]}: {_last_line(message)}"
+    if "get_config() takes 0 positional arguments" in message:
+        message = f"{message.split(': ')[0]}: this file takes nothing after the colon"
     return f"{message.rstrip('.')} (--help lists the flags)"
 
 
