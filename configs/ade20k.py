@@ -14,11 +14,18 @@ Evaluate with: python -m ifseg_jax.evaluate --checkpoint=runs/ade20k/model --tok
 
 import ml_collections
 
-from configs import ifseg_base
+from configs import arguments, ifseg_base
+
+MODES = ("image_free", "supervised")
 
 
 def get_config(mode: str = "image_free") -> ml_collections.ConfigDict:
-    """The official settings with these categories; `mode` is "image_free" or "supervised"."""
+    """The official settings with these categories; `mode` is "image_free" or "supervised".
+
+    Raises:
+        ConfigError: another mode.
+    """
+    arguments.check("configs/ade20k.py", mode, MODES)
     config = ifseg_base.get_config()
     config.mode = mode
     config.categories = "ade20k_150"

@@ -10,9 +10,9 @@ python -m ifseg_jax.train --config=configs/coco_self_training.py:unseen --workdi
 With the labels of the 156 seen categories, from the model of configs/coco.py:
 
 python -m ifseg_jax.pseudo_label --checkpoint=runs/coco/model --tokenizer=BPE_DIRECTORY --data=coco_seen:ROOT \
-    --split=train --out=PSEUDO
+    --split=train --out=PSEUDO_SEEN
 python -m ifseg_jax.train --config=configs/coco_self_training.py:seen --workdir=runs/self_training_seen \
-    --config.tokenizer=BPE_DIRECTORY --config.data.source=PSEUDO
+    --config.tokenizer=BPE_DIRECTORY --config.data.source=PSEUDO_SEEN
 
 Hardware: one accelerator with 16 GB. Time: not run.
 Expected on the 15 unseen categories: mIoU 56.2 without and 61.6 with labels, published (IFSeg paper); ours not run.
@@ -22,13 +22,18 @@ Evaluate with: python -m ifseg_jax.evaluate --checkpoint=runs/self_training/mode
 
 import ml_collections
 
-from configs import ifseg_base
+from configs import arguments, ifseg_base
 
 STARTS = {"unseen": ("runs/coco_unseen/model", "coco_unseen_15"), "seen": ("runs/coco/model", "coco_stuff_171")}
 
 
 def get_config(labels: str = "unseen") -> ml_collections.ConfigDict:
-    """8,000 more steps on images; `labels` is "unseen", without labels, or "seen", with labels of seen categories."""
+    """8,000 more steps on images; `labels` is "unseen", without labels, or "seen", with labels of seen categories.
+
+    Raises:
+        ConfigError: another word.
+    """
+    arguments.check("configs/coco_self_training.py", labels, STARTS)
     config = ifseg_base.get_config()
     config.mode = "supervised"
     config.checkpoint, config.categories = STARTS[labels]

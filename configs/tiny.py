@@ -9,11 +9,17 @@ Hardware: two CPU cores, a few minutes. Expected on held-out scenes: mIoU 63.4, 
 
 import ml_collections
 
-from configs import ifseg_base
+from configs import arguments, ifseg_base
+from configs.ade20k import MODES
 
 
 def get_config(mode: str = "image_free") -> ml_collections.ConfigDict:
-    """Settings of the demo; `mode` is "image_free" or "supervised"."""
+    """Settings of the demo; `mode` is "image_free" or "supervised".
+
+    Raises:
+        ConfigError: another mode.
+    """
+    arguments.check("configs/tiny.py", mode, MODES)
     config = ifseg_base.get_config()
     config.checkpoint = "tiny"
     config.mode = mode

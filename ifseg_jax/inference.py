@@ -98,14 +98,14 @@ def artificial_logits(config: OFAConfig, variables: Any, words: WordEmbeddings, 
 
 
 @functools.partial(jax.jit, static_argnames=("height", "width", "row_block"))
-def label_maps(
+def best_categories(
     probabilities: jax.Array,
     cells: jax.Array | None,
     sizes: jax.Array,
     height: int,
     width: int,
     row_block: int = 16,
-) -> jax.Array:
+) -> tuple[jax.Array, jax.Array]:
     """Most probable category of every pixel after bilinear upsampling of probabilities (Eq. 12-14).
 
     Args:
@@ -115,7 +115,8 @@ def label_maps(
         height, width: padded output size, at least every size.
 
     Returns:
-        int32 [B, height, width]; pixels beyond an image's size are meaningless.
+        int32 [B, height, width], and the category's probability float32 [B, height, width]; pixels beyond an image's
+        size are meaningless.
     """
     batch, h, w, _ = probabilities.shape
     if cells is None:
@@ -125,12 +126,29 @@ def label_maps(
     rows = interpolation_matrix(cells[:, 0], sizes[:, 0], h, blocks * row_block)
     columns = interpolation_matrix(cells[:, 1], sizes[:, 1], w, width)
 
-    def block(rows: jax.Array) -> jax.Array:
+    def block(rows: jax.Array) -> tuple[jax.Array, jax.Array]:
         tall = jnp.einsum("byh,bhwm->bywm", rows, probabilities, precision="highest")
-        return jnp.argmax(jnp.einsum("bxw,bywm->byxm", columns, tall, precision="highest"), axis=-1)
+        pixels = jnp.einsum("bxw,bywm->byxm", columns, tall, precision="highest")
+        return jnp.argmax(pixels, axis=-1).astype(jnp.int32), jnp.max(pixels, axis=-1)
 
-    maps = jax.lax.map(block, rows.reshape(batch, blocks, row_block, h).swapaxes(0, 1))
-    return maps.swapaxes(0, 1).reshape(batch, blocks * row_block, width)[:, :height].astype(jnp.int32)
+    def whole(parts: jax.Array) -> jax.Array:
+        return parts.swapaxes(0, 1).reshape(batch, blocks * row_block, width)[:, :height]
+
+    best, highest = jax.lax.map(block, rows.reshape(batch, blocks, row_block, h).swapaxes(0, 1))
+    return whole(best), whole(highest)
+
+
+@functools.partial(jax.jit, static_argnames=("height", "width", "row_block"))
+def label_maps(
+    probabilities: jax.Array,
+    cells: jax.Array | None,
+    sizes: jax.Array,
+    height: int,
+    width: int,
+    row_block: int = 16,
+) -> jax.Array:
+    """The categories of `best_categories` without their probabilities, which are then not computed."""
+    return best_categories(probabilities, cells, sizes, height, width, row_block)[0]
 
 
 def cell_mask(cells: jax.Array | None, rows: int, columns: int) -> jax.Array | None:

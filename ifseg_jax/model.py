@@ -283,13 +283,14 @@ class IFSeg:
         probabilities: jax.Array, grids: Sequence[tuple[int, int]], sizes: Sequence[tuple[int, ...]]
     ) -> list[np.ndarray]:
         """int32 [H, W] label maps of original `sizes` from padded grid probabilities [B, h, w, M]."""
-        filler = len(probabilities) - len(sizes)
-        height = inference.output_side(max(size[0] for size in sizes))
-        width = inference.output_side(max(size[1] for size in sizes))
-        grid_array = np.asarray([*grids, *[grids[-1]] * filler], np.int32)
-        size_array = np.asarray([*sizes, *[sizes[-1]] * filler], np.int32)
-        maps = np.asarray(inference.label_maps(probabilities, grid_array, size_array, height, width))
-        return [maps[row, : size[0], : size[1]] for row, size in enumerate(sizes)]
+        return _at_sizes(inference.label_maps, probabilities, grids, sizes)
+
+    @staticmethod
+    def best_categories(
+        probabilities: jax.Array, grids: Sequence[tuple[int, int]], sizes: Sequence[tuple[int, ...]]
+    ) -> list[tuple[np.ndarray, np.ndarray]]:
+        """The same with the probability float32 [H, W] of each pixel's category."""
+        return list(zip(*_at_sizes(inference.best_categories, probabilities, grids, sizes), strict=True))
 
     def adapt(self, categories: Sequence[str], steps: int | None = None, **settings: Any) -> "IFSeg":
         """Adapts the model to categories without any image (Sec. 2.3 of the paper).
@@ -327,6 +328,31 @@ class IFSeg:
         """The model as `ifseg_jax.official` and `ifseg_jax.storage` take it."""
         variables = jax.tree.map(np.asarray, dict(self.variables))
         return Converted(variables, dict(self.carried), self.tied, self.fresh)
+
+
+def _at_sizes(
+    upsample: Callable[..., Any],
+    probabilities: jax.Array,
+    grids: Sequence[tuple[int, int]],
+    sizes: Sequence[tuple[int, ...]],
+) -> Any:
+    """What a function of `ifseg_jax.inference` makes of padded grid probabilities [B, h, w, M], cut to each image.
+
+    Returns:
+        A list of arrays [H, W] on the host, one for each of `sizes`; or for several results a tuple of such lists.
+    """
+    filler = len(probabilities) - len(sizes)
+    height = inference.output_side(max(size[0] for size in sizes))
+    width = inference.output_side(max(size[1] for size in sizes))
+    grid_array = np.asarray([*grids, *[grids[-1]] * filler], np.int32)
+    size_array = np.asarray([*sizes, *[sizes[-1]] * filler], np.int32)
+
+    def cut(maps: np.ndarray) -> list[np.ndarray]:
+        return [maps[row, : size[0], : size[1]] for row, size in enumerate(sizes)]
+
+    return jax.tree.map(
+        lambda maps: cut(np.asarray(maps)), upsample(probabilities, grid_array, size_array, height, width)
+    )
 
 
 def _on_host(image: Any) -> Any:

@@ -24,13 +24,16 @@ from ifseg_jax.model import IFSeg, load
 from vlseg import cli, distributed, sharding, visualize
 from vlseg.data import transforms
 from vlseg.data.folder import names_from
-from vlseg.data.sources import Dataset, open_section
+from vlseg.data.sources import Dataset, open_section, without_folders
 from vlseg.data.stream import Stream, prefetched
 from vlseg.errors import ConfigError
 from vlseg.training import checkpoints, loop
 from vlseg.training.speed import Work
 
 MODES = ("image_free", "supervised")
+
+MOVABLE = ("data.source", "checkpoint", "tokenizer")
+"""Settings with paths, whose folders may be others when it goes on."""
 
 
 def categories_of(config: ml_collections.ConfigDict) -> tuple[str, ...]:
@@ -102,7 +105,7 @@ def train(config: ml_collections.ConfigDict, workdir: str | Path) -> Path:
         batches = prefetched(batches, loading.threads, loading.workers)
         step = adaptation.supervised_step(model.config, settings, words, kept, batches, mesh)
     evaluation = open_evaluation_data(config, categories)
-    path = checkpoints.open_workdir(workdir, config.to_dict(), free=loop.FREE)
+    path = checkpoints.open_workdir(workdir, config.to_dict(), loop.FREE, MOVABLE, without_folders)
     trained = sharding.place(trained, mesh)
     state = sharding.place(adaptation.initial_state(trained, settings.optimizer(), copy=False), mesh)
     del trained

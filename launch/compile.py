@@ -3,8 +3,8 @@
 python -m launch.compile --config=configs/coco.py --topology=v5e:4x4
 python -m launch.compile --config=configs/lseg_ade20k.py --topology=v5e:2x4 --mesh=fsdp=8 --out=report.json
 
-Needs libtpu, which needs no TPU: pip install --no-deps --target=libtpu libtpu==0.0.42.1, and --libtpu=libtpu. (Installed
-as other packages are, it makes every use of JAX on this machine look for a TPU.)
+Needs libtpu, which needs no TPU: pip install --no-deps --target=libtpu libtpu==0.0.42.1, and --libtpu=libtpu. Installed
+as other packages are, it would make every use of JAX on this machine look for a TPU.
 
 For the training and the inference step: parameters and optimizer state, peak memory, FLOPs of matrix products and
 convolutions and the share of them that the definition of the model asks for, bytes to and from memory, each kind of
@@ -13,8 +13,6 @@ exchanging, as if each overlapped with the others perfectly. Exits with 1 if a p
 """
 
 import contextlib
-import ctypes.util
-import json
 import os
 import sys
 import tempfile
@@ -31,7 +29,6 @@ from ml_collections import config_flags
 from vlseg import cli, files
 from vlseg.errors import ConfigError, VlsegError
 
-NEEDED = "jax[tpu]"
 ENVIRONMENT = {
     "JAX_PLATFORMS": "cpu",
     "TPU_SKIP_MDS_QUERY": "1",

@@ -9,12 +9,24 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-DTYPES = {"pred": 1, "s8": 1, "u8": 1, "s16": 2, "u16": 2, "bf16": 2, "f16": 2, "s32": 4, "u32": 4, "f32": 4}
+DTYPES: dict[str, float] = {
+    "pred": 1,
+    "s8": 1,
+    "u8": 1,
+    "s16": 2,
+    "u16": 2,
+    "bf16": 2,
+    "f16": 2,
+    "s32": 4,
+    "u32": 4,
+    "f32": 4,
+}
 DTYPES |= {"s64": 8, "u64": 8, "f64": 8, "s4": 0.5, "u4": 0.5, "f8e4m3fn": 1, "f8e5m2": 1, "token": 0, "opaque": 0}
 COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
-FREE = frozenset(
-    "parameter constant tuple get-tuple-element bitcast while conditional call after-all partition-id replica-id "
-    "opt-barrier copy-done async-done all-reduce-done all-gather-done collective-permute-done".split()
+FREE = (
+    *("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "opt-barrier", "after-all"),
+    *("while", "conditional", "call", "partition-id", "replica-id"),
+    *("copy-done", "async-done", "all-reduce-done", "all-gather-done", "collective-permute-done"),
 )
 """Instructions that move nothing themselves; what a loop moves is counted inside of it."""
 
@@ -118,10 +130,9 @@ def parse(text: str) -> tuple[Program, str]:
 def _instruction(name: str, definition: str, root: bool) -> Instruction:
     # A shape may be a tuple with parentheses and layouts with blanks; the operation is the first word before "(".
     depth, end = 0, 0
-    for end, character in enumerate(definition):
-        depth += (character in "([{") - (character in ")]}")
-        if character == " " and depth == 0:
-            break
+    while end < len(definition) and (depth or definition[end] != " "):
+        depth += (definition[end] in "([{") - (definition[end] in ")]}")
+        end += 1
     shape, rest = definition[:end], definition[end:]
     operation = _OPERATION.search(rest)
     if operation is None:
@@ -166,9 +177,7 @@ def _fused(program: Program, instruction: Instruction) -> list[str]:
     if instruction.operation != "fusion":
         return []
     names = re.findall(r"calls=%([\w.\-]+)", instruction.rest)
-    return names + [
-        deeper for name in names for inner in program[name].values() for deeper in _fused(program, inner)
-    ]
+    return names + [deeper for name in names for inner in program[name].values() for deeper in _fused(program, inner)]
 
 
 def _with_operands(program: Program, computations: list[str]) -> tuple[list[Instruction], list[list[str]]]:

@@ -70,9 +70,8 @@ def _ifseg(config: ml_collections.ConfigDict, mesh: Mesh) -> list[Program]:
     sharding.check_heads(mesh, model.heads)
     categories = names_from(config.categories)
     length = prompt_length(categories)
-    words = WordEmbeddings(
-        *(_struct(shape, sharding.replicated(mesh)) for shape in _word_shapes(model, len(categories), length))
-    )
+    shapes: Structs = _word_shapes(model, len(categories), length)
+    words = WordEmbeddings(*(_struct(shape, sharding.replicated(mesh)) for shape in shapes))
     flat = _parameters(ifseg_shapes.parameter_shapes(model), mesh)
     trained, kept = adaptation.split(state_dicts.unflatten(flat), model)
     state = _placed(jax.eval_shape(lambda: adaptation.initial_state(_zeros(trained), settings.optimizer())), mesh)
@@ -145,9 +144,7 @@ def _lseg(config: ml_collections.ConfigDict, mesh: Mesh, labels: int) -> list[Pr
     optimizer = settings.make_optimizer(settings.batch_size)
     state["optimizer"] = _placed(jax.eval_shape(lambda: optimizer.init(_zeros(state["params"]))), mesh)
     everywhere, features = sharding.replicated(mesh), model.text.features
-    sets = LabelSets(
-        _struct((1, labels, features), everywhere), _struct((1, labels), everywhere, jnp.bool_)
-    )
+    sets = LabelSets(_struct((1, labels, features), everywhere), _struct((1, labels), everywhere, jnp.bool_))
     side = settings.crop_size
     numbers = _struct((settings.batch_size,), sharding.batch_sharding(mesh), jnp.int32)
     batch = Batch(*_images(settings.batch_size, (side, side), mesh), numbers)
@@ -184,11 +181,11 @@ def _lower_inference(function: Callable[..., Any], mesh: Mesh, *arguments: Struc
         return jax.jit(function, out_shardings=sharding.batch_sharding(mesh)).lower(*arguments)
 
 
-def _struct(shape: tuple[int, ...], where: NamedSharding, dtype: Any = jnp.float32) -> jax.ShapeDtypeStruct:
+def _struct(shape: tuple[int, ...], where: NamedSharding, dtype: Any = jnp.float32) -> Any:
     return jax.ShapeDtypeStruct(shape, dtype, sharding=where)
 
 
-def _parameters(shapes: dict[str, tuple[int, ...]], mesh: Mesh) -> dict[str, jax.ShapeDtypeStruct]:
+def _parameters(shapes: dict[str, tuple[int, ...]], mesh: Mesh) -> dict[str, Any]:
     return {
         name: _struct(shape, NamedSharding(mesh, sharding.partition(name, shape, mesh)))
         for name, shape in shapes.items()

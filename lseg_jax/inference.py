@@ -246,6 +246,52 @@ def rank(
     return Ranking(*(array[:height, :width] for array in ranking))
 
 
+class Best(NamedTuple):
+    """The best label of every pixel.
+
+    labels: int32 [H, W]. logits: float32 [H, W], its mean logit over the windows. total: float32 [H, W], the logarithm
+        of the sum of all labels' exponentials.
+    """
+
+    labels: jax.Array
+    logits: jax.Array
+    total: jax.Array
+
+
+@functools.partial(jax.jit, donate_argnames="best")
+def _improve(best: Best, scores: jax.Array, start: jax.Array, labels: jax.Array, views: jax.Array) -> Best:
+    """The best labels with a chunk taken into account; arguments as for `_rank`."""
+    ids = start + jnp.arange(scores.shape[-1], dtype=jnp.int32)
+    fresh = jnp.where(ids < labels, scores / views, -jnp.inf)
+    highest = jnp.max(fresh, axis=-1)
+    better = highest > best.logits  # of equal labels the first stays
+    return Best(
+        jnp.where(better, start + jnp.argmax(fresh, axis=-1).astype(jnp.int32), best.labels),
+        jnp.maximum(highest, best.logits),
+        jnp.logaddexp(best.total, jax.nn.logsumexp(fresh, axis=-1)),
+    )
+
+
+def most_probable(
+    config: LSegConfig, scheme: Scheme, variables: Any, image: np.ndarray, labels: jax.Array, batch_size: int = 1
+) -> tuple[jax.Array, jax.Array]:
+    """The most probable label of every pixel, and its probability among all labels as `probabilities` has it.
+
+    Arguments are those of `chunks`; the probabilities of all labels never exist at once.
+
+    Returns:
+        int32 [H, W] and float32 [H, W].
+    """
+    height, width = image.shape[:2]
+    padded = sliding_window.bucket(height), sliding_window.bucket(width)
+    lowest = jnp.full(padded, -jnp.inf)
+    best = Best(jnp.full(padded, -1, jnp.int32), lowest, jnp.copy(lowest))
+    count, seen = jnp.asarray(len(labels)), jnp.asarray(views(scheme), jnp.float32)
+    for start, scores in chunks(config, scheme, variables, image, labels, batch_size):
+        best = _improve(best, scores, jnp.asarray(start, jnp.int32), count, seen)
+    return best.labels[:height, :width], jnp.exp(best.logits - best.total)[:height, :width]
+
+
 def probabilities(
     config: LSegConfig, scheme: Scheme, variables: Any, image: np.ndarray, labels: jax.Array, batch_size: int = 1
 ) -> np.ndarray:

@@ -28,8 +28,9 @@ from lseg_jax.model import LSeg, load
 from lseg_jax.tokenizers import load_tokenizer
 from lseg_jax.training import Batch, Training
 from vlseg import cli, distributed, sharding, visualize
+from vlseg.data.catalog import fss1000
 from vlseg.data.fewshot import open_benchmark
-from vlseg.data.sources import Dataset, open_section
+from vlseg.data.sources import Dataset, open_section, without_folders
 from vlseg.data.stream import prefetched
 from vlseg.errors import ConfigError
 from vlseg.evaluation.sliding_window import Scheme
@@ -37,6 +38,11 @@ from vlseg.training import checkpoints, loop
 from vlseg.training.speed import Work
 
 LABEL_SETS = ("names", "others")
+FREE = (*loop.FREE, "benchmark.root", "root", "roots")
+"""Settings that a run may change when it goes on."""
+
+MOVABLE = ("data.source", "checkpoint", "tokenizer", "pretrained.text", "pretrained.image")
+"""Settings with paths, whose folders may be others when it goes on."""
 
 
 def initial_model(config: ml_collections.ConfigDict, settings: Training) -> LSeg:
@@ -105,6 +111,9 @@ def open_source(config: ml_collections.ConfigDict, settings: Training, rows: np.
         return Source(names, batches, examples, labels)
     if len(datasets) > 1:
         raise ConfigError('config.label_sets "others" takes one data set, not several')
+    if labels == fss1000.NAMES:
+        # Its pictures show one class each and hold no label for everything else.
+        raise ConfigError('FSS-1000 with "others" is a benchmark: give --config=configs/lseg_zero_shot.py:fss1000')
     _refuse_weights(config.data, 'config.label_sets "others"')
     batches = pair_batches(datasets[0], settings, **reading)
     return Source([(OTHERS, name) for name in labels], batches, examples, labels)
@@ -154,7 +163,7 @@ def train(config: ml_collections.ConfigDict, workdir: str | Path) -> Path:
     batches = prefetched(source.batches, config.loading.threads, config.loading.workers)
     labels = training.label_sets(texts)
     step = training.make_step(model.config, settings, labels, optimizer, batches, mesh)
-    path = checkpoints.open_workdir(workdir, config.to_dict(), free=loop.FREE)
+    path = checkpoints.open_workdir(workdir, config.to_dict(), FREE, MOVABLE, without_folders)
     state = sharding.place(jax.tree.map(jnp.asarray, state), mesh)
     state["optimizer"] = sharding.place(optimizer.init(state["params"]), mesh)
     image = 3 * flops.inference(model.config, settings.crop_size, settings.crop_size, labels.embeddings.shape[1])

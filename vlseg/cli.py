@@ -125,6 +125,8 @@ def _flag_message(message: str) -> str:
     if "Error whilst parsing config file" in message:
         # ml_collections gives the whole traceback as the message; its last line is the error.
         message = f"{message.split(': ')[0]}: {_last_line(message)}"
+    if "get_config() takes 0 positional arguments" in message:
+        message = f"{message.split(': ')[0]}: this file takes nothing after the colon"
     return f"{message.rstrip('.')} (--help lists the flags)"
 
 

@@ -109,19 +109,20 @@ def test_label_maps(row_block):
     rng = np.random.default_rng(0)
     cells, sizes = np.array([[5, 6], [2, 3], [4, 1], [1, 6]]), np.array([[50, 61], [33, 20], [7, 61], [50, 2]])
     probabilities = rng.random((4, 5, 6, 3)).astype(np.float32)
-    maps = np.asarray(inference.label_maps(probabilities, cells, sizes, 50, 61, row_block=row_block))
+    maps, highest = map(np.asarray, inference.best_categories(probabilities, cells, sizes, 50, 61, row_block=row_block))
     assert maps.shape == (4, 50, 61) and maps.dtype == np.int32
     for row, ((h, w), (height, width)) in enumerate(zip(cells.tolist(), sizes.tolist(), strict=True)):
         pixels = np.asarray(resize_bilinear(jnp.asarray(probabilities[row : row + 1, :h, :w]), height, width)[0])
         chosen = np.take_along_axis(pixels, maps[row, :height, :width, None], axis=-1)[..., 0]
         np.testing.assert_allclose(chosen, pixels.max(axis=-1), rtol=0, atol=1e-6)
+        np.testing.assert_allclose(highest[row, :height, :width], chosen, rtol=0, atol=1e-6)
 
 
 def test_label_maps_without_padding():
     probabilities = np.random.default_rng(0).random((2, 5, 6, 3)).astype(np.float32)
     sizes = np.array([[20, 20], [20, 20]])
     whole = np.full((2, 2), [5, 6])
-    expected = inference.label_maps(probabilities, whole, sizes, 20, 20)
+    expected, _ = inference.best_categories(probabilities, whole, sizes, 20, 20)
     np.testing.assert_array_equal(inference.label_maps(probabilities, None, sizes, 20, 20), expected)
 
 

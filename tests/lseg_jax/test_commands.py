@@ -19,6 +19,7 @@ from lseg_jax import export, storage
 from lseg_jax.config import LSegConfig, TextConfig, ViTConfig
 from lseg_jax.model import NONE, Rejection
 from lseg_jax.train import FREE
+from tests import samples
 from tests.commands import Commands, ending, files_in, finish
 from vlseg import torch_files
 from vlseg.data import images as image_files
@@ -415,6 +416,15 @@ def test_bad_training_settings(folder, tmp_path, capsys, changes, message):
     line = refusal(capsys, "train", *train_flags(folder, tmp_path / "run", **changes))
     assert message in line, line
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_benchmark_is_no_data_set_for_pairs(tmp_path, capsys):
+    for name in ("bus", "abacus"):
+        for number in (1, 2):
+            samples.labelled(tmp_path / "data", f"{name}/{number}.jpg", f"{name}/{number}.png", [0, 255], number)
+    changes = {"label_sets": "others", "evaluation__source": ""}
+    line = refusal(capsys, "train", *train_flags(f"fss1000:{tmp_path / 'data'}:test", tmp_path / "run", **changes))
+    assert "give --config=configs/lseg_zero_shot.py:fss1000" in line and not (tmp_path / "run").exists()
 
 
 def test_training_needs_a_trained_text_encoder(folder, tmp_path, capsys):

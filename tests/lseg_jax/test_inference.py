@@ -189,3 +189,19 @@ def test_five_thousand_labels(micro_model):
 def test_a_bottleneck_has_a_limit(micro_bottleneck):
     with pytest.raises(VocabularyError, match=r"2049 labels .* at most 2048"):
         ranked(micro_bottleneck, embeddings(2049), 1)
+
+
+def test_the_most_probable_label_chunk_by_chunk(micro_bottleneck, monkeypatch):
+    model = micro_bottleneck
+    image, embeddings = picture(50, 70), model.encode_text([f"label {number}" for number in range(70)])
+    arguments = (model.config, model.inference, model.variables, image, embeddings)
+    probabilities = inference.probabilities(*arguments)
+    assert probabilities.shape == (50, 70, 70)
+    for scores in (inference.SCORES, 1):
+        monkeypatch.setattr(inference, "SCORES", scores)  # one chunk, and three of which the last is not full
+        labels, highest = map(np.asarray, inference.most_probable(*arguments))
+        assert labels.dtype == np.int32 and labels.shape == highest.shape == (50, 70)
+        assert len(np.unique(labels)) > 3 and np.unique(labels).max() > 32
+        np.testing.assert_allclose(highest, probabilities.max(axis=-1), rtol=1e-4)
+        chosen = np.take_along_axis(probabilities, labels[..., None], axis=-1)[..., 0]
+        np.testing.assert_allclose(chosen, highest, rtol=1e-4)

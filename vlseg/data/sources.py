@@ -16,6 +16,8 @@ from vlseg.data.tiny_world.dataset import TinyWorldDataset
 from vlseg.errors import ConfigError
 
 TINY_WORLD = "tiny_world"
+MODEL = "model"
+"""What every run calls the model that it leaves."""
 
 
 class Dataset(Protocol):
@@ -121,6 +123,25 @@ def kind(source: str) -> str:
         return "tfds"
     # Nothing else is read from buckets, so none has to be asked.
     return "prepared" if files.is_remote(source) or is_prepared(source) else "folder"
+
+
+def without_folders(sources: str) -> str:
+    """What stays when data and files are moved: NAME and SPLIT of a data set, and of any other path its last part.
+
+    Args:
+        sources: as for `open_dataset`, or several with commas; or the path of any file. The model of a run,
+            WORKDIR/model, keeps the name of its run.
+    """
+    return ",".join(_without_folder(source.strip()) for source in sources.split(","))
+
+
+def _without_folder(source: str) -> str:
+    name, colon, root = source.partition(":")
+    if not colon or name not in catalog.ENTRIES:
+        path = Path(source)
+        return path.name if path.name != MODEL else "/".join(path.parts[-2:])
+    _, split_colon, split = root.rpartition(":")
+    return f"{name}:{split}" if split_colon and split in catalog.ENTRIES[name].splits else name
 
 
 def open_section(source: str, section: Mapping[str, Mapping[str, Any]]) -> Dataset:

@@ -7,7 +7,7 @@ import contextlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -113,13 +113,22 @@ def _versions() -> dict[str, str]:
     return versions
 
 
-def open_workdir(workdir: str | os.PathLike[str], config: dict[str, Any], free: Sequence[str] = ()) -> Path:
+def open_workdir(
+    workdir: str | os.PathLike[str],
+    config: dict[str, Any],
+    free: Sequence[str] = (),
+    movable: Sequence[str] = (),
+    kept: Callable[[str], str] = lambda path: Path(path).name,
+) -> Path:
     """Makes a working directory for this configuration, or checks that an existing one is of the same.
 
     Args:
         workdir: a local directory.
         config: JSON-ready settings.
-        free: names of settings that may differ.
+        free: names of settings that may differ, with dots such as "benchmark.root"; all settings of a section by its
+            name.
+        movable: names of settings that hold paths, which may differ in what `kept` leaves out.
+        kept: what must stay of such a path; by default its last part.
 
     Raises:
         ConfigError: the directory is not local, or holds a run of another configuration; the settings that differ are
@@ -135,6 +144,10 @@ def open_workdir(workdir: str | os.PathLike[str], config: dict[str, Any], free: 
         reason = "a file of that name exists" if path.exists() else error.strerror
         raise StorageError(f"cannot make the working directory {path}: {reason}") from error
     config = json.loads(json.dumps(config))
+
+    def moved(name: str, before: Any, now: Any) -> bool:
+        return name in movable and isinstance(before, str) and isinstance(now, str) and kept(before) == kept(now)
+
     recorded = path / CONFIG_FILE
     if not recorded.exists():
         if distributed.is_main():
@@ -144,7 +157,11 @@ def open_workdir(workdir: str | os.PathLike[str], config: dict[str, Any], free: 
         before = json.loads(recorded.read_text())
     except ValueError as error:
         raise ConfigError(f"{recorded} is not readable: {error}") from error
-    different = sorted(name for name in _differences(before, config) if name.split(".")[0] not in free)
+    different = sorted(
+        name
+        for name, old, new in _differences(before, config)
+        if not any(f"{name}.".startswith(f"{part}.") for part in free) and not moved(name, old, new)
+    )
     if different:
         raise ConfigError(
             f"{path} holds a run with other settings ({', '.join(different[:8])}); choose another --workdir"
@@ -152,9 +169,10 @@ def open_workdir(workdir: str | os.PathLike[str], config: dict[str, Any], free: 
     return path
 
 
-def _differences(a: Any, b: Any, prefix: str = "") -> list[str]:
+def _differences(a: Any, b: Any, prefix: str = "") -> list[tuple[str, Any, Any]]:
+    """The settings that differ, each with its two values."""
     if isinstance(a, dict) and isinstance(b, dict):
         return [
-            name for key in sorted(set(a) | set(b)) for name in _differences(a.get(key), b.get(key), f"{prefix}{key}.")
+            item for key in sorted(set(a) | set(b)) for item in _differences(a.get(key), b.get(key), f"{prefix}{key}.")
         ]
-    return [] if a == b else [prefix.rstrip(".")]
+    return [] if a == b else [(prefix.rstrip("."), a, b)]

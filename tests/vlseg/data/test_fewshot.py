@@ -7,46 +7,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests import samples
+from tests.samples import SIZE
 from vlseg.data.fewshot import TEST_EPISODES, open_benchmark
 from vlseg.errors import ConfigError, DatasetError
-
-SIZE = (12, 16)
-
-
-def save(path, array):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(np.asarray(array, np.uint8)).save(path)
-
-
-def labelled(root, image, label, values, seed):
-    """A picture and a label map of these values, returned."""
-    rng = np.random.default_rng(seed)
-    save(root / image, rng.integers(0, 256, (*SIZE, 3)))
-    stored = rng.choice(values, SIZE)
-    save(root / label, stored)
-    return stored
 
 
 @pytest.fixture
 def pascal(tmp_path):
-    (tmp_path / "splits/pascal/val").mkdir(parents=True)
-    (tmp_path / "splits/pascal/trn").mkdir()
-    stored = {}
-    for fold in range(4):
-        lines = []
-        for number, class_id in enumerate((5 * fold + 1, 5 * fold + 5)):
-            stem = f"2007_00{fold}{number:03d}"
-            stored[stem] = labelled(
-                tmp_path,
-                f"VOC2012/JPEGImages/{stem}.jpg",
-                f"VOC2012/SegmentationClassAug/{stem}.png",
-                [0, class_id, 7, 255],
-                10 * fold + number,
-            )
-            lines.append(f"{stem}__{class_id:02d}")
-        for part in ("val", "trn"):
-            (tmp_path / f"splits/pascal/{part}/fold{fold}.txt").write_text("\n".join(lines) + "\n")
-    return tmp_path, stored
+    return tmp_path, samples.pascal5i(tmp_path)
 
 
 def test_pascal(pascal):
@@ -68,22 +37,7 @@ def test_pascal(pascal):
 
 @pytest.fixture
 def coco(tmp_path):
-    (tmp_path / "splits/coco/val").mkdir(parents=True)
-    (tmp_path / "splits/coco/trn").mkdir()
-    fold = 2
-    tested = range(fold, 80, 4)
-    lists = {part: {class_id: [] for class_id in range(80)} for part in ("val", "trn")}
-    for class_id in range(80):
-        part = "val" if class_id in tested else "trn"
-        for number in range(2):
-            name = f"{part}2014/COCO_{part}2014_{class_id:06d}{number:06d}"
-            labelled(
-                tmp_path / "COCO2014", f"{name}.jpg", f"annotations/{name}.png", [0, 3, class_id + 1, 255], class_id
-            )
-            lists[part][class_id].append(f"{name}.jpg")
-    for part, pictures in lists.items():
-        (tmp_path / f"splits/coco/{part}/fold{fold}.pkl").write_bytes(pickle.dumps(pictures))
-    return tmp_path, lists["val"]
+    return tmp_path, samples.coco20i(tmp_path, fold=2)
 
 
 def test_coco(coco):
@@ -114,7 +68,7 @@ def test_fss(tmp_path, caplog):
     names = ("bus", "abacus")
     for name in names:
         for number in (1, 2):
-            labelled(
+            samples.labelled(
                 tmp_path, f"FSS-1000/{name}/{number}.jpg", f"FSS-1000/{name}/{number}.png", [3, 127, 128, 250], number
             )
     with caplog.at_level(logging.WARNING):

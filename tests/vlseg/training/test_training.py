@@ -19,6 +19,7 @@ import optax
 import pytest
 
 from configs.ifseg_base import add_run_settings
+from vlseg.data.sources import without_folders
 from vlseg.errors import CheckpointError, ConfigError, StorageError
 from vlseg.training import optimizers
 from vlseg.training.checkpoints import Checkpoints, open_workdir
@@ -347,6 +348,49 @@ def test_the_setting_that_differs_is_named(tmp_path, change, named):
     with pytest.raises(ConfigError, match=rf"other settings \({named}\)"):
         open_workdir(tmp_path, {**CONFIG, **change})
     assert (tmp_path / "config.json").read_bytes() == before
+
+
+PATHS = {
+    "data": {"source": "ade20k:/data/ade20k:train,photos/mine"},
+    "files": {"text": "/data/clip.pt"},
+    "root": "/data",
+    "start": "runs/a/model",
+}
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"data": {"source": "ade20k:/other:train,/elsewhere/mine/"}}, None),
+        ({"files": {"text": "weights/clip.pt"}, "root": "elsewhere"}, None),
+        ({"data": {"source": "ade20k:/data/ade20k:val,photos/mine"}}, "data.source"),
+        ({"data": {"source": "ade20k:/data/ade20k,photos/mine"}}, "data.source"),
+        ({"data": {"source": "voc21:/data/ade20k:train,photos/mine"}}, "data.source"),
+        ({"data": {"source": "ade20k:/data/ade20k:train,photos/yours"}}, "data.source"),
+        ({"data": {"source": "ade20k:/data/ade20k:train"}}, "data.source"),
+        ({"files": {"text": "/data/other.pt"}}, "files.text"),
+        ({"files": {"text": None}}, "files.text"),
+        ({"start": "elsewhere/a/model"}, None),
+        ({"start": "runs/b/model"}, "start"),
+        ({"rooted": 1}, "rooted"),
+    ],
+)
+def test_a_run_goes_on_when_its_files_were_moved_but_not_when_they_are_others(tmp_path, change, named):
+    rules = {"free": ("root",), "movable": ("data.source", "files.text", "start"), "kept": without_folders}
+    open_workdir(tmp_path, PATHS, **rules)
+    if named is None:
+        open_workdir(tmp_path, {**PATHS, **change}, **rules)
+        return
+    with pytest.raises(ConfigError, match=rf"other settings \({named}\)"):
+        open_workdir(tmp_path, {**PATHS, **change}, **rules)
+
+
+def test_settings_that_may_differ_by_name_or_by_section(tmp_path):
+    open_workdir(tmp_path, {"a": {"b": 1, "bc": 1}, "ab": 1})
+    with pytest.raises(ConfigError, match=r"other settings \(a\.bc, ab\)"):
+        open_workdir(tmp_path, {"a": {"b": 2, "bc": 2}, "ab": 2}, free=("a.b",))
+    with pytest.raises(ConfigError, match=r"other settings \(ab\)"):
+        open_workdir(tmp_path, {"a": {"b": 2, "bc": 2}, "ab": 2}, free=("a",))
 
 
 def test_working_directories_that_cannot_be(tmp_path):

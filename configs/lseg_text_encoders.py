@@ -1,0 +1,39 @@
+"""LSeg with four text encoders of CLIP (Table 5): ViT-B/32 on ADE20K.
+
+python -m lseg_jax.train --config=configs/lseg_text_encoders.py:rn50x16 --workdir=runs/rn50x16 \
+    --config.data.source=ade20k:ROOT --config.evaluation.source=ade20k:ROOT --config.pretrained.text=CLIP_RN50X16 \
+    --config.pretrained.image=VIT_B32_384
+
+Instead of rn50x16 also vit_b32, vit_b16 and rn50x4, with that encoder's file as CLIP_RN50X16: OpenAI's .pt, or for the
+first two Hugging Face's safetensors; the file decides which encoder it is. VIT_B32_384: timm's vit_base_patch32_384, or
+the original .npz. ROOT holds ADEChallengeData2016 as it is unpacked.
+
+Hardware: one accelerator with 40 GB. Time: not run.
+Expected pixel accuracy and mIoU, published (LSeg paper); ours not run:
+
+    vit_b32    79.70  37.83
+    vit_b16    79.77  38.69
+    rn50x4     79.85  38.93
+    rn50x16    80.26  40.36
+
+Evaluate with: python -m lseg_jax.evaluate --checkpoint=runs/rn50x16/model --data=ade20k:ROOT --multi_scale
+"""
+
+import ml_collections
+
+from configs import arguments, lseg_ade20k
+from lseg_jax.config import TEXT_RN50X4, TEXT_RN50X16, TEXT_VIT, VIT_BASE_32, LSegConfig
+
+TEXTS = {"vit_b32": TEXT_VIT, "vit_b16": TEXT_VIT, "rn50x4": TEXT_RN50X4, "rn50x16": TEXT_RN50X16}
+
+
+def get_config(text: str = "vit_b32") -> ml_collections.ConfigDict:
+    """The settings for ADE20K with the smaller image encoder; `text` is the text encoder.
+
+    Raises:
+        ConfigError: another text encoder than the four.
+    """
+    arguments.check("configs/lseg_text_encoders.py", text, TEXTS)
+    config = lseg_ade20k.get_config()
+    config.model = ml_collections.ConfigDict(LSegConfig(TEXTS[text], VIT_BASE_32).to_dict())
+    return config
