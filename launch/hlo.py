@@ -9,19 +9,10 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-DTYPES: dict[str, float] = {
-    "pred": 1,
-    "s8": 1,
-    "u8": 1,
-    "s16": 2,
-    "u16": 2,
-    "bf16": 2,
-    "f16": 2,
-    "s32": 4,
-    "u32": 4,
-    "f32": 4,
-}
-DTYPES |= {"s64": 8, "u64": 8, "f64": 8, "s4": 0.5, "u4": 0.5, "f8e4m3fn": 1, "f8e5m2": 1, "token": 0, "opaque": 0}
+SIZES: dict[str, float] = {"pred": 1, "bf16": 2, "token": 0, "opaque": 0}
+SIZES |= {f"{kind}{bits}": bits / 8 for kind in "suf" for bits in (4, 8, 16, 32, 64)}
+"""Bytes of a number by its type."""
+
 COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
 FREE = (
     *("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "opt-barrier", "after-all"),
@@ -245,8 +236,8 @@ def _array_bytes(shape: str, *, memory: bool) -> float:
     """Bytes of all arrays of a shape; with `memory` of those that are not kept inside the core."""
     total = 0.0
     for kind, sizes, layout in _ARRAY.findall(shape):
-        if kind in DTYPES and not (memory and ON_CHIP in layout):
-            total += DTYPES[kind] * math.prod(int(size) for size in sizes.split(",") if size)
+        if kind in SIZES and not (memory and ON_CHIP in layout):
+            total += SIZES[kind] * math.prod(int(size) for size in sizes.split(",") if size)
     return total
 
 
