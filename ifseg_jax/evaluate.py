@@ -21,7 +21,7 @@ from absl import flags
 from tqdm import tqdm
 
 from ifseg_jax.model import IFSeg, load
-from vlseg import cli, files
+from vlseg import cli, distributed, files
 from vlseg.data.sources import Dataset
 from vlseg.errors import ConfigError
 from vlseg.evaluation import confusion
@@ -41,6 +41,8 @@ def evaluate(
 ) -> list[SegmentationMetrics]:
     """Metrics over a data set for several numbers of kNN averaging rounds, with one forward pass per image.
 
+    Several processes share the images and get the same metrics.
+
     Args:
         model: to be scored.
         dataset: see `vlseg.data.sources`; streamed.
@@ -58,8 +60,9 @@ def evaluate(
     vocabulary = vocabulary or Vocabulary(tuple((name,) for name in names))
     words = model.word_embeddings(vocabulary.asked)
     counts = [confusion.zeros(len(names)) for _ in rounds]
-    bar = tqdm(total=len(dataset), desc="evaluate", unit="image", disable=not sys.stderr.isatty())
-    for batch in model.batches(iter(dataset), lambda example: example.image, batch_size):
+    hidden = not sys.stderr.isatty() or not distributed.is_main()
+    bar = tqdm(total=len(dataset), desc="evaluate", unit="image", disable=hidden)
+    for batch in model.batches(distributed.own_share(dataset), lambda example: example.image, batch_size):
         images = [example.image for example in batch]
         results, grids = model.grid_probabilities(images, words, rounds, batch_size)
         sizes = [image.shape[:2] for image in images]
@@ -68,9 +71,9 @@ def evaluate(
             for example, predicted in zip(batch, class_maps, strict=True):
                 label = jnp.asarray(example.label)
                 counts[number] = confusion.update(counts[number], predicted, label, dataset.ignore_label)
-        bar.update(len(batch))
+        bar.update(len(batch) * jax.process_count())
     bar.close()
-    return [confusion.compute(count) for count in counts]
+    return [confusion.compute(distributed.merged(count, confusion.merge)) for count in counts]
 
 
 def _class_maps(
@@ -90,13 +93,17 @@ def _class_maps(
 def main(_: list[str]) -> None:
     """The command."""
     options = flags.FLAGS
+    distributed.initialize()
     dataset, vocabulary = evaluation_flags.open_data(options)
     model = load(options.checkpoint, tokenizer=options.tokenizer)
     averaged = model.inference.knn_iterations
     rounds = [0, averaged] if averaged else [0]
     titles = ["without kNN averaging", f"with kNN averaging ({model.inference.knn_k} neighbours, {averaged} rounds)"]
-    with files.output_directory(options.out) if options.out else contextlib.nullcontext() as out:
+    writes = options.out and distributed.is_main()
+    with files.output_directory(options.out) if writes else contextlib.nullcontext() as out:
         results = evaluate(model, dataset, rounds, vocabulary=vocabulary, batch_size=options.batch_size)
+        if not distributed.is_main():
+            return
         report: dict[str, Any] = {"vocabulary": dataclasses.asdict(vocabulary)} if vocabulary else {}
         for title, key, metrics in zip(titles, ("plain", "knn"), results, strict=False):
             print(f"{title}\n{metrics.table(dataset.names)}\n")
@@ -114,4 +121,5 @@ if __name__ == "__main__":
     evaluation_flags.define()
     flags.DEFINE_string("out", None, "Where metrics.json and the tables go.")
     flags.DEFINE_integer("batch_size", 1, "Images per forward pass.", lower_bound=1)
+    distributed.define_flags()
     cli.run(main)

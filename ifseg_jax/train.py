@@ -164,7 +164,10 @@ def _open(section: ml_collections.ConfigDict, categories: tuple[str, ...]) -> Da
 def report(model: IFSeg, dataset: Dataset, path: Path) -> None:
     """Scores the model, prints the result, and leaves a picture of the first images."""
     rounds = [0, model.inference.knn_iterations] if model.inference.knn_iterations else [0]
-    for number, metrics in zip(rounds, evaluate(model, dataset, rounds, categories=model.categories), strict=True):
+    results = evaluate(model, dataset, rounds, categories=model.categories)
+    if not distributed.is_main():
+        return
+    for number, metrics in zip(rounds, results, strict=True):
         print(f"kNN averaging rounds: {number}\n{metrics.table(model.categories)}\n")
     colours = visualize.palette(len(model.categories))
     rows = []

@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from lseg_jax import inference, model_flags
 from lseg_jax.model import LSeg
-from vlseg import cli, files
+from vlseg import cli, distributed, files
 from vlseg.data.folder import names_from
 from vlseg.data.sources import Dataset
 from vlseg.errors import ConfigError
@@ -43,7 +43,7 @@ def evaluate(
     vocabulary: Vocabulary | None = None,
     batch_size: int = 1,
 ) -> SegmentationMetrics:
-    """Metrics over a data set.
+    """Metrics over a data set. Several processes share the images and get the same metrics.
 
     Args:
         model: to be scored; its `inference` says through which windows.
@@ -61,11 +61,14 @@ def evaluate(
     vocabulary = vocabulary or Vocabulary(tuple((name,) for name in names))
     embeddings = model.encode_text(vocabulary.asked)
     counts = confusion.zeros(len(names))
-    hidden = not sys.stderr.isatty()
-    for example in tqdm(dataset, total=len(dataset), desc="evaluate", unit="image", disable=hidden):
+    hidden = not sys.stderr.isatty() or not distributed.is_main()
+    bar = tqdm(total=len(dataset), desc="evaluate", unit="image", disable=hidden)
+    for example in distributed.own_share(dataset):
         found = _class_map(model, example.image, embeddings, vocabulary, batch_size)
         counts = confusion.update(counts, found, jnp.asarray(example.label), dataset.ignore_label)
-    return confusion.compute(counts)
+        bar.update(jax.process_count())
+    bar.close()
+    return confusion.compute(distributed.merged(counts, confusion.merge))
 
 
 def _class_map(
@@ -81,14 +84,18 @@ def _class_map(
 def main(_: list[str]) -> None:
     """The command."""
     options = flags.FLAGS
+    distributed.initialize()
     dataset, vocabulary = evaluation_flags.open_data(options, "labels")
     model = model_flags.load_model(options)
     if options.multi_scale:
         scheme = dataclasses.replace(model.inference, scales=OFFICIAL_SCALES, flip=True)
         model = dataclasses.replace(model, inference=scheme)
     labels = names_from(options.labels) if options.labels else dataset.names
-    with files.output_directory(options.out) if options.out else contextlib.nullcontext() as out:
+    writes = options.out and distributed.is_main()
+    with files.output_directory(options.out) if writes else contextlib.nullcontext() as out:
         metrics = evaluate(model, dataset, labels, vocabulary=vocabulary, batch_size=options.batch_size)
+        if not distributed.is_main():
+            return
         print(metrics.table(labels))
         if out:
             settings = dataclasses.asdict(model.inference)
@@ -107,4 +114,5 @@ if __name__ == "__main__":
     flags.DEFINE_string("labels", None, "Words for the classes, with commas or in a file; default: their names.")
     flags.DEFINE_bool("multi_scale", False, "Six scales and mirrored windows, as in the paper.")
     flags.DEFINE_integer("batch_size", 1, "Windows in a forward pass.", lower_bound=1)
+    distributed.define_flags()
     cli.run(main)

@@ -22,7 +22,7 @@ from tqdm import tqdm
 from lseg_jax import inference, model_flags
 from lseg_jax.batches import OTHERS, squeezed
 from lseg_jax.model import LSeg
-from vlseg import cli, files
+from vlseg import cli, distributed, files
 from vlseg.data import fewshot as data
 from vlseg.data.fewshot import Episode, FewShotDataset
 from vlseg.evaluation import fewshot
@@ -30,7 +30,7 @@ from vlseg.evaluation.fewshot import FewShotMetrics
 
 
 def evaluate(model: LSeg, dataset: FewShotDataset, *, batch_size: int = 1, side: int | None = None) -> FewShotMetrics:
-    """Scores over the classes that a part of a benchmark asks for.
+    """Scores over the classes that a part of a benchmark asks for. Several processes share the episodes.
 
     Args:
         model: to be scored.
@@ -42,16 +42,17 @@ def evaluate(model: LSeg, dataset: FewShotDataset, *, batch_size: int = 1, side:
     asked = dataset.class_ids
     pairs = jnp.stack([model.encode_text([OTHERS, dataset.names[class_id]]) for class_id in asked])
     counts = fewshot.zeros(len(dataset.names))
-    bar = tqdm(total=len(dataset), desc="evaluate", unit="image", disable=not sys.stderr.isatty())
+    hidden = not sys.stderr.isatty() or not distributed.is_main()
+    bar = tqdm(total=len(dataset), desc="evaluate", unit="image", disable=hidden)
     for episodes in _batches(dataset, batch_size):
         images, masks = map(np.stack, zip(*(squeezed(image, mask, side) for image, mask, _ in episodes), strict=True))
         class_ids = np.array([episode.class_id for episode in episodes])
         chosen = pairs[np.array([asked.index(class_id) for class_id in class_ids])]
         logits = inference.logits(model.config, model.variables, jnp.asarray(images), chosen)
         counts = _update(counts, logits, masks, class_ids)
-        bar.update(len(episodes))
+        bar.update(len(episodes) * jax.process_count())
     bar.close()
-    return fewshot.compute(counts, asked)
+    return fewshot.compute(distributed.merged(counts, fewshot.merge), asked)
 
 
 @jax.jit
@@ -60,7 +61,7 @@ def _update(counts: fewshot.FewShotCounts, logits: jax.Array, masks: jax.Array, 
 
 
 def _batches(dataset: FewShotDataset, size: int) -> Iterator[Sequence[Episode]]:
-    episodes = iter(dataset)
+    episodes = distributed.own_share(dataset)
     while batch := list(itertools.islice(episodes, size)):
         yield batch
 
@@ -68,6 +69,8 @@ def _batches(dataset: FewShotDataset, size: int) -> Iterator[Sequence[Episode]]:
 def report(model: LSeg, dataset: FewShotDataset, out: Path | None, *, batch_size: int = 1) -> None:
     """Scores the model, prints the result, and writes it to fewshot.json in a folder, if there is one."""
     metrics = evaluate(model, dataset, batch_size=batch_size)
+    if not distributed.is_main():
+        return
     names = [dataset.names[class_id] for class_id in dataset.class_ids]
     width = max(map(len, names))
     for name, iou in zip(names, metrics.iou, strict=True):
@@ -81,9 +84,11 @@ def report(model: LSeg, dataset: FewShotDataset, out: Path | None, *, batch_size
 def main(_: list[str]) -> None:
     """The command."""
     options = flags.FLAGS
+    distributed.initialize()
     dataset = data.open_benchmark(options.benchmark, options.root, options.fold)
     model = model_flags.load_model(options)
-    with files.output_directory(options.out) if options.out else contextlib.nullcontext() as out:
+    writes = options.out and distributed.is_main()
+    with files.output_directory(options.out) if writes else contextlib.nullcontext() as out:
         report(model, dataset, out, batch_size=options.batch_size)
 
 
@@ -94,4 +99,5 @@ if __name__ == "__main__":
     flags.DEFINE_integer("fold", 0, "Whose classes are asked for; FSS-1000 has none.", lower_bound=0, upper_bound=3)
     flags.DEFINE_string("out", None, "Where fewshot.json goes.")
     flags.DEFINE_integer("batch_size", 1, "Images in a forward pass.", lower_bound=1)
+    distributed.define_flags()
     cli.run(main)

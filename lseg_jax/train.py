@@ -235,7 +235,10 @@ def open_evaluation(section: ml_collections.ConfigDict) -> Dataset | None:
 
 def report(model: LSeg, dataset: Dataset, path: Path) -> None:
     """Scores the model, prints the result, and leaves a picture of the first images."""
-    print(evaluate(model, dataset).table(dataset.names))
+    metrics = evaluate(model, dataset)
+    if not distributed.is_main():
+        return
+    print(metrics.table(dataset.names))
     colours = visualize.palette(len(dataset.names))
     rows = []
     for index in range(min(4, len(dataset))):

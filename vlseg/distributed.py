@@ -1,16 +1,22 @@
 """Several processes that work as one: how they find each other, and what only one of them does."""
 
+import functools
 import os
 import sys
 import threading
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
 
 import jax
 from absl import flags
+from jax.experimental import multihost_utils
 
 from vlseg.errors import ConfigError
 
 # They belong to the command that calls `define_flags`, so its --help shows them.
 flags.disclaim_key_flags()
+
+T = TypeVar("T")
 
 TIMEOUT = 300
 """Seconds until processes that wait for each other give up."""
@@ -58,6 +64,23 @@ def initialize() -> None:
 def is_main() -> bool:
     """Whether this is the process that prints and writes files."""
     return jax.process_index() == 0
+
+
+def own_share(items: Any) -> Iterator[Any]:
+    """Every n-th of some items, for n processes: this process's; `items` has a length and is indexed."""
+    return (items[index] for index in range(jax.process_index(), len(items), jax.process_count()))
+
+
+def merged(state: T, merge: Callable[[T, T], T]) -> T:
+    """What the states of all processes, pytrees of arrays, make together; all processes call this and get the same."""
+    if jax.process_count() == 1:
+        return state
+    everyones = multihost_utils.process_allgather(state)
+
+    def of(process: int) -> Any:
+        return jax.tree.map(lambda leaf: leaf[process], everyones)
+
+    return functools.reduce(merge, map(of, range(jax.process_count())))
 
 
 def _join(coordinator: str | None, processes: int | None, process: int | None, timeout: int) -> None:

@@ -1,0 +1,85 @@
+"""What several processes make together: rows of batches, and counts of pixels. Printed by process 0.
+
+python tests/scale/processes.py [--coordinator=HOST:PORT --num_processes=N --process_id=I]
+"""
+
+import json
+import zlib
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import multihost_utils
+
+from lseg_jax.batches import named_batches
+from lseg_jax.training import Training
+from vlseg import cli, distributed, sharding
+from vlseg.data.folder import Example
+from vlseg.evaluation import confusion, fewshot
+
+CLASSES, IMAGES, BATCH = 7, 10, 8
+SETTINGS = Training(batch_size=BATCH, base_size=32, crop_size=32, seed=4)
+
+
+class Drawn(NamedTuple):
+    """A data set of noise."""
+
+    seed: int
+    names: tuple[str, ...] = tuple("abcdefg")
+    ignore_label: int = 255
+
+    def __len__(self):
+        return IMAGES
+
+    def __getitem__(self, index):
+        rng = np.random.default_rng([self.seed, index])
+        label = rng.choice([0, 1, 2, 3, 5, 255], (40, 48)).astype(np.int32)  # classes 4 and 6 are absent
+        return Example(rng.integers(0, 256, (40, 48, 3), np.uint8), label, str(index))
+
+
+def fingerprints(mesh, step):
+    """One number for each row of a batch, in order, from whichever process has made it."""
+    rows = sharding.own_rows(mesh, BATCH)
+    batch = named_batches([Drawn(0), Drawn(1)], SETTINGS, weights=[1, 2], rows=rows)(step)
+    placed = sharding.place_batch(batch, mesh, BATCH)
+    assert placed.images.shape == (BATCH, 32, 32, 3)
+    own = [
+        zlib.crc32(b"".join(np.ascontiguousarray(part[row]).tobytes() for part in batch)) for row in range(len(rows))
+    ]
+    table = np.zeros(BATCH, np.uint32)
+    table[rows] = own
+    return np.max(np.atleast_2d(multihost_utils.process_allgather(table)), axis=0).tolist()
+
+
+def prediction(index):
+    return np.random.default_rng([9, index]).integers(0, CLASSES, (40, 48)).astype(np.int32)
+
+
+def scores():
+    dataset, counts, pairs = Drawn(0), confusion.zeros(CLASSES), fewshot.zeros(CLASSES)
+    for number in distributed.own_share(range(IMAGES)):
+        found, label = jnp.asarray(prediction(number)), jnp.asarray(dataset[number].label)
+        counts = confusion.update(counts, found, label)
+        # Many such images, so that sums need more than 32 bits.
+        for _ in range(24):
+            counts = confusion.merge(counts, counts) if number == 0 else counts
+        mask = jnp.where(label == 255, 255, label == 1)
+        pairs = fewshot.update(pairs, (found == 1)[None], mask[None], jnp.asarray([number % CLASSES]))
+    whole = confusion.compute(distributed.merged(counts, confusion.merge))
+    few = fewshot.compute(distributed.merged(pairs, fewshot.merge), range(CLASSES))
+    return {"iou": whole.iou, "pixels": whole.label_pixels, "aacc": whole.aacc, "few": [few.miou, few.fb_iou]}
+
+
+def main(_):
+    distributed.initialize()
+    mesh = sharding.make_mesh("")
+    batches = [fingerprints(mesh, step) for step in (0, 1, 5, 100)]
+    found = {"processes": jax.process_count(), "batches": batches, **scores()}
+    if distributed.is_main():
+        print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    distributed.define_flags()
+    cli.run(main)
