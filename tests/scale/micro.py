@@ -30,7 +30,8 @@ OFA = OFAConfig(
     image_bucket=9,
     token_bucket=16,
     max_positions=16,
-    query_blocks=2,
+    query_blocks=1,
+    remat="none",
 )
 ADAPTATION = adaptation.Adaptation(steps=20, batch_size=BATCH, learning_rate=1e-3, image_size=40, max_side=5, seed=1)
 LSEG = LSegConfig(SentenceConfig(24), ViTConfig(8, 32, 8, 4, 2, (8, 8, 8, 8)), features=8)
