@@ -27,7 +27,7 @@ from ifseg_jax.transformer import (
     stack,
 )
 from vlseg.nn.resnet import ResNet, halve
-from vlseg.sharding import batch_sharded
+from vlseg.sharding import batch_sharded, for_each_shard
 
 WORD_TYPE, IMAGE_TYPE = 0, 1
 
@@ -132,7 +132,8 @@ class Encoder(nn.Module):
         x = batch_sharded(self.dropout(x, deterministic=deterministic))
         mask = _joint_mask(grid, word_mask, batch, length)
         scale = (2 * config.width // config.heads) ** -0.5
-        pair = PositionPair(self.position_query(position) * scale, self.position_key(position))
+        queries, keys = self.position_query(position) * scale, self.position_key(position)
+        pair = PositionPair(for_each_shard(queries), for_each_shard(keys))
         axes = positions.relative_axes(grid, config.image_grid) if grid else None
         context = EncoderContext(pair, axes, mask)
         x, _ = self.layers(x, context, drop_path_rates(config, config.encoder_layers), deterministic)
@@ -236,10 +237,10 @@ class Decoder(nn.Module):
         config = self.config
         x = batch_sharded(self.dropout(x, deterministic=deterministic))
         scale = (2 * config.width // config.heads) ** -0.5
-        self_pair = PositionPair(self.self_position_query(position) * scale, self.self_position_key(position))
-        cross_pair = PositionPair(
-            self.cross_position_query(position) * scale, self.cross_position_key(encoded.positions)
-        )
+        queries, keys = self.self_position_query(position) * scale, self.self_position_key(position)
+        self_pair = PositionPair(for_each_shard(queries), for_each_shard(keys))
+        queries, keys = self.cross_position_query(position) * scale, self.cross_position_key(encoded.positions)
+        cross_pair = PositionPair(for_each_shard(queries), for_each_shard(keys))
         context = DecoderContext(encoded.tokens, encoded.mask, self_pair, cross_pair, axes, mask)
         x, _ = self.layers(x, context, drop_path_rates(config, config.decoder_layers), deterministic)
         return self.norm(x)

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vlseg.nn.resize import Size, interpolation_matrix
+from vlseg.sharding import for_each_shard
 
 
 class Grid(NamedTuple):
@@ -86,7 +87,7 @@ def relative_axes(grid: Grid, trained: int) -> RelativeAxes:
         keys = jnp.einsum("zkb,aby->zkay", resize, indicator, precision="highest")
         return jnp.einsum("zqa,zkay->zqky", resize, keys, precision="highest")
 
-    return RelativeAxes(weights(0, grid.rows), weights(1, grid.columns))
+    return RelativeAxes(for_each_shard(weights(0, grid.rows)), for_each_shard(weights(1, grid.columns)))
 
 
 def offsets_table(table: jax.Array, bucket: int, trained: int) -> jax.Array:

@@ -198,7 +198,8 @@ def main(_: list[str]) -> int:
 
     jax.config.update("jax_exec_time_optimization_effort", options.effort)
     config = options.config
-    mesh = sharding.make_mesh(options.mesh or config.mesh, devices(options.topology, options.slices))
+    found_devices = devices(options.topology, options.slices)[: options.chips]
+    mesh = sharding.make_mesh(options.mesh or config.mesh, found_devices)
     chip = chips.chip_of(mesh.devices.flat[0])
     if chip is None:
         raise ConfigError(f"{mesh.devices.flat[0].device_kind}: its peaks are not in vlseg/chips.py")
@@ -218,6 +219,7 @@ if __name__ == "__main__":
     flags.mark_flag_as_required("config")
     flags.DEFINE_string("topology", None, "Chips, such as v5e:4x4.", required=True)
     flags.DEFINE_integer("slices", 1, "How many of them.", lower_bound=1)
+    flags.DEFINE_integer("chips", None, "Use only so many of them.", lower_bound=1)
     flags.DEFINE_string("mesh", None, "Instead of config.mesh, such as data=4,fsdp=4.")
     flags.DEFINE_integer("labels", 150, "Labels of LSeg's label set.", lower_bound=1)
     flags.DEFINE_list("programs", ["train", "inference"], "What is compiled.")

@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
@@ -216,6 +217,18 @@ def batch_sharded(x: jax.Array) -> jax.Array:
         return x
     rest = (PartitionSpec.UNCONSTRAINED,) * (x.ndim - 1)
     return jax.lax.with_sharding_constraint(x, PartitionSpec(RULES["batch"], *rest))
+
+
+def for_each_shard(x: jax.Array) -> jax.Array:
+    """`x` [1, ...], which all examples share, as one copy for each part of the batch: [G, ...].
+
+    What is computed of the copies is computed where their examples are, so gradients are summed over devices for `x`
+    itself and not for whatever larger is made of it. Outside of programs for several devices G is 1.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or x.shape[0] != 1:
+        return x
+    return batch_sharded(jnp.broadcast_to(x, (_parts("batch", mesh), *x.shape[1:])))
 
 
 def using(mesh: Mesh | None) -> contextlib.AbstractContextManager[Any]:

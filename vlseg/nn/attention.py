@@ -30,8 +30,8 @@ class KeyBlock(NamedTuple):
     """A range of keys that some queries attend to.
 
     keys: static range of the key sequence.
-    bias: added to the scores, float32 [B or 1, H, queries or 1, keys or 1], also with queries and keys split into
-        several axes; or None.
+    bias: added to the scores, float32 [G, H, queries or 1, keys or 1], also with queries and keys split into several
+        axes; or None. G divides B: each is for a group of consecutive examples.
     """
 
     keys: slice
@@ -184,15 +184,21 @@ def _score(
     score = jnp.einsum("bhne,bhme->bhnm", rows, key[:, :, a:b], preferred_element_type=jnp.float32)
     if bias is not None:
         shape = score.shape
-        score = score if bias.ndim == 4 else score.reshape(*shape[:2], *bias.shape[2:])
-        score = (score + bias).reshape(shape)
+        score = (_grouped(score, bias) + bias[:, None]).reshape(shape)
     return score if mask is None else score + mask[..., a:b]
+
+
+def _grouped(score: jax.Array, bias: jax.Array) -> jax.Array:
+    """Scores [B, H, n, m] with the axes of a bias [G, H, ...], which is for groups of the batch: [G, B / G, H, ...]."""
+    axes = score.shape[2:] if bias.ndim == 4 else bias.shape[2:]
+    return score.reshape(bias.shape[0], -1, score.shape[1], *axes)
 
 
 def _like_bias(slope: jax.Array, bias: jax.Array) -> jax.Array:
     """The gradient of a bias from the gradient [B, H, n, m] of the scores."""
-    slope = slope if bias.ndim == 4 else slope.reshape(*slope.shape[:2], *bias.shape[2:])
+    grouped = _grouped(slope, bias)
+    slope = grouped.reshape(-1, *grouped.shape[2:])
     if bias.shape[0] != slope.shape[0]:
-        slope = sum_batch(slope)
+        slope = sum_batch(slope, bias.shape[0])
     axes = tuple(axis for axis in range(slope.ndim) if bias.shape[axis] == 1 and slope.shape[axis] != 1)
     return jnp.sum(slope, axis=axes, keepdims=True).astype(bias.dtype) if axes else slope.astype(bias.dtype)

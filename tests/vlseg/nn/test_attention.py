@@ -45,7 +45,7 @@ def in_blocks(biases):
 def dense(query, key, value, biases, mask):
     grid, constant, plain = biases
     batch = query.shape[0]
-    grid = jnp.broadcast_to(grid.reshape(-1, HEADS, 4, 6), (batch, HEADS, 4, 6))
+    grid = jnp.repeat(grid.reshape(-1, HEADS, 4, 6), batch // len(grid), axis=0)
     constant = jnp.broadcast_to(constant, (batch, HEADS, 4, 2))
     plain = jnp.pad(plain, ((0, 0), (0, 0), (0, 0), (2, 1)), constant_values=2 * FAR)
     plain = jnp.broadcast_to(plain, (batch, HEADS, 2, 8))
@@ -61,7 +61,7 @@ def masks(batch):
 
 
 @pytest.mark.parametrize("masked", [False, True])
-@pytest.mark.parametrize(("batch", "rows"), [(1, 1), (3, 1), (3, 3)])
+@pytest.mark.parametrize(("batch", "rows"), [(1, 1), (3, 1), (3, 3), (4, 2)])
 def test_values_and_gradients(batch, rows, masked):
     mask = masks(batch) if masked else None
     weight = jnp.asarray(np.random.default_rng(5).standard_normal((batch, HEADS, QUERIES, WIDTH + 1)), jnp.float32)

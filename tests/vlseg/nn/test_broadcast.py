@@ -18,6 +18,14 @@ def test_leaves_a_whole_batch_alone():
     np.testing.assert_array_equal(gradient, np.arange(6.0).reshape(3, 2))
 
 
+def test_groups_of_a_batch():
+    x = jnp.arange(6.0).reshape(2, 3)
+    np.testing.assert_array_equal(broadcast_batch(x, 6), np.repeat(x, 3, axis=0))
+    weight = np.random.default_rng(1).standard_normal((6, 3)).astype(np.float32)
+    gradient = jax.grad(lambda x: jnp.sum(broadcast_batch(x, 6) * weight))(x)
+    np.testing.assert_allclose(gradient, weight.reshape(2, 3, 3).sum(axis=1), rtol=1e-6)
+
+
 @pytest.mark.parametrize("batch", [1, 5])
 def test_gradient_sums_over_the_batch(batch):
     rng = np.random.default_rng(0)

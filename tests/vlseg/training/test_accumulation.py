@@ -1,0 +1,42 @@
+"""A batch in parts has the loss and gradient of the whole, for both models."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ifseg_jax.adaptation import Adaptation
+from lseg_jax.training import Training
+from vlseg.errors import ConfigError
+from vlseg.nn.losses import counted_pixels, upsampled_cross_entropy
+from vlseg.training.accumulation import value_and_gradient
+
+
+@pytest.mark.parametrize("parts", [2, 3, 6])
+def test_parts_sum_to_the_whole(parts):
+    rng = np.random.default_rng(0)
+    params = jnp.asarray(rng.standard_normal((4, 5)), jnp.float32)
+    cells = jnp.asarray(rng.standard_normal((6, 2, 2, 4)), jnp.float32)
+    # Examples differ in how many pixels count.
+    targets = jnp.asarray(np.where(rng.random((6, 8, 8)) < np.linspace(0, 1, 6)[:, None, None], rng.integers(0, 5), -1))
+    count = counted_pixels(targets, 5)
+
+    def loss(params, seen, part, number):
+        value = upsampled_cross_entropy(part[0] @ params, part[1], count=count)
+        return value, seen + (number + 1) * len(part[0])
+
+    batch, start = (cells, targets), jnp.zeros((), jnp.int32)
+    whole, seen, gradient = jax.jit(lambda: value_and_gradient(loss, params, start, batch, 1))()
+    assert seen == 6
+    value, seen, parted = jax.jit(lambda: value_and_gradient(loss, params, start, batch, parts))()
+    np.testing.assert_allclose(value, whole, rtol=1e-6)
+    np.testing.assert_allclose(parted, gradient, rtol=1e-5, atol=1e-7)
+    assert seen == sum(range(1, parts + 1)) * 6 // parts
+    expected = jax.grad(lambda params: upsampled_cross_entropy(cells @ params, targets))(params)
+    np.testing.assert_allclose(gradient, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("settings", [Adaptation, Training])
+def test_parts_that_do_not_divide_the_batch(settings):
+    with pytest.raises(ConfigError, match="accumulation_steps 3 does not divide the batch of 8"):
+        settings.from_dict({"batch_size": 8, "accumulation_steps": 3})
