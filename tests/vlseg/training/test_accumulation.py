@@ -33,7 +33,7 @@ def test_parts_sum_to_the_whole(parts):
     np.testing.assert_allclose(parted, gradient, rtol=1e-5, atol=1e-7)
     assert seen == sum(range(1, parts + 1)) * 6 // parts
     expected = jax.grad(lambda params: upsampled_cross_entropy(cells @ params, targets))(params)
-    np.testing.assert_allclose(gradient, expected, rtol=1e-6)
+    np.testing.assert_allclose(gradient, expected, rtol=1e-5, atol=1e-7)
 
 
 @pytest.mark.parametrize("settings", [Adaptation, Training])
