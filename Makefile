@@ -6,9 +6,10 @@ WORKERS ?= 2
 
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+LIBTPU := $(VENV)/libtpu
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow lint format clean
+.PHONY: help install demo test test-slow pods lint format clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s  %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -33,11 +34,19 @@ demo: install  ## train and run the tiny models on the CPU; pictures and scores 
 	$(BIN)/python -m lseg_jax.demo --out demo
 	$(BIN)/python -m ifseg_jax.demo --out demo
 
-test: install  ## the tests, without the slow ones
+test: install $(LIBTPU)  ## the tests, without the slow ones
 	$(BIN)/python -m pytest -q -n $(WORKERS) -m "not slow"
 
-test-slow: install  ## the slow tests
+test-slow: install $(LIBTPU)  ## the slow tests
 	$(BIN)/python -m pytest -q -n $(WORKERS) -m slow
+
+pods: install $(LIBTPU)  ## compile for TPU slices of 8 to 256 chips; the table goes to docs/pods (two hours)
+	$(BIN)/python -m launch.pods --libtpu=$(LIBTPU) --out=docs/pods
+
+# The compiler for TPUs, beside the other packages: among them it would make JAX look for a TPU.
+$(LIBTPU): $(INSTALLED)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-compile --target=$@ libtpu==0.0.42.1
+	@touch $@
 
 lint: install  ## style, format and types
 	$(BIN)/ruff check .

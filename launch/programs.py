@@ -136,7 +136,9 @@ def _word_shapes(config: OFAConfig, categories: int, length: int) -> list[tuple[
 
 
 def _lseg(config: ml_collections.ConfigDict, mesh: Mesh, labels: int) -> list[Program]:
-    model = lseg_jax.load(config.checkpoint).config if config.checkpoint else LSegConfig.from_dict(config.model)
+    model = LSegConfig.from_dict(config.model)
+    if config.checkpoint:
+        model = dataclasses.replace(lseg_jax.load(config.checkpoint).config, dtype=model.dtype, remat=model.remat)
     settings = Training.from_dict(config.training)
     sharding.check_batch(mesh, settings.batch_size // settings.accumulation_steps)
     flat = _parameters(storage.parameter_shapes(model), mesh)

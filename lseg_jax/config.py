@@ -9,6 +9,7 @@ from vlseg.errors import ConfigError
 BLOCKS = ("none", "bottleneck", "depthwise")
 ACTIVATIONS = ("relu", "lrelu", "tanh")
 DTYPES = ("float32", "bfloat16")
+REMAT = ("none", "layer")
 PLACE = "{}"
 """Where the label goes in a template."""
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -122,6 +123,8 @@ class LSegConfig:
         template: the text that is encoded for a label, which takes the place of "{}"; the official code encodes the
             label alone.
         dtype: of the computation, "float32" or "bfloat16"; parameters, norms and logits stay float32.
+        remat: what the backward pass computes again instead of keeping: "none", or all of a "layer" of the vision
+            transformer but its input, which takes less memory and more time.
     """
 
     text: TextConfig | SentenceConfig = TextConfig()
@@ -132,6 +135,7 @@ class LSegConfig:
     activation: str = "lrelu"
     template: str = PLACE
     dtype: str = "float32"
+    remat: str = "none"
 
     def __post_init__(self) -> None:
         _check_sizes(self, "features")
@@ -146,6 +150,8 @@ class LSegConfig:
             raise ConfigError(f"block {self.block!r} does not go with depth {self.block_depth}")
         if self.dtype not in DTYPES:
             raise ConfigError(f"dtype {self.dtype!r} is none of {', '.join(DTYPES)}")
+        if self.remat not in REMAT:
+            raise ConfigError(f"remat {self.remat!r} is none of {', '.join(REMAT)}")
 
     @property
     def mean(self) -> tuple[float, ...]:

@@ -58,7 +58,7 @@ class LSegNet(nn.Module):
         """The vision transformer or the ResNet of the configuration."""
         config = self.config
         if isinstance(config.image, ViTConfig):
-            return ViT(config.image, config.dtype)
+            return ViT(config.image, config.dtype, config.remat)
         return ResNet(config.image.stages, config.image.width, jnp.dtype(config.dtype))
 
     def encode_text(self, tokens: jax.Array) -> jax.Array:

@@ -56,8 +56,17 @@ class Layer(nn.Module):
 
 
 def layers(
-    length: int, heads: int, activation: Activation, epsilon: float, dtype: str, name: str, *, causal: bool = False
+    length: int,
+    heads: int,
+    activation: Activation,
+    epsilon: float,
+    dtype: str,
+    name: str,
+    *,
+    causal: bool = False,
+    remat: bool = False,
 ) -> nn.Module:
-    """`length` layers as one scanned module: (x, None) -> (x, None)."""
-    scanned = nn.scan(Layer, variable_axes={"params": 0}, split_rngs={"params": True}, length=length)
+    """`length` layers as one scanned module: (x, None) -> (x, None); `remat` computes them again for the gradient."""
+    layer = nn.remat(Layer, prevent_cse=False) if remat else Layer
+    scanned = nn.scan(layer, variable_axes={"params": 0}, split_rngs={"params": True}, length=length)
     return scanned(heads, activation, epsilon, causal, dtype, name=name)

@@ -17,6 +17,7 @@ class ViT(nn.Module):
 
     config: ViTConfig
     dtype: str = "float32"
+    remat: str = "none"
 
     @nn.compact
     def __call__(self, images: jax.Array) -> list[jax.Array]:
@@ -53,6 +54,7 @@ class ViT(nn.Module):
                 NORM_EPSILON,
                 self.dtype,
                 f"layers_{depth}",
+                remat=self.remat == "layer",
             )
             x, _ = stack(x, None)
             depths.append(x)

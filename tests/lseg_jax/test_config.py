@@ -12,6 +12,7 @@ from lseg_jax.config import (
     DTYPES,
     IMAGENET_DEVIATION,
     IMAGENET_MEAN,
+    REMAT,
     LSegConfig,
     ResNetConfig,
     SentenceConfig,
@@ -48,6 +49,7 @@ def configurations(draw):
         activation=draw(st.sampled_from(ACTIVATIONS)),
         template=draw(st.sampled_from(["{}", "a photo of {}."])),
         dtype=draw(st.sampled_from(DTYPES)),
+        remat=draw(st.sampled_from(REMAT)),
     )
 
 
@@ -84,6 +86,7 @@ def test_plain_values():
         "activation": "lrelu",
         "template": "{}",
         "dtype": "float32",
+        "remat": "none",
     }
 
 
@@ -127,6 +130,7 @@ def test_a_resnet_takes_pixels_as_imagenet_has_them():
         ({"block_depth": 1}, "depth 1"),
         ({"activation": "gelu"}, "'gelu' is none of"),
         ({"dtype": "float16"}, "'float16' is none of"),
+        ({"remat": "all"}, "'all' is none of"),
         ("model", "model settings"),
         (None, "model settings"),
     ],

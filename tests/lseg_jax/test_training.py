@@ -3,9 +3,6 @@
 import dataclasses
 import functools
 import os
-import subprocess
-import sys
-import textwrap
 from pathlib import Path
 
 import jax
@@ -103,7 +100,8 @@ def test_loss_and_gradients_are_those_of_every_example_alone():
     params = variables["params"]
 
     def ours(params):
-        return training.loss(config, {**variables, "params": params}, images, targets, labels, row_block=5, margin=0.2)[
+        again = dataclasses.replace(config, remat="layer")
+        return training.loss(again, {**variables, "params": params}, images, targets, labels, row_block=5, margin=0.2)[
             0
         ]
 
@@ -310,56 +308,6 @@ def test_pairs_of_others_and_a_class_learn():
     step = training.make_step(CONFIG, SETTINGS, sets, optimizer, pair_batches(data, SETTINGS))
     _, losses = run(step, state, 0, 50)
     assert np.mean(losses[-5:]) < 0.6 * np.mean(losses[:3])
-
-
-DEVICES = "--xla_force_host_platform_device_count=8"
-SHARDED = """
-    import sys
-    sys.path.insert(0, "tests/lseg_jax")
-    import dataclasses
-    import jax, numpy as np
-    from jax.sharding import Mesh, NamedSharding, PartitionSpec
-    import test_training as t
-
-    devices = jax.devices()
-    assert len(devices) == 8
-    mesh = Mesh(np.array(devices), ("data",))
-    settings = t.Training(steps=2, batch_size=8, learning_rate=0.01)
-    given = t.batch(size=8)
-    results = []
-    for split in (False, True):
-        def place(array, spec):
-            sharding = NamedSharding(mesh, spec) if split else devices[0]
-            return jax.device_put(array, sharding)
-        state, _, optimizer = t.initial(t.CONFIG, settings)
-        everywhere = PartitionSpec()
-        state = jax.tree.map(lambda leaf: place(leaf, everywhere), state)
-        sets = jax.tree.map(lambda leaf: place(leaf, everywhere), t.training.label_sets(t.LABELS))
-        placed = t.training.Batch(*(place(array, PartitionSpec("data")) for array in given))
-        step = t.training.make_step(t.CONFIG, settings, sets, optimizer, lambda number: placed)
-        state, metrics = step(state, 0)
-        results.append((jax.device_get(state), float(metrics["loss"])))
-    (one, loss), (many, same) = results
-    np.testing.assert_allclose(loss, same, rtol=1e-5)
-    for part in ("params", "batch_stats"):
-        for name, value in one[part].items():
-            np.testing.assert_allclose(many[part][name], value, rtol=1e-4, atol=2e-6, err_msg=name)
-    print("the same")
-"""
-
-
-@pytest.mark.slow
-def test_devices_that_share_a_batch_take_the_step_of_one():
-    environment = {
-        **os.environ,
-        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
-        "XLA_FLAGS": f"{os.environ['XLA_FLAGS']} {DEVICES}",
-    }
-    command = [sys.executable, "-c", textwrap.dedent(SHARDED)]
-    process = subprocess.run(
-        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False
-    )
-    assert process.stdout == "the same\n", process.stderr
 
 
 # Batches

@@ -1,10 +1,13 @@
 """One device and many, one process and several: the same numbers. In processes of their own, which simulate devices."""
 
+import contextlib
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -99,3 +102,52 @@ def test_every_mesh_of_eight_devices_computes_what_one_does(model):
     report = results(start("meshes.py", model, devices=8))
     assert len(report) == MESHES
     assert_equal_to_one_device(report)
+
+
+def losses(workdir):
+    return [json.loads(line)["loss"] for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize(
+    "model",
+    [pytest.param("image_free", marks=pytest.mark.slow), pytest.param("supervised", marks=pytest.mark.slow), "lseg"],
+)
+def test_two_processes_have_the_losses_of_one(model, tmp_path):
+    results(start("training.py", model, tmp_path / "one", 20))
+    together(2, "training.py", model, tmp_path / "two", 20)
+    assert len(losses(tmp_path / "one")) == 20
+    np.testing.assert_allclose(losses(tmp_path / "two"), losses(tmp_path / "one"), rtol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", ["image_free", "lseg"])
+def test_killed_at_random_moments(model, tmp_path):
+    """Each time a little later after its start, so that it gets on; and then once left alone."""
+    steps, rng = 200, np.random.default_rng(0)
+    whole = results(start("training.py", model, tmp_path / "whole", steps))
+    for _ in range(20):
+        process = start("training.py", model, tmp_path / "killed", steps)
+        assert process.stdout is not None
+        process.stdout.readline()  # it has imported everything
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(float(rng.uniform(0.2, 6)))
+        process.kill()
+        process.communicate()
+    assert results(start("training.py", model, tmp_path / "killed", steps)) == whole
+    # Floats of the same program and order: bit by bit.
+    assert losses(tmp_path / "killed") == losses(tmp_path / "whole")
+
+
+@pytest.mark.slow
+def test_a_signal_to_one_of_two_processes_stops_both_after_the_same_step(tmp_path):
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        where = [f"--coordinator=localhost:{free.getsockname()[1]}", "--num_processes=2"]
+    both = [start("training.py", "lseg", tmp_path / "two", 10**6, *where, f"--process_id={i}") for i in range(2)]
+    while not (tmp_path / "two/metrics.jsonl").exists() or len(losses(tmp_path / "two")) < 5:
+        time.sleep(0.2)
+    both[1].send_signal(signal.SIGTERM)
+    ended = [process.communicate(timeout=300) for process in both]
+    assert [process.returncode for process in both] == [128 + signal.SIGTERM] * 2, ended
+    done = len(losses(tmp_path / "two"))
+    assert str(done) in {path.name for path in (tmp_path / "two/checkpoints").iterdir()}

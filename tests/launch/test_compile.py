@@ -1,0 +1,61 @@
+"""Compiling for a TPU slice, with libtpu where `make test` puts it."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.commands import ROOT, Commands, ending
+
+COMMANDS = Commands("launch")
+LIBTPU = Path(os.environ.get("TPU_LIBRARY_PATH", ROOT / ".venv/libtpu/libtpu/libtpu.so"))
+needs_libtpu = pytest.mark.skipif(
+    not LIBTPU.exists(), reason="libtpu is not there: make test puts it into .venv/libtpu"
+)
+TINY = ("--config=configs/tiny.py", "--topology=v5e:2x4", f"--libtpu={LIBTPU.parent}")
+
+
+def compile_for(*arguments):
+    return COMMANDS.spawn("compile", *arguments, TPU_LIBRARY_PATH=str(LIBTPU), PYTHONWARNINGS="ignore")
+
+
+@needs_libtpu
+def test_data_parallel_training_exchanges_its_gradients_once(tmp_path):
+    report = tmp_path / "report.json"
+    settings = ("--config.model.remat=none", "--programs=train")
+    code, output, errors = ending(compile_for(*TINY, *settings, f"--out={report}"))
+    assert (code, errors) == (0, "") and "16 images on 8 chips (TPU v5e), per chip" in output
+    (found,) = json.loads(report.read_text())["programs"]
+    assert found["fits"] and found["model_share"] > 0.8
+    assert {exchange["kind"] for exchange in found["exchanges"]} == {"all-reduce"}
+    # Parameters, two moments of each, and next to nothing that is not trained.
+    parameters = found["state_bytes"] / 3
+    exchanged = sum(exchange["bytes"] for exchange in found["exchanges"])
+    assert 0.9 * parameters < exchanged < 1.1 * parameters
+
+
+@needs_libtpu
+@pytest.mark.slow
+def test_what_does_not_fit_is_said(tmp_path):
+    line = ("--config=configs/lseg_ade20k.py", "--topology=v5e:2x2", "--chips=1", "--programs=train")
+    code, output, errors = ending(compile_for(*line, f"--libtpu={LIBTPU.parent}", "--config.training.batch_size=64"))
+    assert (code, errors) == (1, "") and ("does not fit" in output or "DOES NOT FIT" in output)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--topology=v9:2x2",), "topology 'v9:2x2' is not like v5e:4x4"),
+        (("--libtpu=nowhere",), "nowhere: no libtpu.so below"),
+        (("--mesh=data=3",), "asks for 3 devices, which does not fit the 8"),
+        (("--mesh=tensor=8",), "4 attention heads cannot be divided into 8 parts"),
+        (("--config.adaptation.batch_size=12",), "a batch of 12 cannot be divided into 8 parts"),
+    ],
+)
+def test_refusals(arguments, message):
+    if not LIBTPU.exists() and "libtpu" not in arguments[0]:
+        pytest.skip("libtpu is not there: make test puts it into .venv/libtpu")
+    code, output, errors = ending(compile_for(*TINY, *arguments))
+    assert (code, output) == (2, "")
+    assert errors.startswith("error: ") and message in errors and errors.count("\n") == 1

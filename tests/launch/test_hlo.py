@@ -1,0 +1,115 @@
+"""What is read off compiled programs, against programs whose costs a person can work out."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from launch import hlo
+
+LAYERS, BATCH, WIDTH = 5, 24, 64
+
+
+def compiled(function, *shapes):
+    arguments = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
+    return jax.jit(function).lower(*arguments).compile().as_text()
+
+
+def test_products_in_a_loop_count_as_often_as_it_runs():
+    def network(weights, x):
+        return jax.lax.scan(lambda x, weight: (jnp.tanh(x @ weight), None), x, weights)[0].sum()
+
+    shapes = (LAYERS, WIDTH, WIDTH), (BATCH, WIDTH)
+    product = 2 * BATCH * WIDTH * WIDTH
+    assert hlo.costs(compiled(network, *shapes), 1).flops == LAYERS * product
+    found = hlo.costs(compiled(jax.grad(network), *shapes), 1)
+    # The gradient of the first layer's input is not needed, but a loop computes it.
+    assert found.flops == 3 * LAYERS * product and found.collectives == []
+
+
+def test_padding_is_no_product():
+    def convolve(image, kernel):
+        return jax.lax.conv_general_dilated(image, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+
+    text = compiled(convolve, (2, 8, 6, 3), (3, 3, 3, 4))
+    # Along an axis of n places, 3 n - 2 of the pairs of place and kernel are inside.
+    assert hlo.costs(text, 1).flops == 2 * 2 * 3 * 4 * (3 * 8 - 2) * (3 * 6 - 2)
+
+
+PROGRAM = """HloModule jit_step, is_scheduled=true
+
+%sum (a: f32[], b: f32[]) -> f32[] {
+  %a = f32[] parameter(0)
+  %b = f32[] parameter(1)
+  ROOT %add = f32[] add(%a, %b)
+}
+
+%fused (p0: bf16[8,16], p1: bf16[16,32], p2: bf16[10,8,32], p3: s32[]) -> bf16[10,8,32] {
+  %p0 = bf16[8,16]{1,0:T(8,128)(2,1)} parameter(0)
+  %p1 = bf16[16,32]{1,0:T(8,128)(2,1)} parameter(1)
+  %convolution.1 = bf16[8,32]{1,0:T(8,128)(2,1)} convolution(%p0, %p1), dim_labels=bf_io->bf
+  %bitcast.1 = bf16[1,8,32]{2,1,0} bitcast(%convolution.1)
+  %p2 = bf16[10,8,32]{2,1,0} parameter(2)
+  %p3 = s32[] parameter(3)
+  %zero = s32[] constant(0)
+  ROOT %update = bf16[10,8,32]{2,1,0} dynamic-update-slice(%p2, %bitcast.1, %p3, %zero, %zero)
+}
+
+%body (t: (s32[], bf16[8,16], bf16[16,32], bf16[10,8,32])) -> (s32[], bf16[8,16], bf16[16,32], bf16[10,8,32]) {
+  %t = (s32[], bf16[8,16]{1,0}, bf16[16,32]{1,0}, /*index=3*/bf16[10,8,32]{2,1,0}) parameter(0)
+  %i = s32[] get-tuple-element(%t), index=0
+  %x = bf16[8,16]{1,0:T(8,128)(2,1)S(1)} get-tuple-element(%t), index=1
+  %w = bf16[16,32]{1,0} get-tuple-element(%t), index=2
+  %all = bf16[10,8,32]{2,1,0} get-tuple-element(%t), index=3
+  %made = bf16[10,8,32]{2,1,0} fusion(%x, %w, %all, %i), kind=kOutput, calls=%fused
+  %ar = f32[7,16]{1,0} all-reduce(%x), replica_groups=mesh['axis_0'=4,'axis_1'=2] {'axis_0'}, to_apply=%sum
+  ROOT %next = (s32[], bf16[8,16]{1,0}, bf16[16,32]{1,0}, bf16[10,8,32]{2,1,0}) tuple(%i, %x, %w, %made)
+}
+
+%less (t: (s32[], bf16[8,16], bf16[16,32], bf16[10,8,32])) -> pred[] {
+  %t.1 = (s32[], bf16[8,16]{1,0}, bf16[16,32]{1,0}, bf16[10,8,32]{2,1,0}) parameter(0)
+  %i.1 = s32[] get-tuple-element(%t.1), index=0
+  %bound = s32[]{:T(128)} constant(10)
+  ROOT %l = pred[] compare(%i.1, %bound), direction=LT
+}
+
+ENTRY %main (p: f32[4,4]) -> f32[8,4] {
+  %p = f32[4,4]{1,0} parameter(0)
+  %start = (s32[], bf16[8,16]{1,0}, bf16[16,32]{1,0}, bf16[10,8,32]{2,1,0}) custom-call()
+  %loop = (s32[], bf16[8,16]{1,0}, bf16[16,32]{1,0}, bf16[10,8,32]{2,1,0}) while(%start), condition=%less, body=%body
+  %gs = (f32[4,4]{1,0}, f32[8,4]{1,0}) all-gather-start(%p), replica_groups=[4,2]<=[8], dimensions={0}
+  ROOT %gd = f32[8,4]{1,0} all-gather-done(%gs)
+}
+"""
+
+
+def test_a_program_of_several_chips():
+    found = hlo.costs(PROGRAM, 8)
+    assert found.flops == 10 * 2 * 8 * 16 * 32
+    gather, reduce = found.collectives
+    assert (gather.kind, gather.group, gather.times, gather.bytes) == ("all-gather", 2, 1, 8 * 4 * 4)
+    assert (reduce.kind, reduce.group, reduce.times, reduce.bytes) == ("all-reduce", 4, 10, 10 * 7 * 16 * 4)
+    assert gather.sent == 64 and reduce.sent == reduce.bytes * 2 * 3 / 4
+
+
+def test_traffic_counts_slices_and_leaves_out_what_stays_on_the_chip():
+    program, _ = hlo.parse(PROGRAM)
+    moved = hlo._moved(program, program["body"]["made"], program["body"])
+    # The kernel is read, a slice of the large array written; the image is on the chip, the counter four bytes.
+    assert moved == 2 * 16 * 32 + 2 * 8 * 32 + 4
+
+
+@pytest.mark.parametrize(
+    ("window", "pairs"),
+    [
+        ({"size": "3", "pad": "1_1"}, 3 * 8 - 2),
+        ({"size": "3"}, 3 * 6),
+        ({"size": "3", "stride": "2", "pad": "1_1"}, 3 * 4 - 1),
+        ({"size": "8", "stride": "7", "lhs_dilate": "8"}, 8),
+    ],
+)
+def test_places_where_image_and_kernel_meet(window, pairs):
+    size, kernel = 8, int(window["size"])
+    stride, spread = int(window.get("stride", 1)), int(window.get("lhs_dilate", 1))
+    before, after = map(int, window.get("pad", "0_0").split("_"))
+    output = ((size - 1) * spread + 1 + before + after - kernel) // stride + 1
+    assert hlo._meetings(size, kernel, output, window) == pairs
