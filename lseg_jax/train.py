@@ -53,9 +53,9 @@ def initial_model(config: ml_collections.ConfigDict, settings: Training) -> LSeg
     """
     tokenizer = config.tokenizer or None
     if config.checkpoint:
-        model = load(config.checkpoint, tokenizer=tokenizer)
+        given = load(config.checkpoint, tokenizer=tokenizer)
         computed = {name: config.model[name] for name in ("dtype", "remat")}
-        return dataclasses.replace(model, config=dataclasses.replace(model.config, **computed))
+        return dataclasses.replace(given, config=dataclasses.replace(given.config, **computed))
     model = LSegConfig.from_dict(config.model.to_dict())
     parts = []
     if config.pretrained.text:
