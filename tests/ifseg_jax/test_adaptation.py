@@ -138,7 +138,7 @@ def test_image_free_loss(micro_model, image_free):
         batch = artificial_batch(map_key, SETTINGS.batch_size, len(CATEGORIES), 4, 32, SETTINGS.max_side)
         cells = words.categories[batch.grids]
         return adaptation.segmentation_loss(
-            micro_model.config, variables, words, cells, batch.targets, dropout_key, row_block=32
+            micro_model.config, variables, words, adaptation.Examples(cells, batch.targets), dropout_key, row_block=32
         )
 
     np.testing.assert_allclose(metrics["loss"], expected(micro_model.variables, words), rtol=1e-4)

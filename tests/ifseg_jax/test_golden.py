@@ -83,7 +83,8 @@ def test_training_loss_and_gradients(models):
     @jax.value_and_grad
     def loss(trained, unused, words, cells, target):
         variables = state_dicts.unflatten({**unused, **trained})
-        return adaptation.segmentation_loss(config, variables, words, cells, target, jax.random.key(0), 16)
+        examples = adaptation.Examples(cells, target)
+        return adaptation.segmentation_loss(config, variables, words, examples, jax.random.key(0), 16)
 
     value, gradients = loss(trained, unused, words, cells, target)
     np.testing.assert_allclose(value, golden.arrays["artificial_loss"], rtol=0, atol=1e-5)

@@ -49,8 +49,6 @@ def test_what_does_not_fit_is_said(tmp_path):
         (("--topology=v9:2x2",), "topology 'v9:2x2' is not like v5e:4x4"),
         (("--libtpu=nowhere",), "nowhere: no libtpu.so below"),
         (("--mesh=data=3",), "asks for 3 devices, which does not fit the 8"),
-        (("--mesh=tensor=8",), "4 attention heads cannot be divided into 8 parts"),
-        (("--config.adaptation.batch_size=12",), "a batch of 12 cannot be divided into 8 parts"),
     ],
 )
 def test_refusals(arguments, message):

@@ -1,9 +1,11 @@
-"""What several processes make together: rows of batches, and counts of pixels. Printed by process 0.
+"""What several processes make together: rows of batches, counts of pixels, and a training run. Printed by process 0.
 
-python tests/scale/processes.py [--coordinator=HOST:PORT --num_processes=N --process_id=I]
+python tests/scale/processes.py WORKDIR [--coordinator=HOST:PORT --num_processes=N --process_id=I]
 """
 
+import functools
 import json
+import sys
 import zlib
 from typing import NamedTuple
 
@@ -17,6 +19,8 @@ from lseg_jax.training import Training
 from vlseg import cli, distributed, sharding
 from vlseg.data.folder import Example
 from vlseg.evaluation import confusion, fewshot
+from vlseg.training.compilation import compile_step
+from vlseg.training.loop import Schedule, train
 
 CLASSES, IMAGES, BATCH = 7, 10, 8
 SETTINGS = Training(batch_size=BATCH, base_size=32, crop_size=32, seed=4)
@@ -71,15 +75,44 @@ def scores():
     return {"iou": whole.iou, "pixels": whole.label_pixels, "aacc": whole.aacc, "few": [few.miou, few.fb_iou]}
 
 
-def main(_):
+def step(mesh):
+    """Of a linear model of the mean colour, whose batches come from all processes."""
+    rows = sharding.own_rows(mesh, BATCH)
+    batches = named_batches([Drawn(0), Drawn(1)], SETTINGS, rows=rows)
+
+    def update(state, batch):
+        def loss(weight):
+            return jnp.mean((jnp.mean(batch.images / 255.0, axis=(1, 2)) @ weight - batch.sets) ** 2)
+
+        value, gradient = jax.value_and_grad(loss)(state["weight"])
+        return {"weight": state["weight"] - 0.1 * gradient}, {"loss": value}
+
+    compiled = compile_step(update, mesh)
+    return lambda state, number: compiled(state, sharding.place_batch(batches(number), mesh, BATCH))
+
+
+def losses(mesh, workdir):
+    """Of a run that is stopped after half of its steps and goes on."""
+    found = {}
+
+    def keep(number, metrics):
+        found[number] = metrics["loss"]
+
+    for steps in (10, 20):
+        state = sharding.place({"weight": jnp.zeros(3)}, mesh)
+        train(state, step(mesh), workdir, Schedule(steps, 1, 4, checkpoint_minutes=1e-9), on_log=keep)
+    return [found[number] for number in sorted(found)]
+
+
+def main(workdir, _):
     distributed.initialize()
     mesh = sharding.make_mesh("")
     batches = [fingerprints(mesh, step) for step in (0, 1, 5, 100)]
-    found = {"processes": jax.process_count(), "batches": batches, **scores()}
+    found = {"processes": jax.process_count(), "batches": batches, "losses": losses(mesh, workdir), **scores()}
     if distributed.is_main():
         print(json.dumps(found))
 
 
 if __name__ == "__main__":
     distributed.define_flags()
-    cli.run(main)
+    cli.run(functools.partial(main, sys.argv.pop(1)), usage=__doc__)

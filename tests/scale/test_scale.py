@@ -50,13 +50,13 @@ def together(count, script, *arguments, devices=1):
 
 
 @pytest.fixture(scope="module")
-def alone():
-    return results(start("processes.py"))
+def alone(tmp_path_factory):
+    return results(start("processes.py", tmp_path_factory.mktemp("alone")))
 
 
 @pytest.fixture(scope="module")
-def four():
-    return together(4, "processes.py")
+def four(tmp_path_factory):
+    return together(4, "processes.py", tmp_path_factory.mktemp("four"))
 
 
 def test_four_processes_make_the_batches_of_one(alone, four):
@@ -82,6 +82,11 @@ def test_metrics_of_four_processes_are_those_of_one_and_of_numpy(alone, four):
     assert four["pixels"] == table.sum(1).tolist()
 
 
+def test_training_in_four_processes_has_the_losses_of_one(alone, four):
+    assert len(alone["losses"]) == 20 and alone["losses"][-1] < 0.9 * alone["losses"][0]
+    np.testing.assert_allclose(four["losses"], alone["losses"], rtol=1e-5)
+
+
 MESHES = 10
 FEW = ["data=2,fsdp=2,tensor=2"]
 
@@ -91,7 +96,7 @@ def assert_equal_to_one_device(report):
         assert loss < 1e-5 and gradient < 1e-5, mesh
 
 
-@pytest.mark.parametrize("model", ["image_free", "lseg"])
+@pytest.mark.parametrize("model", [pytest.param("image_free", marks=pytest.mark.slow), "lseg"])
 def test_a_mesh_of_eight_devices_computes_what_one_does(model):
     assert_equal_to_one_device(results(start("meshes.py", model, *FEW, devices=8)))
 
@@ -108,10 +113,8 @@ def losses(workdir):
     return [json.loads(line)["loss"] for line in (workdir / "metrics.jsonl").read_text().splitlines()]
 
 
-@pytest.mark.parametrize(
-    "model",
-    [pytest.param("image_free", marks=pytest.mark.slow), pytest.param("supervised", marks=pytest.mark.slow), "lseg"],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("model", ["image_free", "supervised", "lseg"])
 def test_two_processes_have_the_losses_of_one(model, tmp_path):
     results(start("training.py", model, tmp_path / "one", 20))
     together(2, "training.py", model, tmp_path / "two", 20)

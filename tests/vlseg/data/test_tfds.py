@@ -12,7 +12,7 @@ from PIL import Image
 
 from configs import ifseg_base, lseg_base
 from tests.commands import ROOT, Commands, files_in
-from tests.vlseg.data.test_catalog import CITYSCAPES_IDS, ade20k, camvid_original, cityscapes, fss
+from tests.samples import CITYSCAPES_IDS, ade20k, camvid_original, cityscapes, fss
 from tests.vlseg.data.test_prepared import assert_same
 from vlseg import labels
 from vlseg.data import tfds_builder
