@@ -1,6 +1,6 @@
 """Checkpoints of a training run, with Orbax, and the configuration that they belong to.
 
-Several processes write a checkpoint together, so they need a working directory that all of them see.
+Several processes write a checkpoint together, so they need a working directory that all of them see; a bucket is one.
 """
 
 import contextlib
@@ -74,17 +74,19 @@ class Checkpoints:
 
         Raises:
             CheckpointError: the stored state has another structure than `like`.
+            StorageError: a bucket cannot be reached, or denies access.
         """
         step = self.latest
         if step is None:
             return like, 0
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
-        try:
-            return self._manager.restore(step, args=ocp.args.StandardRestore(abstract)), step
-        except (ValueError, KeyError, TypeError) as error:
-            raise CheckpointError(
-                f"checkpoint {step} of this working directory does not fit the model: {str(error).splitlines()[0]}"
-            ) from error
+        with remote.errors(self._path, StorageError) if self._is_remote else contextlib.nullcontext():
+            try:
+                return self._manager.restore(step, args=ocp.args.StandardRestore(abstract)), step
+            except (ValueError, KeyError, TypeError) as error:
+                raise CheckpointError(
+                    f"checkpoint {step} of this working directory does not fit the model: {str(error).splitlines()[0]}"
+                ) from error
 
     def save(self, step: int, state: Any) -> None:
         """Saves `state`, a dict of arrays, unless that step is saved already. Returns before the files are complete.

@@ -12,6 +12,7 @@ import pytest
 from tests.buckets import stand_in
 from tests.vlseg.training.test_training import CONFIG, after, assert_identical, fresh, lines, step, stopped_at
 from vlseg.errors import ConfigError, StorageError
+from vlseg.training import writers
 from vlseg.training.checkpoints import open_workdir
 from vlseg.training.loop import NonFiniteLossError, Schedule, train
 
@@ -67,8 +68,10 @@ def test_half_written_checkpoints_are_ignored(workdir):
     assert asked == [2, 3] and finished(workdir) == [2, 4]
 
 
-def test_lines_come_before_the_checkpoint_that_follows_them(workdir, monkeypatch):
-    """Whoever goes on from a checkpoint after the process was killed finds them."""
+@pytest.mark.parametrize(("checkpoint_every", "period"), [(3, 30), (9, 0)])
+def test_lines_are_there_when_a_checkpoint_is_and_after_a_while(workdir, monkeypatch, checkpoint_every, period):
+    """Whoever goes on after the process was killed finds them."""
+    monkeypatch.setattr(writers, "_PERIOD", period)
     found = []
 
     def looking(state, number):
@@ -76,7 +79,7 @@ def test_lines_come_before_the_checkpoint_that_follows_them(workdir, monkeypatch
             found.extend(line["step"] for line in lines(workdir))
         return step(state, number)
 
-    train(fresh(), looking, URL, Schedule(4, 1, 3))
+    train(fresh(), looking, URL, Schedule(4, 1, checkpoint_every))
     assert found == [1, 2, 3]
 
 
