@@ -17,7 +17,7 @@ from ifseg_jax.inference import Prediction, WordEmbeddings
 from ifseg_jax.knn import knn_average
 from ifseg_jax.official import Converted
 from ifseg_jax.vocabulary import Tokenizer, Words, encode_categories, load_tokenizer
-from vlseg import visualize
+from vlseg import files, remote, visualize
 from vlseg.data import images as image_files
 from vlseg.data.folder import names_from
 from vlseg.errors import CheckpointError, ConfigError, VocabularyError
@@ -314,8 +314,11 @@ class IFSeg:
     def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
         """Writes a directory of safetensors and JSON that `load` reads anywhere; whole or not at all.
 
+        It may be one of a bucket (`gs://...`), where a part of it is never taken for a model.
+
         Raises:
             StorageError: it exists and `overwrite` is False, or it cannot be written.
+            ConfigError: a package for its bucket is missing.
         """
         settings = {
             "inference": dataclasses.asdict(self.inference),
@@ -368,7 +371,7 @@ def load(
 
     Args:
         source: "tiny" (bundled), the name of an official checkpoint such as "ofa_base" (downloaded once), an official
-            `.pt`, or a directory written by `IFSeg.save`.
+            `.pt`, or a directory written by `IFSeg.save`; either also in a bucket (`gs://...`, copied once).
         tokenizer: a callable from a text to ids, or what `load_tokenizer` takes; by default the model's own, if any.
         options: fields of `OFAConfig` named in `OPTIONS`, e.g. `dtype="bfloat16"`.
 
@@ -406,12 +409,14 @@ def load(
 
 
 def resolve(source: str | os.PathLike[str]) -> Path:
-    """Path of a checkpoint given as for `load`; official ones are downloaded at the first use."""
+    """Path of a checkpoint given as for `load`; official ones and those in buckets are downloaded at the first use."""
     from ifseg_jax import download
 
     name = os.fspath(source)
     if name == BUNDLED:  # a folder of that name is ./tiny
         return Path(__file__).with_name(BUNDLED)
+    if files.is_remote(name):
+        return remote.local_copy(name, storage.CONFIG_FILE, CheckpointError)
     if Path(name).exists():
         return Path(name)
     if name in download.OFFICIAL_CHECKPOINTS:

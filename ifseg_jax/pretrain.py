@@ -27,6 +27,7 @@ from ifseg_jax.vocabulary import PAD
 from vlseg import cli
 from vlseg.data import tiny_world
 from vlseg.training import checkpoints, loop, optimizers
+from vlseg.training.checkpoints import Place
 
 SPECIAL_WORDS = 4
 
@@ -83,7 +84,7 @@ def make_step(config: ml_collections.ConfigDict, model: OFA, words: tasks.TaskWo
     return optimizer, step
 
 
-def pretrain(config: ml_collections.ConfigDict, workdir: str | Path) -> Path:
+def pretrain(config: ml_collections.ConfigDict, workdir: str | Path) -> Place:
     """Runs or resumes pre-training and writes the model.
 
     Returns:

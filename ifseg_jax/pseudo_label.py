@@ -120,7 +120,9 @@ def main(_: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    flags.DEFINE_string("checkpoint", "tiny", "tiny, ofa_base (or another size), a .pt file or a model directory.")
+    flags.DEFINE_string(
+        "checkpoint", "tiny", "tiny, ofa_base (or another size), a .pt or a model directory; gs://... too."
+    )
     flags.DEFINE_string("tokenizer", None, "Directory or hub name of a tokenizer; not needed for tiny.")
     flags.DEFINE_string("images", None, "A file, a directory, a pattern, or several with commas.")
     data_flags.define(required=False)

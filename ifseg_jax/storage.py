@@ -17,7 +17,7 @@ from ifseg_jax import official
 from ifseg_jax.config import OFAConfig
 from ifseg_jax.official import Converted
 from ifseg_jax.shapes import Shape, official_shapes, parameter_shapes
-from vlseg import files, state_dicts, torch_files
+from vlseg import files, remote, state_dicts, torch_files
 from vlseg.errors import CheckpointError, ConfigError
 from vlseg.safetensors_files import open_safetensors, read_variables, save_safetensors
 from vlseg.state_dicts import ArrayTensor, TensorSource
@@ -107,17 +107,17 @@ def write_directory(
     """Writes a directory of ours; whole or not at all.
 
     Args:
-        path: must not exist unless `overwrite`.
+        path: local or of a bucket (`gs://...`); must not exist unless `overwrite`.
         settings: JSON-ready parts of config.json besides the model's own.
         words: a word-level vocabulary to copy into it.
 
     Raises:
-        StorageError: it cannot be written.
+        StorageError: it cannot be written. ConfigError: a package for its bucket is missing.
     """
     described = {"format": FORMAT, "version": VERSION, "model": config.to_dict()}
     described |= {"tied": list(converted.tied), "fresh": list(converted.fresh)}
     flat = {name: np.ascontiguousarray(value) for name, value in state_dicts.flatten(converted.variables).items()}
-    with files.atomic_directory(path, overwrite=overwrite) as temporary:
+    with remote.directory(path, CONFIG_FILE, overwrite) as temporary:
         save_safetensors(flat, temporary / WEIGHTS_FILE, path)
         if converted.carried:
             # Unlike np.ascontiguousarray this leaves scalars what they are.

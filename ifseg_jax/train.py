@@ -3,7 +3,8 @@
 python -m ifseg_jax.train --config=configs/coco.py --config.tokenizer=BPE_DIRECTORY --workdir=runs/coco
 
 WORKDIR receives config.json, checkpoints, metrics.jsonl, TensorBoard events, and at the end WORKDIR/model, which
-`ifseg_jax.load`, evaluate, predict and export read. The same command continues a run that was stopped.
+`ifseg_jax.load`, evaluate, predict and export read. It may be gs://BUCKET/FOLDER. The same command continues a run that
+was stopped.
 """
 
 import dataclasses
@@ -28,6 +29,7 @@ from vlseg.data.sources import Dataset, open_section, without_folders
 from vlseg.data.stream import Stream, prefetched
 from vlseg.errors import ConfigError
 from vlseg.training import checkpoints, loop
+from vlseg.training.checkpoints import Place
 from vlseg.training.speed import Work
 
 MODES = ("image_free", "supervised")
@@ -69,7 +71,7 @@ def supervised_batches(
     return batch
 
 
-def train(config: ml_collections.ConfigDict, workdir: str | Path) -> Path:
+def train(config: ml_collections.ConfigDict, workdir: str | Path) -> Place:
     """Runs or resumes a training run and writes its model.
 
     Returns:
@@ -161,7 +163,7 @@ def _open(section: ml_collections.ConfigDict, categories: tuple[str, ...]) -> Da
     return dataset
 
 
-def report(model: IFSeg, dataset: Dataset, path: Path) -> None:
+def report(model: IFSeg, dataset: Dataset, path: Place) -> None:
     """Scores the model, prints the result, and leaves a picture of the first images."""
     rounds = [0, model.inference.knn_iterations] if model.inference.knn_iterations else [0]
     results = evaluate(model, dataset, rounds, categories=model.categories)
@@ -193,6 +195,11 @@ def main(_: list[str]) -> Any:
 if __name__ == "__main__":
     config_flags.DEFINE_config_file("config", help_string="A file such as configs/coco.py.")
     flags.mark_flag_as_required("config")
-    flags.DEFINE_string("workdir", None, "Where everything of this run goes; every process must see it.", required=True)
+    flags.DEFINE_string(
+        "workdir",
+        None,
+        "Where everything of this run goes: a folder that every process sees, or gs://BUCKET/FOLDER.",
+        required=True,
+    )
     distributed.define_flags()
     cli.run(main)

@@ -55,7 +55,7 @@ def main(_: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    flags.DEFINE_string("checkpoint", None, "An official .ckpt or a model directory.", required=True)
+    flags.DEFINE_string("checkpoint", None, "An official .ckpt or a model directory; gs://... too.", required=True)
     model_flags.define_block()
     flags.DEFINE_string("out", None, "A new directory, or a file that ends in .ckpt.", required=True)
     cli.run(main)

@@ -10,7 +10,6 @@ import contextlib
 import itertools
 import sys
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -27,6 +26,7 @@ from vlseg.data import fewshot as data
 from vlseg.data.fewshot import Episode, FewShotDataset
 from vlseg.evaluation import fewshot
 from vlseg.evaluation.fewshot import FewShotMetrics
+from vlseg.training.checkpoints import Place
 
 
 def evaluate(model: LSeg, dataset: FewShotDataset, *, batch_size: int = 1, side: int | None = None) -> FewShotMetrics:
@@ -66,7 +66,7 @@ def _batches(dataset: FewShotDataset, size: int) -> Iterator[Sequence[Episode]]:
         yield batch
 
 
-def report(model: LSeg, dataset: FewShotDataset, out: Path | None, *, batch_size: int = 1) -> None:
+def report(model: LSeg, dataset: FewShotDataset, out: Place | None, *, batch_size: int = 1) -> None:
     """Scores the model, prints the result, and writes it to fewshot.json in a folder, if there is one."""
     metrics = evaluate(model, dataset, batch_size=batch_size)
     if not distributed.is_main():

@@ -17,7 +17,7 @@ from lseg_jax import inference, storage, text
 from lseg_jax.config import DTYPES, LSegConfig, TextConfig
 from lseg_jax.official import Converted
 from lseg_jax.tokenizers import Tokenizer, check_labels, clip_tokenizer, load_tokenizer, tokenize
-from vlseg import visualize
+from vlseg import files, remote, visualize
 from vlseg.data import images as image_files
 from vlseg.data.images import ImageSource
 from vlseg.errors import CheckpointError, ConfigError, ImageError, VocabularyError
@@ -233,8 +233,11 @@ class LSeg:
     def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
         """Writes a directory of safetensors and JSON that `load` reads anywhere; whole or not at all.
 
+        It may be one of a bucket (`gs://...`), where a part of it is never taken for a model.
+
         Raises:
             StorageError: it exists and `overwrite` is False, or it cannot be written.
+            ConfigError: a package for its bucket is missing.
         """
         settings = {"inference": dataclasses.asdict(self.inference), "labels": list(self.labels)}
         storage.write_directory(path, self.config, self.converted(), settings, self.known, overwrite)
@@ -294,7 +297,8 @@ def load(
     """Loads a model.
 
     Args:
-        source: "tiny" (bundled), an official Lightning checkpoint (`.ckpt`), or a directory written by `LSeg.save`.
+        source: "tiny" (bundled), an official Lightning checkpoint (`.ckpt`), or a directory written by `LSeg.save`;
+            either also in a bucket (`gs://...`, copied once).
         tokenizer: of CLIP: a callable from a text to ids, or what `tokenizers.load_tokenizer` takes; by default the
             installed one. Models with the sentence encoder MiniLM need none.
         block, block_depth, activation: of an official checkpoint with a block, if its hyperparameters do not say:
@@ -344,10 +348,12 @@ def _labels(values: Any, path: Path) -> tuple[str, ...]:
 
 
 def resolve(source: str | os.PathLike[str]) -> Path:
-    """Path of a checkpoint given as for `load`."""
+    """Path of a checkpoint given as for `load`; those in buckets are downloaded at the first use."""
     name = os.fspath(source)
     if name == BUNDLED:  # a folder of that name is ./tiny
         return Path(__file__).with_name(BUNDLED)
+    if files.is_remote(name):
+        return remote.local_copy(name, storage.CONFIG_FILE, CheckpointError)
     if Path(name).exists():
         return Path(name)
     raise CheckpointError(f"no such checkpoint: {name} is neither a file, a directory nor {BUNDLED}")

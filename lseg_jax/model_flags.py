@@ -15,7 +15,7 @@ BLOCK_FLAGS = ("block", "block_depth", "activation")
 
 def define() -> None:
     """Defines --checkpoint, --tokenizer and the flags of `define_block`."""
-    flags.DEFINE_string("checkpoint", "tiny", "tiny, an official .ckpt or a model directory.")
+    flags.DEFINE_string("checkpoint", "tiny", "tiny, an official .ckpt or a model directory; gs://... too.")
     flags.DEFINE_string("tokenizer", None, "Directory or hub name of CLIP's tokenizer; default: the installed one.")
     define_block()
 

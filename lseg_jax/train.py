@@ -5,7 +5,8 @@ python -m lseg_jax.train --config=configs/lseg_folder.py --config.data.source=FO
 A folder holds images/, labels/ (PNG) and names.txt; instead of it NAME:ROOT is a data set of the catalog in its
 official layout (`python -m vlseg.data.list`), such as ade20k:/data/ade20k. Several are given with commas. WORKDIR
 receives config.json, checkpoints, metrics.jsonl, TensorBoard events, and at the end WORKDIR/model, which
-`lseg_jax.load`, evaluate, predict and export read. The same command continues a run that was stopped.
+`lseg_jax.load`, evaluate, predict and export read; it may be gs://BUCKET/FOLDER. The same command continues a run that
+was stopped.
 """
 
 import dataclasses
@@ -35,6 +36,7 @@ from vlseg.data.stream import prefetched
 from vlseg.errors import ConfigError
 from vlseg.evaluation.sliding_window import Scheme
 from vlseg.training import checkpoints, loop
+from vlseg.training.checkpoints import Place
 from vlseg.training.speed import Work
 
 LABEL_SETS = ("names", "others")
@@ -138,7 +140,7 @@ def read_weights(section: ml_collections.ConfigDict) -> list[float] | None:
         raise ConfigError(f"config.data.weights {section.weights!r} is not like 2,1: {error}") from error
 
 
-def train(config: ml_collections.ConfigDict, workdir: str | Path) -> Path:
+def train(config: ml_collections.ConfigDict, workdir: str | Path) -> Place:
     """Runs or resumes a training run and writes its model.
 
     Returns:
@@ -235,7 +237,7 @@ def open_evaluation(section: ml_collections.ConfigDict) -> Dataset | None:
     return first
 
 
-def report(model: LSeg, dataset: Dataset, path: Path) -> None:
+def report(model: LSeg, dataset: Dataset, path: Place) -> None:
     """Scores the model, prints the result, and leaves a picture of the first images."""
     metrics = evaluate(model, dataset)
     if not distributed.is_main():
@@ -260,6 +262,11 @@ def main(_: list[str]) -> Any:
 if __name__ == "__main__":
     config_flags.DEFINE_config_file("config", help_string="A file such as configs/lseg_ade20k.py.")
     flags.mark_flag_as_required("config")
-    flags.DEFINE_string("workdir", None, "Where everything of this run goes; every process must see it.", required=True)
+    flags.DEFINE_string(
+        "workdir",
+        None,
+        "Where everything of this run goes: a folder that every process sees, or gs://BUCKET/FOLDER.",
+        required=True,
+    )
     distributed.define_flags()
     cli.run(main)

@@ -39,9 +39,13 @@ def atomic_write_bytes(path: PathLike, data: bytes) -> None:
 
     Raises:
       StorageError: the destination is full, read-only, absent or not a file; nothing is left behind.
+      ConfigError: a package for an object store is missing.
     """
     if is_remote(path):
-        _write_remote(os.fspath(path), data)
+        # Imported here: local paths are the rule, and that module needs this one.
+        from vlseg import remote
+
+        remote.write(path, data)
         return
     with atomic_file(path) as file:
         file.write(data)
@@ -166,14 +170,6 @@ def cache_directory() -> Path:
 def is_remote(path: PathLike) -> bool:
     """Whether a path names an object store, such as "gs://bucket/run"."""
     return re.match(r"[a-z][a-z0-9+.-]*://", os.fspath(path)) is not None
-
-
-def _write_remote(path: str, data: bytes) -> None:
-    # Imported here: local paths are the rule, and this brings in the clients of object stores.
-    from etils import epath
-
-    with storage_errors(path):
-        epath.Path(path).write_bytes(data)  # object stores show an object only when it is complete
 
 
 def _hidden_sibling(target: Path) -> Path:

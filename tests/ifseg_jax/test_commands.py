@@ -12,6 +12,7 @@ import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
+import fsspec
 import jax
 import jax.export
 import numpy as np
@@ -23,6 +24,7 @@ import ifseg_jax
 from ifseg_jax import export, storage
 from ifseg_jax.adaptation import IGNORED, Adaptation
 from ifseg_jax.train import supervised_batches
+from tests.buckets import stand_in
 from tests.commands import Commands, ending, files_in, finish
 from vlseg import torch_files
 from vlseg.data import images as image_files
@@ -498,8 +500,31 @@ def test_a_working_directory_of_another_run(trained, micro_directory, tmp_path, 
     (tmp_path / "file").write_text("")
     line = refusal(capsys, "train", *train_flags(micro_directory, tmp_path / "file"))
     assert "cannot make the working directory" in line
+
+
+def test_training_into_a_bucket(trained, micro_directory, photo, tmp_path, monkeypatch, capsys):
+    """From the last checkpoint on, which saves the time to compile a step."""
+    stand_in(tmp_path, monkeypatch)
+    run = tmp_path / "bucket/run"
+    shutil.copytree(trained / "checkpoints", run / "checkpoints")
+    for folder in (run / f"checkpoints/{STEPS}", run / f"checkpoints/{STEPS}/default"):
+        (folder / "commit_success.txt").touch()
+    monkeypatch.setenv("VLSEG_CACHE", str(tmp_path / "cache"))
+    assert call("train", *train_flags(micro_directory, "gs://bucket/run")) == 0
+    assert capsys.readouterr().out.endswith("wrote gs://bucket/run/model\n")
+    assert {"config.json", "model/config.json"} <= files_in(run)
+    weights = (run / "model" / storage.WEIGHTS_FILE).read_bytes()
+    assert weights == (trained / "model" / storage.WEIGHTS_FILE).read_bytes()
+    assert ifseg_jax.load("gs://bucket/run/model").categories == NAMES
+    line = refusal(capsys, "predict", "--checkpoint=gs://bucket/x", f"--images={photo}", f"--out={tmp_path / 'out'}")
+    assert "gs://bucket/x: there is no such bucket or object" in line
+
+    def absent(*_, **__):
+        raise ImportError("Please install gcsfs to access Google Storage")
+
+    monkeypatch.setattr(fsspec, "url_to_fs", absent)
     line = refusal(capsys, "train", *train_flags(micro_directory, "gs://bucket/run"))
-    assert "gs://bucket/run is no local directory" in line
+    assert 'pip install "vlseg-jax[gcs]"' in line
 
 
 def test_targets_that_cannot_be(micro_directory, golden_square, tmp_path, capsys):

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import shutil
+import uuid
 
 import jax
 import numpy as np
@@ -75,6 +76,20 @@ def test_saving_replaces_only_when_asked(micro_model, tmp_path):
     again = ifseg_jax.load(tmp_path / "model")
     again.save(tmp_path / "model", overwrite=True)
     assert ifseg_jax.load(tmp_path / "model").categories == ("grass",)
+
+
+def test_models_in_buckets(micro_directory, tmp_path, monkeypatch):
+    monkeypatch.setenv("VLSEG_CACHE", str(tmp_path))
+    url = f"memory://{uuid.uuid4().hex}/model"
+    ifseg_jax.load(micro_directory).save(url)
+    again = ifseg_jax.load(url)
+    again.save(tmp_path / "again")
+    for path in sorted(micro_directory.iterdir()):
+        if path.name != storage.CONFIG_FILE:
+            assert (tmp_path / "again" / path.name).read_bytes() == path.read_bytes()
+    assert again.words(["grass"]) == ifseg_jax.load(micro_directory).words(["grass"])
+    with pytest.raises(CheckpointError, match=f"^{url}x: there is no such bucket or object"):
+        ifseg_jax.load(f"{url}x")
 
 
 def test_load_options(micro_directory, micro_model):

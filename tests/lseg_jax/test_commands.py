@@ -438,7 +438,6 @@ def test_a_working_directory_of_another_run(run, folder, capsys):
     line = refusal(capsys, "train", *train_flags(folder, run[0], training__learning_rate=0.5))
     assert "other settings (training.learning_rate)" in line
     assert files_in(run[0]) == before
-    assert "gs://bucket/run is no local directory" in refusal(capsys, "train", *train_flags(folder, "gs://bucket/run"))
     assert "evaluation" in FREE
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import json
+import uuid
 
 import jax
 import numpy as np
@@ -218,6 +219,16 @@ def test_files_that_are_cut(micro_model, tmp_path):
 def directory(micro_model, tmp_path):
     storage.write_directory(tmp_path / "model", micro_model.config, converted(micro_model), {})
     return tmp_path / "model"
+
+
+def test_models_in_buckets(directory, tmp_path, monkeypatch):
+    monkeypatch.setenv("VLSEG_CACHE", str(tmp_path))
+    url = f"memory://{uuid.uuid4().hex}/model"
+    lseg_jax.load(directory).save(url)
+    lseg_jax.load(url).save(tmp_path / "again")
+    assert (tmp_path / "again" / storage.WEIGHTS_FILE).read_bytes() == (directory / storage.WEIGHTS_FILE).read_bytes()
+    with pytest.raises(CheckpointError, match=f"^{url}x: there is no such bucket or object"):
+        lseg_jax.load(f"{url}x")
 
 
 def edit(directory, **changes):

@@ -6,7 +6,7 @@ root/00000-of-00012.array_record   a record for each example: picture as it was 
 ```
 
 `root` may be a folder of a bucket (gs://...). It is written to the temporary folder and then uploaded, prepared.json
-last; and it is read from a copy in the cache, see `vlseg.data.remote`.
+last; and it is read from a copy in the cache, see `vlseg.remote`.
 """
 
 import io
@@ -25,8 +25,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from tqdm import tqdm
 
-from vlseg import files
-from vlseg.data import remote
+from vlseg import files, remote
 from vlseg.data.folder import Example, check_sizes
 from vlseg.data.images import decode_image, decode_label
 from vlseg.errors import DatasetError, StorageError, one_line
@@ -112,13 +111,13 @@ def is_prepared(root: str | os.PathLike[str]) -> bool:
 def _fetched(url: str) -> Path:
     """A local copy of a prepared data set in a bucket."""
     try:
-        names = json.loads(remote.read(f"{url.rstrip('/')}/{INFO_FILE}"))["files"]
+        names = json.loads(remote.read(f"{url.rstrip('/')}/{INFO_FILE}", DatasetError))["files"]
         # A name must not lead out of the folder.
         if not all(name == Path(name).name for name in names):
             raise ValueError("a file lies outside")
     except (ValueError, KeyError, TypeError) as error:
         raise DatasetError(f"{url}: is not a prepared data set, or is damaged: {one_line(error)}") from error
-    return remote.fetch(url, [*names, INFO_FILE])
+    return remote.fetch(url, [*names, INFO_FILE], DatasetError)
 
 
 def check_absent(target: str | os.PathLike[str]) -> None:

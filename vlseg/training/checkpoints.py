@@ -1,6 +1,6 @@
 """Checkpoints of a training run, with Orbax, and the configuration that they belong to.
 
-Several processes write a checkpoint together, so they need a working directory that all of them see.
+Several processes write a checkpoint together, so they need a working directory that all of them see; a bucket is one.
 """
 
 import contextlib
@@ -10,13 +10,17 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 import orbax.checkpoint as ocp
+from etils import epath
 
-from vlseg import distributed, files
+from vlseg import distributed, files, remote
 from vlseg.errors import CheckpointError, ConfigError, StorageError
+
+Place: TypeAlias = Path | epath.Path
+"""A path, local or of a bucket."""
 
 CONFIG_FILE = "config.json"
 PACKAGES = ("vlseg-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
@@ -26,7 +30,8 @@ PACKAGES = ("vlseg-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "
 class Checkpoints:
     """Saves and restores the state of one run in `workdir/checkpoints`.
 
-    Orbax writes each step into a temporary directory and renames it, so a half-written checkpoint is never restored.
+    Orbax writes each step into a temporary directory and renames it, so a half-written checkpoint is never restored. In
+    a bucket, where nothing can be renamed, each has a file commit_success.txt that is written last.
     """
 
     def __init__(
@@ -38,12 +43,24 @@ class Checkpoints:
     ) -> None:
         """The last `keep` checkpoints stay, and those whose step is a multiple of `keep_period`.
 
-        `config` is recorded beside them, with the versions of packages.
+        `config` is recorded beside them, with the versions of packages; in a bucket, in each of them.
+
+        Raises:
+            StorageError: a bucket cannot be reached, or denies access. ConfigError: a package for it is missing.
         """
         options = ocp.CheckpointManagerOptions(max_to_keep=keep, keep_period=keep_period)
-        self._path = Path(workdir).absolute() / "checkpoints"
         described = {"config": json.loads(json.dumps(config)), "versions": _versions()}
-        self._manager = ocp.CheckpointManager(self._path, options=options, metadata=described)
+        self._is_remote = files.is_remote(workdir)
+        if not self._is_remote:
+            self._path: Place = Path(workdir).absolute() / "checkpoints"
+            self._described = None
+            self._manager = ocp.CheckpointManager(self._path, options=options, metadata=described)
+            return
+        self._path = epath.Path(workdir) / "checkpoints"
+        # What is said once of all needs an empty folder, which buckets do not have.
+        self._described = described
+        with self._storage_errors():
+            self._manager = ocp.CheckpointManager(self._path, options=options)
 
     @property
     def latest(self) -> int | None:
@@ -57,17 +74,19 @@ class Checkpoints:
 
         Raises:
             CheckpointError: the stored state has another structure than `like`.
+            StorageError: a bucket cannot be reached, or denies access.
         """
         step = self.latest
         if step is None:
             return like, 0
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
-        try:
-            return self._manager.restore(step, args=ocp.args.StandardRestore(abstract)), step
-        except (ValueError, KeyError, TypeError) as error:
-            raise CheckpointError(
-                f"checkpoint {step} of this working directory does not fit the model: {str(error).splitlines()[0]}"
-            ) from error
+        with remote.errors(self._path, StorageError) if self._is_remote else contextlib.nullcontext():
+            try:
+                return self._manager.restore(step, args=ocp.args.StandardRestore(abstract)), step
+            except (ValueError, KeyError, TypeError) as error:
+                raise CheckpointError(
+                    f"checkpoint {step} of this working directory does not fit the model: {str(error).splitlines()[0]}"
+                ) from error
 
     def save(self, step: int, state: Any) -> None:
         """Saves `state`, a dict of arrays, unless that step is saved already. Returns before the files are complete.
@@ -78,7 +97,8 @@ class Checkpoints:
         if self.latest != step:
             self._check_room(sum(leaf.nbytes for leaf in jax.tree.leaves(state)))
             with self._storage_errors():
-                self._manager.save(step, args=ocp.args.StandardSave(state), force=True)
+                arguments = ocp.args.StandardSave(state)
+                self._manager.save(step, args=arguments, force=True, custom_metadata=self._described)
 
     def close(self) -> None:
         """Waits for pending writes."""
@@ -88,6 +108,8 @@ class Checkpoints:
 
     def _check_room(self, needed: int) -> None:
         """Raises StorageError if the disk is too full to begin: its threads would fail with a hundred tracebacks."""
+        if self._is_remote:
+            return
         free = shutil.disk_usage(self._path).free
         if free < needed:
             raise StorageError(
@@ -98,6 +120,10 @@ class Checkpoints:
     @contextlib.contextmanager
     def _storage_errors(self) -> Iterator[None]:
         """Whatever fails below Orbax while it writes, of its own type or TensorStore's, is a place that fails."""
+        if self._is_remote:
+            with remote.errors(self._path, StorageError):
+                yield
+            return
         try:
             yield
         except Exception as error:
@@ -119,11 +145,11 @@ def open_workdir(
     free: Sequence[str] = (),
     movable: Sequence[str] = (),
     kept: Callable[[str], str] = lambda path: Path(path).name,
-) -> Path:
+) -> Place:
     """Makes a working directory for this configuration, or checks that an existing one is of the same.
 
     Args:
-        workdir: a local directory.
+        workdir: a local directory, or a folder of a bucket, `gs://BUCKET/FOLDER`, which needs no making.
         config: JSON-ready settings.
         free: names of settings that may differ, with dots such as "benchmark.root"; all settings of a section by its
             name.
@@ -131,30 +157,23 @@ def open_workdir(
         kept: what must stay of such a path; by default its last part.
 
     Raises:
-        ConfigError: the directory is not local, or holds a run of another configuration; the settings that differ are
-            named.
-        StorageError: it cannot be made.
+        ConfigError: the directory holds a run of another configuration; the settings that differ are named. Or it is
+            neither local nor `gs://...`, or a package for that is missing.
+        StorageError: it cannot be made, or its bucket cannot be reached, or denies access.
     """
-    if files.is_remote(workdir):
-        raise ConfigError(f"{workdir} is no local directory; train into one and copy it, or mount the bucket")
-    path = Path(workdir)
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        reason = "a file of that name exists" if path.exists() else error.strerror
-        raise StorageError(f"cannot make the working directory {path}: {reason}") from error
+    path = _made(workdir)
     config = json.loads(json.dumps(config))
 
     def moved(name: str, before: Any, now: Any) -> bool:
         return name in movable and isinstance(before, str) and isinstance(now, str) and kept(before) == kept(now)
 
     recorded = path / CONFIG_FILE
-    if not recorded.exists():
+    if not _exists(recorded):
         if distributed.is_main():
             files.atomic_write_json(recorded, config)
         return path
     try:
-        before = json.loads(recorded.read_text())
+        before = json.loads(_content(recorded))
     except ValueError as error:
         raise ConfigError(f"{recorded} is not readable: {error}") from error
     different = sorted(
@@ -167,6 +186,28 @@ def open_workdir(
             f"{path} holds a run with other settings ({', '.join(different[:8])}); choose another --workdir"
         )
     return path
+
+
+def _made(workdir: str | os.PathLike[str]) -> Place:
+    if files.is_remote(workdir):
+        if not os.fspath(workdir).startswith("gs://"):
+            raise ConfigError(f"{os.fspath(workdir)}: a working directory is a local one or gs://BUCKET/FOLDER")
+        return epath.Path(workdir)
+    path = Path(workdir)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        reason = "a file of that name exists" if path.exists() else error.strerror
+        raise StorageError(f"cannot make the working directory {path}: {reason}") from error
+    return path
+
+
+def _exists(file: Place) -> bool:
+    return remote.exists(file) if files.is_remote(file) else bool(file.exists())
+
+
+def _content(file: Place) -> bytes:
+    return remote.read(file, StorageError) if files.is_remote(file) else bytes(file.read_bytes())
 
 
 def _differences(a: Any, b: Any, prefix: str = "") -> list[tuple[str, Any, Any]]:

@@ -1,11 +1,11 @@
 """The training loop: one compiled step, called until done, that can be stopped anywhere and resumed."""
 
+import contextlib
 import os
 import signal
 import sys
 import time
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -113,7 +113,7 @@ def train(
         step_function: (state, step) -> (state, metrics); all its randomness must be a function of the step, which is
             what makes a resumed run equal an uninterrupted one. `metrics` are scalars that stay on the device until
             they are logged; "loss" is checked to be finite.
-        workdir: for checkpoints, metrics.jsonl and TensorBoard.
+        workdir: for checkpoints, metrics.jsonl and TensorBoard; local or `gs://...`.
         schedule: see there. A checkpoint is also written at the end and on SIGTERM.
         on_log: called with the step and the metrics of each log line.
         work: what a step does, from which rates are computed.
@@ -121,6 +121,8 @@ def train(
 
     Raises:
         NonFiniteLossError: naming the step; the last checkpoint is from before.
+        CheckpointError: the newest checkpoint is of another model. StorageError: `workdir` fails or is full.
+        ConfigError: a package for its bucket is missing.
     """
     checkpoints = Checkpoints(workdir, schedule.keep, schedule.keep_period, config)
     state, first = checkpoints.restore(state)
@@ -132,7 +134,13 @@ def train(
     profiler = speed.Profiler(workdir, schedule.profile)
     started = saved = time.monotonic()
     stopped = False
-    try:
+    with contextlib.ExitStack() as closing:
+        # The last comes first; each is closed whatever becomes of the others.
+        closing.callback(checkpoints.close)
+        if writer:
+            closing.callback(writer.close)
+        closing.callback(bar.close)
+        closing.callback(profiler.close)
         with Interruption() as interruption:
             for step in range(first, schedule.steps):
                 done = step + 1
@@ -158,16 +166,12 @@ def train(
                         if on_log:
                             on_log(done, values)
                 if saving:
+                    if writer:
+                        writer.flush()  # a run that goes on from the checkpoint needs the lines before it
                     checkpoints.save(done, state)
                     saved = time.monotonic()
                 if stopped:
                     break
-    finally:
-        profiler.close()
-        bar.close()
-        if writer:
-            writer.close()
-        checkpoints.close()
     if stopped:
         sys.exit(STOPPED)
     return state
@@ -199,7 +203,7 @@ def _check_finite(
     step = done - len(pending) + 1 + bad[0]
     if distributed.is_main():
         record = {"step": step, "resumes_from": checkpoint, "loss_before": _before(losses, bad[0])}
-        files.atomic_write_json(Path(workdir) / FAILURE_FILE, record)
+        files.atomic_write_json(f"{os.fspath(workdir)}/{FAILURE_FILE}", record)
     raise NonFiniteLossError(
         f"the loss of step {step} is not finite; the same command repeats it from the checkpoint of step {checkpoint} "
         f"(noted in {FAILURE_FILE}); to go on, lower the learning rate in another --workdir"

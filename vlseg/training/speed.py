@@ -1,12 +1,11 @@
 """How fast training runs: rates, the share of the chip's peak, memory, and profiles."""
 
 import os
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 
-from vlseg import chips
+from vlseg import chips, remote
 
 
 class Work(NamedTuple):
@@ -41,14 +40,14 @@ class Profiler:
     """Writes a profile of some steps to `workdir`/profile, which TensorBoard's profile plugin and Perfetto show."""
 
     def __init__(self, workdir: str | os.PathLike[str], steps: tuple[int, int] | None) -> None:
-        self._path, self._steps = Path(workdir) / "profile", steps
-        self._running = False
+        self._path, self._steps = f"{os.fspath(workdir)}/profile", steps
+        self._running: remote.Staging | None = None
 
     def before(self, step: int) -> None:
         """To be called before a step."""
         if self._steps and step == self._steps[0]:
-            jax.profiler.start_trace(self._path)
-            self._running = True
+            self._running = remote.Staging(self._path)
+            jax.profiler.start_trace(self._running.folder)
 
     def after(self, step: int, results: Any) -> None:
         """To be called after a step, with what it has computed."""
@@ -60,4 +59,5 @@ class Profiler:
         """Ends a profile that a run was too short for."""
         if self._running:
             jax.profiler.stop_trace()
-            self._running = False
+            running, self._running = self._running, None
+            running.close()

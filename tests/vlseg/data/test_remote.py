@@ -8,7 +8,8 @@ import pytest
 
 from tests.commands import Commands
 from tests.vlseg.data.test_prepared import Many, assert_same
-from vlseg.data import prepared, remote
+from vlseg import remote
+from vlseg.data import prepared
 from vlseg.data.sources import open_dataset
 from vlseg.errors import ConfigError, DatasetError, StorageError
 
@@ -22,7 +23,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*found in sys.modules:RuntimeWa
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch):
     monkeypatch.setenv("VLSEG_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache/data"
+    return tmp_path / "cache/buckets"
 
 
 @pytest.fixture
