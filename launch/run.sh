@@ -32,7 +32,7 @@ install() {
     # The system images of TPU hosts have an older Python, or one that cannot make environments.
     python3 -m pip install --quiet --user uv
     python3 -m uv python install 3.11
-    base=$(python3 -m uv python find --no-project 3.11)
+    base=$(python3 -m uv python find --managed-python --no-project 3.11)
   fi
   "$base" -m venv --clear "$home/.venv"
   "$python" -m pip install --quiet --disable-pip-version-check --requirement "$home/requirements.txt" "jax[$1]==$version"
