@@ -45,7 +45,8 @@ pods: install $(LIBTPU)  ## compile for TPU slices of 8 to 256 chips; the table 
 
 # The compiler for TPUs, beside the other packages: among them it would make JAX look for a TPU.
 $(LIBTPU): $(INSTALLED)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-compile --target=$@ libtpu==0.0.42.1
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-compile --target=$@ libtpu==0.0.42.1 || \
+	  { echo "no libtpu for this machine: tests that compile for TPUs are left out" >&2; mkdir -p $@; }
 	@touch $@
 
 lint: install  ## style, format and types

@@ -38,7 +38,7 @@ def add_run_settings(config: ml_collections.ConfigDict) -> None:
     config.loading = loading_section()
     config.log_every = 50
     config.checkpoint_every = 500
-    config.checkpoint_minutes = 0.0  # also whenever so much time has passed; 0 for never
+    config.checkpoint_minutes = 0.0  # also with a log line when so much time has passed; 0 for never
     config.keep_checkpoints = 2
     config.keep_period = 0  # checkpoints at multiples of so many steps stay too; 0 for none
     config.profile = ""  # first and last step of a profile, such as "10:12"

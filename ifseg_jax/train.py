@@ -120,6 +120,7 @@ def train(config: ml_collections.ConfigDict, workdir: str | Path) -> Place:
         print(f"wrote {path / 'model'}", flush=True)
     if evaluation:
         report(result, evaluation, path)
+    distributed.wait_for_all("everything written")
     return path / "model"
 
 
@@ -188,7 +189,7 @@ def report(model: IFSeg, dataset: Dataset, path: Place) -> None:
 
 def main(_: list[str]) -> Any:
     """The command."""
-    distributed.initialize()
+    distributed.initialize(saves=True)
     train(flags.FLAGS.config, flags.FLAGS.workdir)
 
 

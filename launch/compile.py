@@ -42,8 +42,11 @@ ENVIRONMENT = {
 }
 """What keeps libtpu from looking for chips, and from waiting for others that compile."""
 
-EXTRA = {"v5e": (2, 2, 1), "v6e": (2, 2, 1), "v4": (2, 2, 1), "v5p": (2, 2, 1)}
-"""Chips of a host, by generation."""
+GENERATIONS = {"v5e": "default", "v6e": "default", "v4": "megacore", "v5p": "default"}
+"""How libtpu calls a chip whose cores are one device, by generation."""
+
+HOST = (2, 2, 1)
+"""Chips of a host."""
 
 
 class TopologyError(VlsegError):
@@ -59,15 +62,17 @@ def devices(topology: str, slices: int = 1) -> list[Any]:
     from jax.experimental import topologies
 
     generation, _, shape = topology.partition(":")
-    if generation not in EXTRA or not shape:
-        raise TopologyError(f"topology {topology!r} is not like v5e:4x4; known generations are {', '.join(EXTRA)}")
+    if generation not in GENERATIONS or not shape:
+        raise TopologyError(
+            f"topology {topology!r} is not like v5e:4x4; known generations are {', '.join(GENERATIONS)}"
+        )
     try:
         with _quiet():
             found = topologies.get_topology_desc(
                 platform="tpu",
                 topology_name=topology,
-                chip_config_name="default",
-                chips_per_host_bounds=EXTRA[generation],
+                chip_config_name=GENERATIONS[generation],
+                chips_per_host_bounds=HOST,
                 num_slices=slices,
             )
     except Exception as error:  # several kinds, from C++
@@ -75,7 +80,7 @@ def devices(topology: str, slices: int = 1) -> list[Any]:
     return list(found.devices)
 
 
-def report(program: Any, mesh: Any) -> dict[str, Any]:
+def report(program: Any, mesh: Any, slices: int = 1) -> dict[str, Any]:
     """Compiles a program of `launch.programs` and reads what a chip does in it.
 
     Returns:
@@ -87,7 +92,7 @@ def report(program: Any, mesh: Any) -> dict[str, Any]:
 
     chip = chips.chip_of(mesh.devices.flat[0])
     assert chip is not None, "the generations that can be asked for are in the table"
-    found: dict[str, Any] = {"program": program.name, "images": program.images, "chips": mesh.size}
+    found: dict[str, Any] = {"program": program.name, "images": program.images, "chips": mesh.size, "slices": slices}
     try:
         with _quiet():
             compiled = program.lower().compile()
@@ -139,6 +144,8 @@ def text(found: dict[str, Any], chip: str) -> str:
     for exchange in found["exchanges"]:
         kind = f"{exchange['kind']} of {exchange['group']}"
         lines.append(f"  {kind:<20}  {exchange['bytes'] / 1e6:9.2f} MB in {exchange['times']}")
+    if found["slices"] > 1:
+        lines.append("  not counted: exchanges between slices go over the data centre's network, which is slower")
     times = ", ".join(f"{name} {1e3 * found[f'{name}_seconds']:.1f}" for name in ("compute", "memory", "network"))
     lines.append(f"  at the published peaks {1e3 * found['roofline_seconds']:8.1f} ms ({times})")
     lines.append(f"  images/s               {found['images_per_second']:8.0f} at most")
@@ -206,7 +213,7 @@ def main(_: list[str]) -> int:
     found = []
     for program in programs(config, mesh, options.labels):
         if program.name in options.programs:
-            found.append(report(program, mesh))
+            found.append(report(program, mesh, options.slices))
             print(text(found[-1], chip.name) + "\n", flush=True)
     if options.out:
         settings = {"topology": options.topology, "slices": options.slices, "mesh": dict(mesh.shape)}

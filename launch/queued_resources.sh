@@ -43,6 +43,7 @@ progress() {
 }
 
 started=
+restarts=0
 while :; do
   state=$(queue describe --format="value(state.state)" 2>&1) || true
   case $state in
@@ -64,7 +65,14 @@ while :; do
     else
       now=$(progress) || now=unreachable
       case $now in
-      "ended 143" | "ended 134" | "") started= ;; # this host or another is being taken away, or was started anew
+      "ended 143" | "ended 134" | "") # this host or another is being taken away, or was started anew
+        started=
+        restarts=$((restarts + 1))
+        if [ "$restarts" -gt 100 ]; then
+          echo "error: ended 100 times: look into the log of every host; the resource $NAME is still there" >&2
+          exit 1
+        fi
+        ;;
       ended*)
         first_host "cat vlseg/run.log" >"$NAME.log" || true
         queue delete --force --quiet

@@ -190,6 +190,7 @@ def train(config: ml_collections.ConfigDict, workdir: str | Path) -> Place:
         report(result, evaluation, path)
     if tested:
         fewshot.report(result, tested, path)
+    distributed.wait_for_all("everything written")
     return path / "model"
 
 
@@ -255,7 +256,7 @@ def report(model: LSeg, dataset: Dataset, path: Place) -> None:
 
 def main(_: list[str]) -> Any:
     """The command."""
-    distributed.initialize()
+    distributed.initialize(saves=True)
     train(flags.FLAGS.config, flags.FLAGS.workdir)
 
 

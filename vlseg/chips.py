@@ -14,7 +14,7 @@ class Chip:
         flops: peak dense bfloat16 FLOP/s.
         memory: bytes of fast memory.
         bandwidth: bytes/s of that memory.
-        network: bytes/s between chips, all links of a chip together.
+        network: bytes/s from a chip to others, over all of its links.
     """
 
     name: str
@@ -29,11 +29,12 @@ CHIPS = {
     "TPU v5 lite": Chip("TPU v5e", 197e12, 16e9, 819e9, 200e9),
     "TPU v5": Chip("TPU v5p", 459e12, 95e9, 2765e9, 600e9),
     "TPU v6 lite": Chip("TPU v6e", 918e12, 32e9, 1640e9, 448e9),
-    "NVIDIA A100-SXM4-40GB": Chip("A100", 312e12, 40e9, 1555e9, 600e9),
-    "NVIDIA A100-SXM4-80GB": Chip("A100", 312e12, 80e9, 2039e9, 600e9),
-    "NVIDIA H100 80GB HBM3": Chip("H100", 989e12, 80e9, 3350e9, 900e9),
-    "NVIDIA H200": Chip("H200", 989e12, 141e9, 4800e9, 900e9),
+    "NVIDIA A100-SXM4-40GB": Chip("A100", 312e12, 40e9, 1555e9, 300e9),
+    "NVIDIA A100-SXM4-80GB": Chip("A100", 312e12, 80e9, 2039e9, 300e9),
+    "NVIDIA H100 80GB HBM3": Chip("H100", 989e12, 80e9, 3350e9, 450e9),
+    "NVIDIA H200": Chip("H200", 989e12, 141e9, 4800e9, 450e9),
 }
+CHIPS |= {"TPU v5e": CHIPS["TPU v5 lite"], "TPU v5p": CHIPS["TPU v5"], "TPU v6e": CHIPS["TPU v6 lite"]}
 """By JAX's `device_kind`; figures of cloud.google.com/tpu/docs and of NVIDIA's data sheets."""
 
 

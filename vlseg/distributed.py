@@ -2,12 +2,14 @@
 
 import functools
 import os
+import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 import jax
+import numpy as np
 from absl import flags
 from jax.experimental import multihost_utils
 
@@ -36,10 +38,13 @@ def define_flags() -> None:
     flags.DEFINE_integer("coordinator_timeout", TIMEOUT, "Seconds to wait for the other processes.", lower_bound=1)
 
 
-def initialize() -> None:
+def initialize(*, saves: bool = False) -> None:
     """Joins the other processes if the command line says so; must come before anything asks for a device.
 
     Ends the process with one line and exit code 2 if they do not come in time.
+
+    Args:
+        saves: the command asks for SIGTERM (`vlseg.training.interruption`); otherwise that ends it, as it ends others.
 
     Raises:
         ConfigError: flags that do not go together, or no cluster that tells what they do not.
@@ -50,7 +55,7 @@ def initialize() -> None:
     missing = [f"--{name}" for name, value in given.items() if value is None]
     if len(missing) == len(given):
         if options.distributed:
-            _join(None, None, None, options.coordinator_timeout)
+            _join(None, None, None, options.coordinator_timeout, saves)
         return
     if missing:
         raise ConfigError(f"--coordinator, --num_processes and --process_id go together: {', '.join(missing)} missing")
@@ -58,7 +63,7 @@ def initialize() -> None:
         raise ConfigError(f"--coordinator {options.coordinator} is not like 10.0.0.1:8476")
     if options.process_id >= options.num_processes:
         raise ConfigError(f"--process_id {options.process_id} is not below --num_processes {options.num_processes}")
-    _join(options.coordinator, options.num_processes, options.process_id, options.coordinator_timeout)
+    _join(options.coordinator, options.num_processes, options.process_id, options.coordinator_timeout, saves)
 
 
 def is_main() -> bool:
@@ -83,7 +88,18 @@ def merged(state: T, merge: Callable[[T, T], T]) -> T:
     return functools.reduce(merge, map(of, range(jax.process_count())))
 
 
-def _join(coordinator: str | None, processes: int | None, process: int | None, timeout: int) -> None:
+def main_value(value: float) -> float:
+    """Process 0's value of a number; all processes call this together."""
+    return float(multihost_utils.broadcast_one_to_all(np.float32(value)))
+
+
+def wait_for_all(what: str) -> None:
+    """Goes on when all processes are here: one that ends takes the others with it after some minutes."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(what)
+
+
+def _join(coordinator: str | None, processes: int | None, process: int | None, timeout: int, saves: bool) -> None:
     def give_up() -> None:
         where = coordinator or "the cluster's coordinator"
         whom = f"not all of the {processes or 'other'} processes came to" if process == 0 else "no process answers at"
@@ -105,3 +121,5 @@ def _join(coordinator: str | None, processes: int | None, process: int | None, t
         raise ConfigError(f"this process cannot join others: {reason}; give --coordinator=HOST:PORT") from error
     finally:
         timer.cancel()
+    if not saves:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)

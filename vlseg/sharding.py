@@ -18,9 +18,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from vlseg.errors import ConfigError
+from vlseg.errors import ConfigError, one_line
 
 AXES = ("data", "fsdp", "tensor")
 """Of every mesh, outermost first: the parts of a layer talk most, so they are neighbours."""
@@ -82,12 +83,27 @@ def parse_mesh(text: str, devices: int) -> dict[str, int]:
 def make_mesh(text: str = "", devices: Sequence[Any] | None = None) -> Mesh:
     """The mesh that `parse_mesh` describes, over all devices of all processes or over `devices`.
 
+    Several TPU slices, or hosts with GPUs, are parts of the axis "data", so that only gradients go from one to another.
+
     Raises:
-        ConfigError: as `parse_mesh`.
+        ConfigError: as `parse_mesh`, or sizes that cannot be laid over the network of these devices.
     """
     devices = jax.devices() if devices is None else devices
     sizes = parse_mesh(text, len(devices))
-    return jax.make_mesh(tuple(sizes.values()), AXES, (AxisType.Auto,) * len(AXES), devices=devices)
+    slices = len({getattr(device, "slice_index", 0) for device in devices})
+    if sizes["data"] % slices:
+        raise ConfigError(f"mesh {text!r}: data={sizes['data']} cannot be divided over {slices} slices or hosts")
+    inner = (sizes["data"] // slices, sizes["fsdp"], sizes["tensor"])
+    try:
+        if slices > 1:
+            arranged = mesh_utils.create_hybrid_device_mesh(
+                inner, (slices, 1, 1), devices, allow_split_physical_axes=True
+            )
+        else:
+            arranged = mesh_utils.create_device_mesh(inner, devices, allow_split_physical_axes=True)
+    except (ValueError, NotImplementedError, AssertionError) as error:
+        raise ConfigError(f"mesh {text!r} cannot be laid over {len(devices)} devices: {one_line(error)}") from error
+    return Mesh(arranged, AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
 def check_batch(mesh: Mesh, size: int) -> None:
@@ -155,10 +171,7 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
 
 
 def place(tree: Tree, mesh: Mesh | None) -> Tree:
-    """Parameters and the like where the table puts them; every process must hold all of them.
-
-    The arrays of `tree` are given up as far as memory goes: one is dropped after another.
-    """
+    """Parameters and the like where the table puts them; those not spread yet every process must hold whole."""
     return tree if mesh is None else _put(tree, shardings(tree, mesh))
 
 
@@ -172,6 +185,8 @@ def _put(tree: Tree, where: Tree) -> Tree:
         return jax.device_put(tree, where)
 
     def one(leaf: Any, sharding: NamedSharding) -> jax.Array:
+        if isinstance(leaf, jax.Array) and leaf.sharding.is_equivalent_to(sharding, leaf.ndim):
+            return leaf
         host = np.asarray(leaf)
         return jax.make_array_from_callback(host.shape, sharding, lambda index: host[index])
 

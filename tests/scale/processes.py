@@ -12,12 +12,14 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jax.experimental import multihost_utils
 
 from lseg_jax.batches import named_batches
 from lseg_jax.training import Training
 from vlseg import cli, distributed, sharding
 from vlseg.data.folder import Example
+from vlseg.errors import ConfigError
 from vlseg.evaluation import confusion, fewshot
 from vlseg.training.compilation import compile_step
 from vlseg.training.loop import Schedule, train
@@ -75,40 +77,50 @@ def scores():
     return {"iou": whole.iou, "pixels": whole.label_pixels, "aacc": whole.aacc, "few": [few.miou, few.fb_iou]}
 
 
+OPTIMIZER = optax.adam(0.05)
+
+
 def step(mesh):
-    """Of a linear model of the mean colour, whose batches come from all processes."""
+    """Of a linear model of the mean colour, whose batches come from all processes, and parameters lie in all."""
     rows = sharding.own_rows(mesh, BATCH)
     batches = named_batches([Drawn(0), Drawn(1)], SETTINGS, rows=rows)
 
     def update(state, batch):
-        def loss(weight):
-            return jnp.mean((jnp.mean(batch.images / 255.0, axis=(1, 2)) @ weight - batch.sets) ** 2)
+        def loss(params):
+            found = jnp.mean(batch.images / 255.0, axis=(1, 2)) @ params["params/kernel"]
+            return jnp.mean((found - batch.sets[:, None]) ** 2)
 
-        value, gradient = jax.value_and_grad(loss)(state["weight"])
-        return {"weight": state["weight"] - 0.1 * gradient}, {"loss": value}
+        value, gradient = jax.value_and_grad(loss)(state["params"])
+        updates, optimizer = OPTIMIZER.update(gradient, state["optimizer"])
+        return {"params": optax.apply_updates(state["params"], updates), "optimizer": optimizer}, {"loss": value}
 
     compiled = compile_step(update, mesh)
     return lambda state, number: compiled(state, sharding.place_batch(batches(number), mesh, BATCH))
 
 
-def losses(mesh, workdir):
-    """Of a run that is stopped after half of its steps and goes on."""
-    found = {}
+def losses(workdir):
+    """Of a run that is stopped after half of its steps and goes on, and its parameters."""
+    found, state = {}, {}
+    mesh = sharding.make_mesh("fsdp=2" if jax.device_count() > 1 else "")
 
     def keep(number, metrics):
         found[number] = metrics["loss"]
 
     for steps in (10, 20):
-        state = sharding.place({"weight": jnp.zeros(3)}, mesh)
-        train(state, step(mesh), workdir, Schedule(steps, 1, 4, checkpoint_minutes=1e-9), on_log=keep)
-    return [found[number] for number in sorted(found)]
+        params = sharding.place({"params/kernel": jnp.zeros((3, 4))}, mesh)
+        state = sharding.place({"params": params, "optimizer": OPTIMIZER.init(params)}, mesh)
+        state = train(state, step(mesh), workdir, Schedule(steps, 1, 4, checkpoint_minutes=1e-9), on_log=keep)
+    kernel = sharding.gathered(state["params"], mesh)["params/kernel"]
+    return {"losses": [found[number] for number in sorted(found)], "kernel": np.asarray(kernel).tolist()}
 
 
 def main(workdir, _):
     distributed.initialize()
+    if workdir == "broken" and jax.process_index() == 1:
+        raise ConfigError("a fault of one process")
     mesh = sharding.make_mesh("")
     batches = [fingerprints(mesh, step) for step in (0, 1, 5, 100)]
-    found = {"processes": jax.process_count(), "batches": batches, "losses": losses(mesh, workdir), **scores()}
+    found = {"processes": jax.process_count(), "batches": batches, **losses(workdir), **scores()}
     if distributed.is_main():
         print(json.dumps(found))
 

@@ -85,6 +85,20 @@ def test_metrics_of_four_processes_are_those_of_one_and_of_numpy(alone, four):
 def test_training_in_four_processes_has_the_losses_of_one(alone, four):
     assert len(alone["losses"]) == 20 and alone["losses"][-1] < 0.9 * alone["losses"][0]
     np.testing.assert_allclose(four["losses"], alone["losses"], rtol=1e-5)
+    np.testing.assert_allclose(four["kernel"], alone["kernel"], rtol=1e-4)
+
+
+def test_a_fault_of_one_process_is_said_at_once():
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        where = [f"--coordinator=localhost:{free.getsockname()[1]}", "--num_processes=2"]
+    other, faulty = (start("processes.py", "broken", *where, f"--process_id={number}") for number in range(2))
+    try:
+        _, errors = faulty.communicate(timeout=60)
+        assert (faulty.returncode, errors.splitlines()[-1]) == (2, "error: a fault of one process")
+    finally:
+        other.kill()
+        other.communicate()
 
 
 MESHES = 10

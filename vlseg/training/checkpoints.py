@@ -110,7 +110,8 @@ class Checkpoints:
         """Raises StorageError if the disk is too full to begin: its threads would fail with a hundred tracebacks."""
         if self._is_remote:
             return
-        free = shutil.disk_usage(self._path).free
+        # Process 0 decides: others may see another number, and those that go on would wait for those that do not.
+        free = distributed.main_value(shutil.disk_usage(self._path).free)
         if free < needed:
             raise StorageError(
                 f"cannot write checkpoints to {self._path}: it needs {needed / 1e6:.1f} MB and {free / 1e6:.1f} MB are "

@@ -25,8 +25,8 @@ class Interruption:
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        if not self._together:
-            signal.signal(signal.SIGTERM, self._previous)  # type: ignore[arg-type]
+        # What comes after the loop does not ask whether to stop.
+        signal.signal(signal.SIGTERM, signal.SIG_DFL if self._together else self._previous)  # type: ignore[arg-type]
 
     def _receive(self, number: int, frame: object) -> None:
         del number, frame

@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 import jax
 import ml_collections
 import numpy as np
-from jax.experimental import multihost_utils
 from tqdm import tqdm
 
 from vlseg import distributed, files
@@ -44,9 +43,9 @@ FREE = (
 class Schedule(NamedTuple):
     """When a run does what.
 
-    steps: when to stop. log_every, checkpoint_every: in steps. checkpoint_minutes: a checkpoint also whenever so much
-    time has passed since the last, None for never. keep: checkpoints that stay. keep_period: those at multiples of it
-    stay too, None for none. profile: the first and the last step of a profile, None for none.
+    steps: when to stop. log_every, checkpoint_every: in steps. checkpoint_minutes: a checkpoint also with a log line
+    when so much time has passed since the last, None for never. keep: checkpoints that stay. keep_period: those at
+    multiples of it stay too, None for none. profile: the first and the last step of a profile, None for none.
     """
 
     steps: int
@@ -184,7 +183,7 @@ def print_metrics(step: int, metrics: dict[str, float]) -> None:
 
 def _agreed(decision: bool) -> bool:
     """Process 0's decision: clocks differ, and all processes must save or none."""
-    return bool(multihost_utils.broadcast_one_to_all(np.asarray(decision)))
+    return bool(distributed.main_value(decision))
 
 
 def _means(pending: list[dict[str, jax.Array]]) -> dict[str, float]:

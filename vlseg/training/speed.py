@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from vlseg import chips, remote
+from vlseg import chips, distributed, remote
 
 
 class Work(NamedTuple):
@@ -45,7 +45,7 @@ class Profiler:
 
     def before(self, step: int) -> None:
         """To be called before a step."""
-        if self._steps and step == self._steps[0]:
+        if self._steps and step == self._steps[0] and distributed.is_main():
             self._running = remote.Staging(self._path)
             jax.profiler.start_trace(self._running.folder)
 
