@@ -51,7 +51,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.tokenizer = ""  # directory with the official utils/BPE files, or Hugging Face tokenizer files of OFA
     config.mode = "image_free"
     config.categories = ""
-    config.model = ml_collections.ConfigDict({"dtype": "float32", "remat": "attention"})
+    config.model = ml_collections.ConfigDict({"dtype": "float32", "remat": "attention", "query_blocks": 4})
     config.adaptation = ml_collections.ConfigDict(
         {
             "steps": 2000,

@@ -60,9 +60,14 @@ def reports() -> list[Report]:
         ),
         Report(
             "ifseg_without_remat",
-            "IFSeg, OFA-Base, float32, nothing computed twice",
+            "IFSeg, OFA-Base, float32, nothing but attention scores computed twice, 8 blocks of queries",
             "v5e-8",
-            ("--config=configs/coco.py", "--topology=v5e:2x4", "--config.model.remat=none"),
+            (
+                "--config=configs/coco.py",
+                "--topology=v5e:2x4",
+                "--config.model.remat=none",
+                "--config.model.query_blocks=8",
+            ),
         ),
         Report(
             "lseg_official_batch",

@@ -590,6 +590,7 @@ def test_a_full_disk(micro_directory, golden_square, gallery, tmp_path, capsys):
     assert files_in(tmp_path / "out") == set()
 
 
+@pytest.mark.slow
 def test_a_disk_that_fills_up_while_training(trained, micro_directory, tmp_path):
     """The run ends with our line, among what the threads that write checkpoints say, and goes on when there is room."""
     workdir = tmp_path / "run"

@@ -179,6 +179,7 @@ def test_probabilities_of_many_labels(micro_model, monkeypatch):
     np.testing.assert_allclose(chunked.sum(-1), 1, rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_five_thousand_labels(micro_model):
     labels = [f"label {i}" for i in range(5000)]
     model = dataclasses.replace(micro_model, known=dict(zip(labels, embeddings(5000), strict=True)))

@@ -18,7 +18,7 @@ ARGUMENTS = sys.argv[1:4]
 
 
 def main(_):
-    distributed.initialize()
+    distributed.initialize(saves=True)
     model, workdir, steps = ARGUMENTS
     mesh = sharding.make_mesh("")
     state, step = MODELS[model](mesh)
