@@ -2,8 +2,8 @@
 
 python -m launch.pods --libtpu=libtpu --out=docs/pods
 
-Runs `python -m launch.compile` for each line; its reports stay in OUT, and those that are there are not made anew. Two
-hours on two cores for all lines. The table is OUT/README.md.
+Runs `python -m launch.compile` for each line; its reports stay in OUT, and those that are there are not made anew. Twenty
+minutes on two cores for all lines. The table is OUT/README.md.
 """
 
 import json
@@ -23,6 +23,13 @@ SLICES |= {"v6e-64": ("v6e:8x8", 64), "v4-32": ("v4:2x2x4", 16)}
 
 BATCH = 2
 """Images on a chip, so that slices of all sizes can be compared."""
+
+
+ABOUT = """Made by `make pods`, which compiles for TPUs on a machine without one (`launch/compile.py`); nothing was run on them.
+Memory, FLOPs of matrix products and convolutions (and the share that the model's definition asks for), memory traffic
+and exchanges with other chips are those of one chip in one step; images are those of all chips. The last two columns
+are what the chip's published peaks allow if computing, moving and exchanging overlap perfectly: a bound, not a
+measurement. bfloat16 and the default `remat` where no other is named; the compiler at the effort of `launch/compile.py`."""
 
 
 class Line(NamedTuple):
@@ -68,12 +75,6 @@ def reports() -> list[Report]:
                 "--config.model.remat=none",
                 "--config.model.query_blocks=8",
             ),
-        ),
-        Report(
-            "lseg_official_batch",
-            "LSeg, ViT-L/16, the official batch of 16",
-            "v5e-8",
-            ("--config=configs/lseg_ade20k.py", "--topology=v5e:2x4", "--config.model.dtype=bfloat16"),
         ),
     ]
     for line in LINES:
@@ -140,7 +141,7 @@ def main(_: list[str]) -> None:
         if subprocess.run(command, check=False).returncode not in (0, 1):
             raise VlsegError(f"{report.name} could not be compiled; what is there stays in {folder}")
     made = [report for report in reports() if (folder / f"{report.name}.json").exists()]
-    text = f"# What a chip does in a training step\n\nMade by `make pods`.\n\n{table(folder, made)}"
+    text = f"# What a chip does in a training step\n\n{ABOUT}\n\n{table(folder, made)}"
     files.atomic_write_text(folder / "README.md", text)
     print(f"wrote {folder / 'README.md'}")
 
