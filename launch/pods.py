@@ -2,8 +2,8 @@
 
 python -m launch.pods --libtpu=libtpu --out=docs/pods
 
-Runs `python -m launch.compile` for each line; its reports stay in OUT, and those that are there are not made anew. Twenty
-minutes on two cores for all lines. The table is OUT/README.md.
+Runs `python -m launch.compile` for each line; its reports stay in OUT, and those that are there are not made anew. All
+lines take twenty minutes on two cores. The table is OUT/README.md.
 """
 
 import json
@@ -25,11 +25,12 @@ BATCH = 2
 """Images on a chip, so that slices of all sizes can be compared."""
 
 
-ABOUT = """Made by `make pods`, which compiles for TPUs on a machine without one (`launch/compile.py`); nothing was run on them.
+ABOUT = """\
+Made by `make pods`, which compiles for TPUs on a machine without one (`launch/compile.py`); nothing was run on them.
 Memory, FLOPs of matrix products and convolutions (and the share that the model's definition asks for), memory traffic
 and exchanges with other chips are those of one chip in one step; images are those of all chips. The last two columns
 are what the chip's published peaks allow if computing, moving and exchanging overlap perfectly: a bound, not a
-measurement. bfloat16 and the default `remat` where no other is named; the compiler at the effort of `launch/compile.py`."""
+measurement. bfloat16 and the default `remat` where no other is named; the compiler's effort is `launch/compile.py`'s."""
 
 
 class Line(NamedTuple):
