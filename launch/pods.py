@@ -30,7 +30,7 @@ Made by `make pods`, which compiles for TPUs on a machine without one (`launch/c
 Memory, FLOPs of matrix products and convolutions (and the share that the model's definition asks for), memory traffic
 and exchanges with other chips are those of one chip in one step; images are those of all chips. The last two columns
 are what the chip's published peaks allow if computing, moving and exchanging overlap perfectly: a bound, not a
-measurement. bfloat16 and the default `remat` where no other is named; the compiler's effort is `launch/compile.py`'s."""
+measurement. bfloat16 and the default `remat` where no other is named; the compiler at `launch.compile`'s effort."""
 
 
 class Line(NamedTuple):
