@@ -11,7 +11,6 @@ class, plain.csv and knn.csv. --config names a data set with the words for its c
 
 import contextlib
 import dataclasses
-import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -60,8 +59,7 @@ def evaluate(
     vocabulary = vocabulary or Vocabulary(tuple((name,) for name in names))
     words = model.word_embeddings(vocabulary.asked)
     counts = [confusion.zeros(len(names)) for _ in rounds]
-    hidden = not sys.stderr.isatty() or not distributed.is_main()
-    bar = tqdm(total=len(dataset), desc="evaluate", unit="image", disable=hidden)
+    bar = tqdm(total=len(dataset), desc="evaluate", unit="image", disable=not distributed.shows_progress())
     for batch in model.batches(distributed.own_share(dataset), lambda example: example.image, batch_size):
         images = [example.image for example in batch]
         results, grids = model.grid_probabilities(images, words, rounds, batch_size)

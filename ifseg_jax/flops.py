@@ -72,3 +72,10 @@ def image_free_step(config: OFAConfig, side: int, words: int, categories: int) -
     """Forward and backward of one artificial image of `side` pixels: three times the forward products."""
     cells = (side // config.stride) ** 2
     return 3 * transformer(config, cells, words, categories)
+
+
+def supervised_step(config: OFAConfig, side: int, words: int, categories: int) -> int:
+    """The same of a real image, which the trunk and its projection only see forward."""
+    cells = (side // config.stride) ** 2
+    frozen = trunk(config, side, side) + image_projection(config, cells)
+    return frozen + image_free_step(config, side, words, categories)

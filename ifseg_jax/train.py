@@ -15,7 +15,6 @@ from typing import Any
 import ml_collections
 import numpy as np
 from absl import flags
-from ml_collections import config_flags
 
 from ifseg_jax import adaptation, flops
 from ifseg_jax.config import OFAConfig
@@ -29,6 +28,7 @@ from vlseg.data.sources import Dataset, open_section, without_folders
 from vlseg.data.stream import Stream, prefetched
 from vlseg.errors import ConfigError
 from vlseg.training import checkpoints, loop
+from vlseg.training import flags as training_flags
 from vlseg.training.checkpoints import Place
 from vlseg.training.speed import Work
 
@@ -126,11 +126,8 @@ def train(config: ml_collections.ConfigDict, workdir: str | Path) -> Place:
 
 def flops_of(mode: str, config: OFAConfig, side: int, words: WordEmbeddings) -> int:
     """Operations of a training step for one image of `side` pixels, see `ifseg_jax.flops`."""
-    categories, length = words.categories.shape[0], words.prompt.shape[1]
-    total = flops.image_free_step(config, side, length, categories)
-    if mode == "supervised":
-        total += flops.trunk(config, side, side) + flops.image_projection(config, (side // config.stride) ** 2)
-    return total
+    count = flops.image_free_step if mode == "image_free" else flops.supervised_step
+    return count(config, side, words.prompt.shape[1], words.categories.shape[0])
 
 
 def open_training_data(config: ml_collections.ConfigDict, categories: tuple[str, ...]) -> Dataset:
@@ -194,13 +191,5 @@ def main(_: list[str]) -> Any:
 
 
 if __name__ == "__main__":
-    config_flags.DEFINE_config_file("config", help_string="A file such as configs/coco.py.")
-    flags.mark_flag_as_required("config")
-    flags.DEFINE_string(
-        "workdir",
-        None,
-        "Where everything of this run goes: a folder that every process sees, or gs://BUCKET/FOLDER.",
-        required=True,
-    )
-    distributed.define_flags()
+    training_flags.define("configs/coco.py")
     cli.run(main)

@@ -1,6 +1,7 @@
 """The programs that a configuration runs on accelerators, with shapes in the place of arrays."""
 
 import dataclasses
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -76,18 +77,17 @@ def _ifseg(config: ml_collections.ConfigDict, mesh: Mesh) -> list[Program]:
     trained, kept = adaptation.split(state_dicts.unflatten(flat), model)
     state = _placed(jax.eval_shape(lambda: adaptation.initial_state(_zeros(trained), settings.optimizer())), mesh)
     side, number = settings.side(model), _struct((), sharding.replicated(mesh), jnp.int32)
-    image = ifseg_flops.image_free_step(model, side, length, len(categories))
     if config.mode == "image_free":
+        image = ifseg_flops.image_free_step(model, side, length, len(categories))
         constant = adaptation.image_free_constants(kept)
         arguments: tuple[Structs, ...] = (state, constant, words, number)
         update = adaptation.image_free_update(model, settings)
     else:
+        image = ifseg_flops.supervised_step(model, side, length, len(categories))
         constant = adaptation.supervised_constants(kept)
         images, targets = _images(settings.batch_size, (side, side), mesh)
         arguments = (state, constant, words, images, targets, number)
         update = adaptation.supervised_update(model, settings)
-        image += ifseg_flops.trunk(model, side, side)
-        image += ifseg_flops.image_projection(model, (side // model.stride) ** 2)
     train = Program(
         "train",
         lambda: lower(update, mesh, *arguments),
@@ -151,12 +151,11 @@ def _lseg(config: ml_collections.ConfigDict, mesh: Mesh, labels: int) -> list[Pr
     numbers = _struct((settings.batch_size,), sharding.batch_sharding(mesh), jnp.int32)
     batch = Batch(*_images(settings.batch_size, (side, side), mesh), numbers)
     update = training.make_update(model, settings, optimizer)
-    image = lseg_flops.inference(model, side, side, labels)
     train = Program(
         "train",
         lambda: lower(update, mesh, state, sets, batch),
         settings.batch_size,
-        3 * settings.batch_size * image,
+        settings.batch_size * lseg_flops.training_step(model, side, labels),
         _held(state),
     )
     seen, _ = _images(mesh.size, (side, side), mesh)
@@ -172,7 +171,7 @@ def _lseg(config: ml_collections.ConfigDict, mesh: Mesh, labels: int) -> list[Pr
             asked,
         ),
         mesh.size,
-        mesh.size * image,
+        mesh.size * lseg_flops.inference(model, side, side, labels),
         _held(flat),
     )
     return [train, predict]
@@ -213,9 +212,5 @@ def _images(batch: int, size: tuple[int, int], mesh: Mesh) -> tuple[Structs, Str
 
 def _held(tree: Structs) -> float:
     """Bytes of a tree on one chip."""
-
-    def one(leaf: Any) -> float:
-        parts = leaf.sharding.shard_shape(leaf.shape)
-        return leaf.dtype.itemsize * float(jnp.prod(jnp.array(parts))) if parts else leaf.dtype.itemsize
-
-    return sum(map(one, jax.tree.leaves(tree)))
+    leaves = jax.tree.leaves(tree)
+    return float(sum(leaf.dtype.itemsize * math.prod(leaf.sharding.shard_shape(leaf.shape)) for leaf in leaves))

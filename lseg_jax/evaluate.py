@@ -13,7 +13,6 @@ words and what counts as its background.
 
 import contextlib
 import dataclasses
-import sys
 from collections.abc import Sequence
 
 import jax
@@ -61,8 +60,7 @@ def evaluate(
     vocabulary = vocabulary or Vocabulary(tuple((name,) for name in names))
     embeddings = model.encode_text(vocabulary.asked)
     counts = confusion.zeros(len(names))
-    hidden = not sys.stderr.isatty() or not distributed.is_main()
-    bar = tqdm(total=len(dataset), desc="evaluate", unit="image", disable=hidden)
+    bar = tqdm(total=len(dataset), desc="evaluate", unit="image", disable=not distributed.shows_progress())
     for example in distributed.own_share(dataset):
         found = _class_map(model, example.image, embeddings, vocabulary, batch_size)
         counts = confusion.update(counts, found, jnp.asarray(example.label), dataset.ignore_label)

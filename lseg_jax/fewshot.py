@@ -8,7 +8,6 @@ splits/. Images are squeezed into a square, as the authors do. Prints mIoU and F
 
 import contextlib
 import itertools
-import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -42,8 +41,7 @@ def evaluate(model: LSeg, dataset: FewShotDataset, *, batch_size: int = 1, side:
     asked = dataset.class_ids
     pairs = jnp.stack([model.encode_text([OTHERS, dataset.names[class_id]]) for class_id in asked])
     counts = fewshot.zeros(len(dataset.names))
-    hidden = not sys.stderr.isatty() or not distributed.is_main()
-    bar = tqdm(total=len(dataset), desc="evaluate", unit="image", disable=hidden)
+    bar = tqdm(total=len(dataset), desc="evaluate", unit="image", disable=not distributed.shows_progress())
     for episodes in _batches(dataset, batch_size):
         images, masks = map(np.stack, zip(*(squeezed(image, mask, side) for image, mask, _ in episodes), strict=True))
         class_ids = np.array([episode.class_id for episode in episodes])

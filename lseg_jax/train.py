@@ -19,7 +19,6 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 from absl import flags
-from ml_collections import config_flags
 
 from lseg_jax import fewshot, flops, pretrained, storage, training
 from lseg_jax.batches import OTHERS, episode_batches, named_batches, pair_batches
@@ -36,6 +35,7 @@ from vlseg.data.stream import prefetched
 from vlseg.errors import ConfigError
 from vlseg.evaluation.sliding_window import Scheme
 from vlseg.training import checkpoints, loop
+from vlseg.training import flags as training_flags
 from vlseg.training.checkpoints import Place
 from vlseg.training.speed import Work
 
@@ -170,7 +170,7 @@ def train(config: ml_collections.ConfigDict, workdir: str | Path) -> Place:
     path = checkpoints.open_workdir(workdir, config.to_dict(), FREE, MOVABLE, without_folders)
     state = sharding.place(jax.tree.map(jnp.asarray, state), mesh)
     state["optimizer"] = sharding.place(optimizer.init(state["params"]), mesh)
-    image = 3 * flops.inference(model.config, settings.crop_size, settings.crop_size, labels.embeddings.shape[1])
+    image = flops.training_step(model.config, settings.crop_size, labels.embeddings.shape[1])
     state = loop.train(
         state,
         step,
@@ -261,13 +261,5 @@ def main(_: list[str]) -> Any:
 
 
 if __name__ == "__main__":
-    config_flags.DEFINE_config_file("config", help_string="A file such as configs/lseg_ade20k.py.")
-    flags.mark_flag_as_required("config")
-    flags.DEFINE_string(
-        "workdir",
-        None,
-        "Where everything of this run goes: a folder that every process sees, or gs://BUCKET/FOLDER.",
-        required=True,
-    )
-    distributed.define_flags()
+    training_flags.define("configs/lseg_ade20k.py")
     cli.run(main)

@@ -54,21 +54,27 @@ def initialize(*, saves: bool = False) -> None:
     given["process_id"] = options.process_id
     missing = [f"--{name}" for name, value in given.items() if value is None]
     if len(missing) == len(given):
-        if options.distributed:
-            _join(None, None, None, options.coordinator_timeout, saves)
-        return
-    if missing:
+        if not options.distributed:
+            return
+    elif missing:
         raise ConfigError(f"--coordinator, --num_processes and --process_id go together: {', '.join(missing)} missing")
-    if ":" not in options.coordinator:
+    elif ":" not in options.coordinator:
         raise ConfigError(f"--coordinator {options.coordinator} is not like 10.0.0.1:8476")
-    if options.process_id >= options.num_processes:
+    elif options.process_id >= options.num_processes:
         raise ConfigError(f"--process_id {options.process_id} is not below --num_processes {options.num_processes}")
-    _join(options.coordinator, options.num_processes, options.process_id, options.coordinator_timeout, saves)
+    _join(options.coordinator, options.num_processes, options.process_id, options.coordinator_timeout)
+    if not saves:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def is_main() -> bool:
     """Whether this is the process that prints and writes files."""
     return jax.process_index() == 0
+
+
+def shows_progress() -> bool:
+    """Whether this process draws progress bars: that which prints, on a terminal."""
+    return is_main() and sys.stderr.isatty()
 
 
 def own_share(items: Any) -> Iterator[Any]:
@@ -99,7 +105,7 @@ def wait_for_all(what: str) -> None:
         multihost_utils.sync_global_devices(what)
 
 
-def _join(coordinator: str | None, processes: int | None, process: int | None, timeout: int, saves: bool) -> None:
+def _join(coordinator: str | None, processes: int | None, process: int | None, timeout: int) -> None:
     def give_up() -> None:
         where = coordinator or "the cluster's coordinator"
         whom = f"not all of the {processes or 'other'} processes came to" if process == 0 else "no process answers at"
@@ -121,5 +127,3 @@ def _join(coordinator: str | None, processes: int | None, process: int | None, t
         raise ConfigError(f"this process cannot join others: {reason}; give --coordinator=HOST:PORT") from error
     finally:
         timer.cancel()
-    if not saves:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -203,7 +203,10 @@ def place_batch(tree: Tree, mesh: Mesh | None, batch_size: int) -> Tree:
     """Arrays of a whole batch, of which each process gives `own_rows` as host arrays [b, ...]."""
     if mesh is None:
         return tree
-    sharding, rows = batch_sharding(mesh), own_rows(mesh, batch_size)
+    sharding = batch_sharding(mesh)
+    if jax.process_count() == 1:
+        return jax.device_put(tree, sharding)
+    rows = own_rows(mesh, batch_size)
 
     def one(array: np.ndarray) -> jax.Array:
         def part(index: Any) -> np.ndarray:

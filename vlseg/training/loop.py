@@ -125,9 +125,8 @@ def train(
     """
     checkpoints = Checkpoints(workdir, schedule.keep, schedule.keep_period, config)
     state, first = checkpoints.restore(state)
-    main = distributed.is_main()
-    writer = MetricWriter(workdir, first + 1) if main else None
-    hidden = not main or not sys.stderr.isatty()
+    writer = MetricWriter(workdir, first + 1) if distributed.is_main() else None
+    hidden = not distributed.shows_progress()
     bar = tqdm(total=schedule.steps, initial=first, disable=hidden, unit="step", desc="train")
     pending: list[dict[str, jax.Array]] = []
     profiler = speed.Profiler(workdir, schedule.profile)
@@ -201,13 +200,9 @@ def _check_finite(
         return
     step = done - len(pending) + 1 + bad[0]
     if distributed.is_main():
-        record = {"step": step, "resumes_from": checkpoint, "loss_before": _before(losses, bad[0])}
+        record = {"step": step, "resumes_from": checkpoint, "loss_before": [float(loss) for loss in losses[: bad[0]]]}
         files.atomic_write_json(f"{os.fspath(workdir)}/{FAILURE_FILE}", record)
     raise NonFiniteLossError(
         f"the loss of step {step} is not finite; the same command repeats it from the checkpoint of step {checkpoint} "
         f"(noted in {FAILURE_FILE}); to go on, lower the learning rate in another --workdir"
     )
-
-
-def _before(losses: list[Any], index: int) -> list[float]:
-    return [float(loss) for loss in losses[:index]]
