@@ -150,7 +150,7 @@ def _executed(program: Program, computation: str, times: int) -> Iterator[tuple[
 
 
 def _trips(program: Program, loop: Instruction, condition: str) -> int:
-    """How often a loop runs: from XLA's note, or the constant that its counter, which starts at 0, is compared with."""
+    """How often a loop runs: from XLA's note, or its counter, which starts at 0, the limit, and its growth."""
     known = re.search(r'known_trip_count[^}]*?"?n"?:"?(\d+)', loop.rest)
     if known:
         return int(known[1])
@@ -160,7 +160,27 @@ def _trips(program: Program, loop: Instruction, condition: str) -> int:
         for instruction in program[name].values()
         if instruction.operation == "constant" and instruction.operands[0].isdecimal()
     ]
-    return max(bounds, default=1)
+    body = re.search(r"body=%([\w.\-]+)", loop.rest)
+    assert body is not None, loop
+    return math.ceil(max(bounds, default=1) / _growth(program[condition], program[body[1]]))
+
+
+def _growth(condition: Mapping[str, Instruction], body: Mapping[str, Instruction]) -> int:
+    """By how much a loop's counter grows: more than 1 where the compiler has put several rounds into one."""
+    counter = next((i for i in condition.values() if i.operation == "get-tuple-element"), None)
+    place = re.search(r"index=(\d+)", counter.rest) if counter else None
+    result = next((i for i in body.values() if i.root and i.operation == "tuple"), None)
+    if place is None or result is None:
+        return 1
+    total, name = 0, result.operands[int(place[1])]
+    while body[name].operation == "add":
+        name, added = body[name].operands
+        if body[added].operation != "constant":
+            name, added = added, name
+        if body[added].operation != "constant":
+            return 1
+        total += int(body[added].operands[0])
+    return total or 1
 
 
 def _fused(program: Program, instruction: Instruction) -> list[str]:

@@ -62,13 +62,16 @@ PROGRAM = """HloModule jit_step, is_scheduled=true
   %all = bf16[10,8,32]{2,1,0} get-tuple-element(%t), index=3
   %made = bf16[10,8,32]{2,1,0} fusion(%x, %w, %all, %i), kind=kOutput, calls=%fused
   %ar = f32[7,16]{1,0} all-reduce(%x), replica_groups=mesh['axis_0'=4,'axis_1'=2] {'axis_0'}, to_apply=%sum
-  ROOT %next = (s32[], bf16[8,16]{1,0}, bf16[16,32]{1,0}, bf16[10,8,32]{2,1,0}) tuple(%i, %x, %w, %made)
+  %one = s32[] constant(1)
+  %j = s32[] add(%i, %one)
+  %k = s32[] add(%one, %j)
+  ROOT %next = (s32[], bf16[8,16]{1,0}, bf16[16,32]{1,0}, bf16[10,8,32]{2,1,0}) tuple(%k, %x, %w, %made)
 }
 
 %less (t: (s32[], bf16[8,16], bf16[16,32], bf16[10,8,32])) -> pred[] {
   %t.1 = (s32[], bf16[8,16]{1,0}, bf16[16,32]{1,0}, bf16[10,8,32]{2,1,0}) parameter(0)
   %i.1 = s32[] get-tuple-element(%t.1), index=0
-  %bound = s32[]{:T(128)} constant(10)
+  %bound = s32[]{:T(128)} constant(19)
   ROOT %l = pred[] compare(%i.1, %bound), direction=LT
 }
 
@@ -83,6 +86,7 @@ ENTRY %main (p: f32[4,4]) -> f32[8,4] {
 
 
 def test_a_program_of_several_chips():
+    """The compiler has put two rounds of its loop into one: the counter grows by 2, and is below 19 ten times."""
     found = hlo.costs(PROGRAM, 8)
     assert found.flops == 10 * 2 * 8 * 16 * 32
     gather, reduce = found.collectives
