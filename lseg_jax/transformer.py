@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from vlseg.nn.attention import KeyBlock, QueryBlock, attend, causal_bias
 from vlseg.nn.layer_norm import LayerNorm
-from vlseg.sharding import batch_sharded
+from vlseg.sharding import axis_sharded, batch_sharded
 
 Activation = Callable[[jax.Array], jax.Array]
 
@@ -21,6 +21,26 @@ def quick_gelu(x: jax.Array) -> jax.Array:
 def exact_gelu(x: jax.Array) -> jax.Array:
     """The GELU without approximation."""
     return jax.nn.gelu(x, approximate=False)
+
+
+class QueryKeyValue(nn.Module):
+    """Queries, keys and values of all heads, whose weights are one matrix, as in `torch.nn.MultiheadAttention`."""
+
+    heads: int
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[B, n, D] -> [3, B, H, n, D / H]."""
+        width = x.shape[-1]
+        kernel = self.param("kernel", nn.initializers.lecun_normal(), (width, 3 * width))
+        bias = self.param("bias", nn.initializers.zeros, (3 * width,))
+        # Heads lie between the three and their dimensions, where a sharding of the whole matrix cannot reach them.
+        apart = 3, self.heads, width // self.heads
+        kernel = axis_sharded(kernel.astype(self.dtype).reshape(width, *apart), 2, "heads")
+        bias = axis_sharded(bias.astype(self.dtype).reshape(apart), 1, "heads")
+        y = jnp.einsum("bnd,dthe->bnthe", x, kernel) + bias
+        return y.transpose(2, 0, 3, 1, 4)
 
 
 class Layer(nn.Module):
@@ -41,13 +61,13 @@ class Layer(nn.Module):
         dtype = jnp.dtype(self.dtype)
         batch, length, width = x.shape
         y = LayerNorm(self.epsilon, dtype, name="attention_norm")(x)
-        y = nn.Dense(3 * width, dtype=dtype, name="qkv")(y)
-        y = y.reshape(batch, length, 3, self.heads, width // self.heads).transpose(2, 0, 3, 1, 4)
+        query, key, value = QueryKeyValue(self.heads, dtype, name="qkv")(y)
         whole = slice(0, length)
         bias = None
         if self.causal:
             bias = jnp.broadcast_to(causal_bias(whole, length), (1, self.heads, length, length))
-        y = attend(y[0] * (width // self.heads) ** -0.5, y[1], y[2], [QueryBlock(whole, [KeyBlock(whole, bias)])], None)
+        query *= (width // self.heads) ** -0.5
+        y = attend(query, key, value, [QueryBlock(whole, [KeyBlock(whole, bias)])], None)
         y = y.transpose(0, 2, 1, 3).reshape(batch, length, width)
         x = batch_sharded(x + nn.Dense(width, dtype=dtype, name="out")(y))
         y = LayerNorm(self.epsilon, dtype, name="ffn_norm")(x)

@@ -226,15 +226,21 @@ def gathered(tree: Tree, mesh: Mesh) -> Tree:
 
 
 def batch_sharded(x: jax.Array) -> jax.Array:
-    """`x` [B, ...] with the batch spread as it should be; what becomes of the other axes is the compiler's choice.
+    """`x` [B, ...] with the batch spread as it should be, see `axis_sharded`."""
+    return axis_sharded(x, 0, "batch")
 
-    Does something only while a program for several devices is traced, see `using`.
+
+def axis_sharded(x: jax.Array, axis: int, logical: str) -> jax.Array:
+    """`x`, and its gradient, with one axis spread as it should be; what becomes of the others is the compiler's choice.
+
+    Does something only while a program for several devices is traced, see `using`, and if they divide the axis.
     """
     mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty or x.shape[0] % _parts("batch", mesh):
+    if mesh.empty or x.shape[axis] % _parts(logical, mesh):
         return x
-    rest = (PartitionSpec.UNCONSTRAINED,) * (x.ndim - 1)
-    return jax.lax.with_sharding_constraint(x, PartitionSpec(RULES["batch"], *rest))
+    spec: list[Any] = [PartitionSpec.UNCONSTRAINED] * x.ndim
+    spec[axis] = RULES[logical]
+    return jax.lax.with_sharding_constraint(x, PartitionSpec(*spec))
 
 
 def for_each_shard(x: jax.Array) -> jax.Array:
