@@ -3,7 +3,7 @@
 python -m launch.pods --libtpu=libtpu --out=docs/pods
 
 Runs `python -m launch.compile` for each line; its reports stay in OUT, and those that are there are not made anew. All
-lines take twenty minutes on two cores. The table is OUT/README.md.
+lines take forty minutes on two cores. The tables are OUT/README.md.
 """
 
 import json
@@ -30,26 +30,24 @@ Made by `make pods`, which compiles for TPUs on a machine without one (`launch/c
 Memory, FLOPs of matrix products and convolutions (and the share that the model's definition asks for), memory traffic
 and exchanges with other chips are those of one chip in one step; images are those of all chips. The last two columns
 are what the chip's published peaks allow if computing, moving and exchanging overlap perfectly: a bound, not a
-measurement. bfloat16 and the default `remat` where no other is named; the compiler at `launch.compile`'s effort."""
+measurement. Where nothing else is named: bfloat16, two images on a chip, `data` the only axis of the mesh, the default
+`remat`. The compiler at `launch.compile`'s effort."""
 
 
-class Line(NamedTuple):
-    """A line of the table. title: of the model. config: file and settings."""
+class Model(NamedTuple):
+    """What is compiled for every slice. title: of its lines. config: name of the file. batch: its setting."""
 
     title: str
     config: str
     batch: str
-    settings: tuple[str, ...]
 
 
-LINES = (
-    Line("IFSeg, OFA-Base, 171 categories", "coco", "adaptation.batch_size", ("model.dtype=bfloat16",)),
-    Line("LSeg, ViT-L/16, 150 labels", "lseg_ade20k", "training.batch_size", ("model.dtype=bfloat16",)),
-)
+IFSEG = Model("IFSeg, OFA-Base, 171 categories", "coco", "adaptation.batch_size")
+LSEG = Model("LSeg, ViT-L/16, 150 labels", "lseg_ade20k", "training.batch_size")
 
 
 class Report(NamedTuple):
-    """One compilation. name: of its file."""
+    """One compilation. name: of its file. slice: where. arguments: of `launch.compile`."""
 
     name: str
     title: str
@@ -58,37 +56,49 @@ class Report(NamedTuple):
 
 
 def reports() -> list[Report]:
-    """All that the table needs."""
-    found = [
-        Report(
-            "ifseg_one_chip",
-            "IFSeg, OFA-Base, float32, the official batch of 16",
-            "v5e-1",
-            ("--config=configs/coco.py", "--topology=v5e:2x2", "--chips=1"),
-        ),
-        Report(
-            "ifseg_without_remat",
-            "IFSeg, OFA-Base, float32, nothing but attention scores computed twice, 8 blocks of queries",
-            "v5e-8",
-            (
-                "--config=configs/coco.py",
-                "--topology=v5e:2x4",
-                "--config.model.remat=none",
-                "--config.model.query_blocks=8",
-            ),
-        ),
+    """All that the tables need."""
+    one_chip = ("--config=configs/coco.py", "--topology=v5e:2x2", "--chips=1")
+    without = ("--config.model.remat=none", "--config.model.query_blocks=8")
+    scores = "IFSeg, float32, nothing but attention scores computed twice, 8 blocks of queries"
+    return [
+        Report("ifseg_one_chip", "IFSeg, float32, the official batch of 16", "v5e-1", one_chip),
+        Report("ifseg_without_remat", scores, "v5e-8", ("--config=configs/coco.py", "--topology=v5e:2x4", *without)),
+        *(_report(model, name) for model in (IFSEG, LSEG) for name in SLICES),
+        _report(IFSEG, "v5e-8", "supervised", "with images and labels", "--config.mode=supervised"),
+        *(_report(model, "v5e-8", "fsdp", "fsdp=8", "--mesh=fsdp=8") for model in (IFSEG, LSEG)),
+        *(_report(model, "v5e-8", "tensor", "data=4,tensor=2", "--mesh=data=4,tensor=2") for model in (IFSEG, LSEG)),
+        *(_report(model, "v5e-8", "slices", "two slices", "--slices=2") for model in (IFSEG, LSEG)),
     ]
-    for line in LINES:
-        for name, (topology, chips) in SLICES.items():
-            settings = (*line.settings, f"{line.batch}={BATCH * chips}")
-            arguments = (f"--config=configs/{line.config}.py", f"--topology={topology}")
-            overrides = tuple(f"--config.{setting}" for setting in settings)
-            found.append(Report(f"{line.config}_{name}", line.title, name, arguments + overrides))
-    return found
 
 
-def table(folder: Path, made: list[Report]) -> str:
-    """The lines of the reports that are there, as Markdown."""
+def _report(model: Model, where: str, name: str = "", title: str = "", *arguments: str) -> Report:
+    """A model on a slice, `BATCH` images on a chip, with further arguments that a name and a title tell."""
+    topology, chips = SLICES[where]
+    images = BATCH * chips * (2 if "--slices=2" in arguments else 1)
+    settings = ("model.dtype=bfloat16", f"{model.batch}={images}")
+    return Report(
+        "_".join(filter(None, (model.config, where, name))),
+        ", ".join(filter(None, (model.title, title))),
+        where,
+        (
+            *(f"--config=configs/{model.config}.py", f"--topology={topology}"),
+            *(f"--config.{setting}" for setting in settings),
+            *arguments,
+        ),
+    )
+
+
+def document(folder: Path) -> str:
+    """The reports that are there, as Markdown."""
+    parts = (
+        f"# What a chip does\n\n{ABOUT}\n",
+        f"## In a training step\n\n{_table(folder, 'train')}",
+        f"## In inference, one image on each chip\n\n{_table(folder, 'inference')}",
+    )
+    return "\n".join(parts)
+
+
+def _table(folder: Path, program: str) -> str:
     head = (
         "",
         "slice",
@@ -102,9 +112,10 @@ def table(folder: Path, made: list[Report]) -> str:
         "images/s",
     )
     rows = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
-    for report in made:
-        found = json.loads((folder / f"{report.name}.json").read_text())
-        rows += [_row(report, program) for program in found["programs"]]
+    for report in reports():
+        file = folder / f"{report.name}.json"
+        found = json.loads(file.read_text())["programs"] if file.exists() else []
+        rows += [_row(report, one) for one in found if one["program"] == program]
     return "\n".join(rows) + "\n"
 
 
@@ -135,15 +146,13 @@ def main(_: list[str]) -> None:
         target = folder / f"{report.name}.json"
         if target.exists():
             continue
-        command = [sys.executable, "-m", "launch.compile", *report.arguments, "--programs=train", f"--out={target}"]
+        command = [sys.executable, "-m", "launch.compile", *report.arguments, f"--out={target}"]
         if options.libtpu:
             command.append(f"--libtpu={options.libtpu}")
         print(" ".join(command[1:]), flush=True)
         if subprocess.run(command, check=False).returncode not in (0, 1):
             raise VlsegError(f"{report.name} could not be compiled; what is there stays in {folder}")
-    made = [report for report in reports() if (folder / f"{report.name}.json").exists()]
-    text = f"# What a chip does in a training step\n\n{ABOUT}\n\n{table(folder, made)}"
-    files.atomic_write_text(folder / "README.md", text)
+    files.atomic_write_text(folder / "README.md", document(folder))
     print(f"wrote {folder / 'README.md'}")
 
 
