@@ -24,7 +24,7 @@ from ifseg_jax.vocabulary import PROMPT, UNKNOWN
 from lseg_jax import flops as lseg_flops
 from lseg_jax import inference as lseg_inference
 from lseg_jax import storage, training
-from lseg_jax.config import LSegConfig
+from lseg_jax.config import LSegConfig, ViTConfig
 from lseg_jax.training import Batch, LabelSets, Training
 from vlseg import sharding, state_dicts
 from vlseg.data.folder import names_from
@@ -141,6 +141,8 @@ def _lseg(config: ml_collections.ConfigDict, mesh: Mesh, labels: int) -> list[Pr
         model = dataclasses.replace(lseg_jax.load(config.checkpoint).config, dtype=model.dtype, remat=model.remat)
     settings = Training.from_dict(config.training)
     sharding.check_batch(mesh, settings.batch_size // settings.accumulation_steps)
+    if isinstance(model.image, ViTConfig):
+        sharding.check_heads(mesh, model.image.heads)
     flat = _parameters(storage.parameter_shapes(model), mesh)
     state, _ = training.split(state_dicts.unflatten(flat))
     optimizer = settings.make_optimizer(settings.batch_size)

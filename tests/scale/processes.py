@@ -99,14 +99,14 @@ def step(mesh):
 
 
 def losses(workdir):
-    """Of a run that is stopped after half of its steps and goes on, and its parameters."""
+    """Of a run that is stopped after half of its steps and goes on, spread otherwise, and its parameters."""
     found, state = {}, {}
-    mesh = sharding.make_mesh("fsdp=2" if jax.device_count() > 1 else "")
 
     def keep(number, metrics):
         found[number] = metrics["loss"]
 
-    for steps in (10, 20):
+    for steps, spread in ((10, "fsdp"), (20, "data")):
+        mesh = sharding.make_mesh(f"{spread}={jax.device_count()}")
         params = sharding.place({"params/kernel": jnp.zeros((3, 4))}, mesh)
         state = sharding.place({"params": params, "optimizer": OPTIMIZER.init(params)}, mesh)
         state = train(state, step(mesh), workdir, Schedule(steps, 1, 4, checkpoint_minutes=1e-9), on_log=keep)
