@@ -191,7 +191,8 @@ def _update(
     value, _, gradients = accumulation.value_and_gradient(loss, state["params"], None, examples, parts)
     updates, optimizer_state = settings.optimizer().update(gradients, state["optimizer"], state["params"])
     params = optax.apply_updates(state["params"], updates)
-    return {"params": params, "optimizer": optimizer_state}, {"loss": value}
+    metrics = {"loss": value, "gradient_norm": optax.tree.norm(gradients)}
+    return {"params": params, "optimizer": optimizer_state}, metrics
 
 
 def image_free_update(config: OFAConfig, settings: Adaptation) -> Callable[..., tuple[State, Metrics]]:

@@ -261,7 +261,8 @@ def make_update(
         )
         updates, optimizer_state = optimizer.update(gradients, state["optimizer"], state["params"])
         params = optax.apply_updates(state["params"], updates)
-        return {"params": params, "batch_stats": statistics, "optimizer": optimizer_state}, {"loss": value}
+        metrics = {"loss": value, "gradient_norm": optax.tree.norm(gradients)}
+        return {"params": params, "batch_stats": statistics, "optimizer": optimizer_state}, metrics
 
     return update
 

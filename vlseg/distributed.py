@@ -94,9 +94,16 @@ def merged(state: T, merge: Callable[[T, T], T]) -> T:
     return functools.reduce(merge, map(of, range(jax.process_count())))
 
 
-def main_value(value: float) -> float:
-    """Process 0's value of a number; all processes call this together."""
-    return float(multihost_utils.broadcast_one_to_all(np.float32(value)))
+def from_main(value: Any) -> np.ndarray:
+    """Process 0's value of an array or number of at most 32 bits; all processes call this together."""
+    return np.asarray(value if jax.process_count() == 1 else multihost_utils.broadcast_one_to_all(value))
+
+
+def agreed(here: bool) -> bool:
+    """Whether something holds in all processes; all call this together."""
+    if jax.process_count() == 1:
+        return here
+    return bool(np.all(multihost_utils.process_allgather(np.asarray(here))))
 
 
 def wait_for_all(what: str) -> None:

@@ -6,13 +6,16 @@ Several processes write a checkpoint together, so they need a working directory 
 import contextlib
 import json
 import os
+import re
 import shutil
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 
@@ -23,8 +26,28 @@ Place: TypeAlias = Path | epath.Path
 """A path, local or of a bucket."""
 
 CONFIG_FILE = "config.json"
+PATIENCE = 120
+"""Seconds that a shared folder is given to show the same to all processes."""
+
+TREE_FILE = "default/_METADATA"
+"""Where Orbax describes what a checkpoint holds."""
+
+_DAMAGED = re.compile("NOT_FOUND|DATA_LOSS|OUT_OF_RANGE")
+"""What TensorStore says of files that are missing or cut short."""
+
 PACKAGES = ("vlseg-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 """Those whose versions a checkpoint records."""
+
+
+class _Manager(ocp.CheckpointManager):
+    """Orbax's, which asks JAX about preemption with the number of a step that was saved a while ago.
+
+    JAX takes any such number for the step that this process has come to, by which processes agree when to stop.
+    """
+
+    def reached_preemption(self, step: int) -> bool:
+        del step
+        return False
 
 
 class Checkpoints:
@@ -48,24 +71,35 @@ class Checkpoints:
         Raises:
             StorageError: a bucket cannot be reached, or denies access. ConfigError: a package for it is missing.
         """
-        options = ocp.CheckpointManagerOptions(max_to_keep=keep, keep_period=keep_period)
+        # What a run that was killed has left half-written would stay for ever.
+        options = ocp.CheckpointManagerOptions(max_to_keep=keep, keep_period=keep_period, cleanup_tmp_directories=True)
         described = {"config": json.loads(json.dumps(config)), "versions": _versions()}
         self._is_remote = files.is_remote(workdir)
         if not self._is_remote:
             self._path: Place = Path(workdir).absolute() / "checkpoints"
             self._described = None
-            self._manager = ocp.CheckpointManager(self._path, options=options, metadata=described)
+            self._manager = _Manager(self._path, options=options, metadata=described)
             return
         self._path = epath.Path(workdir) / "checkpoints"
         # What is said once of all needs an empty folder, which buckets do not have.
         self._described = described
         with self._storage_errors():
-            self._manager = ocp.CheckpointManager(self._path, options=options)
+            self._manager = _Manager(self._path, options=options)
 
     @property
     def latest(self) -> int | None:
-        """The step of the newest checkpoint, None if there is none."""
+        """The step of the newest checkpoint, which may still be on its way, None if there is none."""
         return self._manager.latest_step()
+
+    def finished(self) -> int | None:
+        """The step of the newest checkpoint, after waiting for what is on its way.
+
+        Raises:
+            StorageError: the place is full or fails.
+        """
+        with self._storage_errors():
+            self._manager.wait_until_finished()
+        return self.latest
 
     def restore(self, like: Any) -> tuple[Any, int]:
         """The newest state and its step, or (`like`, 0) when there is none yet.
@@ -73,20 +107,42 @@ class Checkpoints:
         The state is spread over devices as `like` is, however it was when it was saved.
 
         Raises:
-            CheckpointError: the stored state has another structure than `like`.
-            StorageError: a bucket cannot be reached, or denies access.
+            CheckpointError: the stored state has another structure than `like`, or is damaged.
+            StorageError: a bucket cannot be reached, or denies access; or processes do not see the same place.
         """
-        step = self.latest
+        step = self._agreed_latest()
         if step is None:
             return like, 0
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
         with remote.errors(self._path, StorageError) if self._is_remote else contextlib.nullcontext():
             try:
                 return self._manager.restore(step, args=ocp.args.StandardRestore(abstract)), step
-            except (ValueError, KeyError, TypeError) as error:
-                raise CheckpointError(
-                    f"checkpoint {step} of this working directory does not fit the model: {str(error).splitlines()[0]}"
-                ) from error
+            except jax.errors.JaxRuntimeError:
+                raise  # another process is lost
+            except Exception as error:
+                expected = isinstance(error, ValueError | KeyError | TypeError)
+                if self._is_remote and not expected:
+                    raise
+                folder, reason = self._path / str(step), (str(error).splitlines() or [""])[0][:200]
+                if expected and not _DAMAGED.search(str(error)) and (folder / TREE_FILE).exists():
+                    what = f"does not fit the model: {reason}"
+                else:
+                    what = f"is damaged; delete {folder} to go on from the one before ({reason})"
+                raise CheckpointError(f"checkpoint {step} of this working directory {what}") from error
+
+    def _agreed_latest(self) -> int | None:
+        """Process 0's newest step, once this process sees it too: a shared folder may show it later to others."""
+        latest = int(distributed.from_main(np.int32(-1 if self.latest is None else self.latest)))
+        for _ in range(PATIENCE):
+            seen = (-1 if self.latest is None else self.latest) == latest
+            if distributed.agreed(seen):
+                return None if latest < 0 else latest
+            time.sleep(1)
+            with self._storage_errors():
+                self._manager.reload()
+        raise StorageError(
+            f"process 0 finds checkpoint {latest} in {self._path}, others do not; all processes need the same folder"
+        )
 
     def save(self, step: int, state: Any) -> None:
         """Saves `state`, a dict of arrays, unless that step is saved already. Returns before the files are complete.
@@ -111,7 +167,7 @@ class Checkpoints:
         if self._is_remote:
             return
         # Process 0 decides: others may see another number, and those that go on would wait for those that do not.
-        free = distributed.main_value(shutil.disk_usage(self._path).free)
+        free = float(distributed.from_main(np.float32(shutil.disk_usage(self._path).free)))
         if free < needed:
             raise StorageError(
                 f"cannot write checkpoints to {self._path}: it needs {needed / 1e6:.1f} MB and {free / 1e6:.1f} MB are "
@@ -127,6 +183,8 @@ class Checkpoints:
             return
         try:
             yield
+        except jax.errors.JaxRuntimeError:
+            raise  # another process is lost, which is no fault of the place
         except Exception as error:
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise StorageError(f"cannot write checkpoints to {self._path}: {reason[:200]}") from error

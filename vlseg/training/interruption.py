@@ -10,13 +10,17 @@ from jax.experimental import multihost_utils
 class Interruption:
     """While the block runs, SIGTERM does not end the process but is noticed between two steps.
 
-    Of several processes all notice it after the same step, whichever of them got the signal.
+    Of several processes all notice it after the same step, whichever of them got the signal. Each may get one of its
+    own then, so what must not be cut short, such as writing the last checkpoint, belongs into the block too.
+
+    Attributes:
+        received: whether this process got the signal; told where it works alone.
     """
 
     def __init__(self) -> None:
         # JAX's own handler tells the other processes, so it must stay.
         self._together = jax.distributed.is_initialized()
-        self._received = False
+        self.received = False
         self._previous: object = None
 
     def __enter__(self) -> "Interruption":
@@ -25,15 +29,15 @@ class Interruption:
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        # What comes after the loop does not ask whether to stop.
+        # What comes after the block does not ask whether to stop.
         signal.signal(signal.SIGTERM, signal.SIG_DFL if self._together else self._previous)  # type: ignore[arg-type]
 
     def _receive(self, number: int, frame: object) -> None:
         del number, frame
-        self._received = True
+        self.received = True
 
     def reached(self, step: int) -> bool:
         """Whether to stop after this step; to be asked after every step."""
         if self._together:
             return multihost_utils.reached_preemption_sync_point(step)
-        return self._received
+        return self.received

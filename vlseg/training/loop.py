@@ -26,6 +26,9 @@ STOPPED = 128 + signal.SIGTERM
 """Exit code after SIGTERM, as shells give it."""
 
 FAILURE_FILE = "non_finite_loss.json"
+FINITE = {"loss": "loss", "gradient_norm": "gradient"}
+"""Metrics that must be finite, and what they are of."""
+
 FREE = (
     "evaluation",
     "loading",
@@ -90,7 +93,7 @@ def _read_profile(text: str) -> tuple[int, int] | None:
 
 
 class NonFiniteLossError(VlsegError):
-    """The loss became NaN or infinite."""
+    """The loss or its gradient became NaN or infinite."""
 
 
 def train(
@@ -111,7 +114,7 @@ def train(
         state: a pytree of arrays, everything that a step changes.
         step_function: (state, step) -> (state, metrics); all its randomness must be a function of the step, which is
             what makes a resumed run equal an uninterrupted one. `metrics` are scalars that stay on the device until
-            they are logged; "loss" is checked to be finite.
+            they are logged, as means since the last log line or the start; "loss" and "gradient_norm" must be finite.
         workdir: for checkpoints, metrics.jsonl and TensorBoard; local or `gs://...`.
         schedule: see there. A checkpoint is also written at the end and on SIGTERM.
         on_log: called with the step and the metrics of each log line.
@@ -134,43 +137,43 @@ def train(
     stopped = False
     with contextlib.ExitStack() as closing:
         # The last comes first; each is closed whatever becomes of the others.
+        interruption = closing.enter_context(Interruption())
         closing.callback(checkpoints.close)
         if writer:
             closing.callback(writer.close)
         closing.callback(bar.close)
         closing.callback(profiler.close)
-        with Interruption() as interruption:
-            for step in range(first, schedule.steps):
-                done = step + 1
-                profiler.before(done)
-                state, metrics = step_function(state, step)
-                profiler.after(done, metrics)
-                pending.append(metrics)
-                bar.update()
-                stopped = interruption.reached(done)
-                last = stopped or done == schedule.steps
-                logging = last or done % schedule.log_every == 0
-                saving = last or done % schedule.checkpoint_every == 0
-                if logging and schedule.checkpoint_minutes is not None:
-                    saving |= _agreed(time.monotonic() - saved > 60 * schedule.checkpoint_minutes)
-                if saving or logging:
-                    _check_finite(pending, done, checkpoints.latest or 0, workdir)
-                if logging:
-                    values = _means(pending) | speed.rates(len(pending), time.monotonic() - started, work)
-                    pending, started = [], time.monotonic()
-                    if writer:
-                        writer.write(done, values)
-                        bar.set_postfix({name: f"{value:.4g}" for name, value in values.items()})
-                        if on_log:
-                            on_log(done, values)
-                if saving:
-                    if writer:
-                        writer.flush()  # a run that goes on from the checkpoint needs the lines before it
-                    checkpoints.save(done, state)
-                    saved = time.monotonic()
-                if stopped:
-                    break
-    if stopped:
+        for step in range(first, schedule.steps):
+            done = step + 1
+            profiler.before(done)
+            state, metrics = step_function(state, step)
+            profiler.after(done, metrics)
+            pending.append(metrics)
+            bar.update()
+            stopped = interruption.reached(done)
+            last = stopped or done == schedule.steps
+            logging = last or done % schedule.log_every == 0
+            saving = last or done % schedule.checkpoint_every == 0
+            if logging and schedule.checkpoint_minutes is not None:
+                saving |= _agreed(time.monotonic() - saved > 60 * schedule.checkpoint_minutes)
+            if saving or logging:
+                _check_finite(pending, done, checkpoints, workdir)
+            if logging:
+                values = _means(pending) | speed.rates(len(pending), time.monotonic() - started, work)
+                pending, started = [], time.monotonic()
+                if writer:
+                    writer.write(done, values)
+                    bar.set_postfix({name: f"{value:.4g}" for name, value in values.items()})
+                    if on_log:
+                        on_log(done, values)
+            if saving:
+                if writer:
+                    writer.flush()  # a run that goes on from the checkpoint needs the lines before it
+                checkpoints.save(done, state)
+                saved = time.monotonic()
+            if stopped:
+                break
+    if stopped or interruption.received:
         sys.exit(STOPPED)
     return state
 
@@ -182,7 +185,7 @@ def print_metrics(step: int, metrics: dict[str, float]) -> None:
 
 def _agreed(decision: bool) -> bool:
     """Process 0's decision: clocks differ, and all processes must save or none."""
-    return bool(distributed.main_value(decision))
+    return bool(distributed.from_main(np.asarray(decision)))
 
 
 def _means(pending: list[dict[str, jax.Array]]) -> dict[str, float]:
@@ -191,18 +194,32 @@ def _means(pending: list[dict[str, jax.Array]]) -> dict[str, float]:
 
 
 def _check_finite(
-    pending: list[dict[str, jax.Array]], done: int, checkpoint: int, workdir: str | os.PathLike[str]
+    pending: list[dict[str, jax.Array]], done: int, checkpoints: Checkpoints, workdir: str | os.PathLike[str]
 ) -> None:
-    """Raises NonFiniteLossError if a loss since the last log line, which ended before `pending`, is not finite."""
-    losses = jax.device_get([metrics["loss"] for metrics in pending if "loss" in metrics])
-    bad = [number for number, loss in enumerate(losses) if not np.isfinite(loss)]
-    if not bad:
+    """Raises NonFiniteLossError if a step since the last log line, which ended before `pending`, has not been finite.
+
+    A loss belongs to the state before its step, so it is the gradient that tells whether the state after it is good.
+    """
+    checked = [{name: value for name, value in metrics.items() if name in FINITE} for metrics in pending]
+    host = jax.device_get(checked)
+    bad = next(
+        (
+            (number, name)
+            for number, values in enumerate(host)
+            for name in FINITE
+            if not np.isfinite(values.get(name, 0))
+        ),
+        None,
+    )
+    if bad is None:
         return
-    step = done - len(pending) + 1 + bad[0]
+    number, name = bad
+    step, checkpoint = done - len(pending) + 1 + number, checkpoints.finished() or 0
     if distributed.is_main():
-        record = {"step": step, "resumes_from": checkpoint, "loss_before": [float(loss) for loss in losses[: bad[0]]]}
+        before = [float(values["loss"]) for values in host[:number] if "loss" in values]
+        record = {"step": step, "not_finite": name, "resumes_from": checkpoint, "loss_before": before}
         files.atomic_write_json(f"{os.fspath(workdir)}/{FAILURE_FILE}", record)
     raise NonFiniteLossError(
-        f"the loss of step {step} is not finite; the same command repeats it from the checkpoint of step {checkpoint} "
-        f"(noted in {FAILURE_FILE}); to go on, lower the learning rate in another --workdir"
+        f"the {FINITE[name]} of step {step} is not finite; the same command repeats it from the checkpoint of step "
+        f"{checkpoint} (noted in {FAILURE_FILE}); to go on, lower the learning rate in another --workdir"
     )

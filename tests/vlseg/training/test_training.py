@@ -19,9 +19,10 @@ import optax
 import pytest
 
 from configs.ifseg_base import add_run_settings
+from vlseg import distributed
 from vlseg.data.sources import without_folders
 from vlseg.errors import CheckpointError, ConfigError, StorageError
-from vlseg.training import optimizers
+from vlseg.training import checkpoints, optimizers
 from vlseg.training.checkpoints import Checkpoints, open_workdir
 from vlseg.training.loop import NonFiniteLossError, Schedule, train
 from vlseg.training.speed import Work
@@ -268,7 +269,38 @@ def test_a_bad_state_is_never_saved(tmp_path):
     assert saved(tmp_path) == [2]
 
 
-def test_half_written_checkpoints_are_ignored(tmp_path):
+@pytest.mark.parametrize("steps", [3, 10])
+def test_a_gradient_that_is_not_finite(tmp_path, steps):
+    """The loss of a step is from before it: it tells nothing of the state that the step leaves, also the last one."""
+
+    def exploding(state, number):
+        return state, {"loss": jnp.ones(()), "gradient_norm": jnp.where(number >= 2, jnp.inf, 1.0)}
+
+    with pytest.raises(NonFiniteLossError, match=r"the gradient of step 3 is not finite.* checkpoint of step 2 "):
+        train(fresh(), exploding, tmp_path, Schedule(steps, 5, 1))
+    assert saved(tmp_path)[-1] == 2
+    assert json.loads((tmp_path / "non_finite_loss.json").read_text())["not_finite"] == "gradient_norm"
+
+
+def test_a_signal_while_the_last_checkpoint_is_written_does_not_cut_it_short(tmp_path, monkeypatch):
+    close, unnoticed = Checkpoints.close, []
+
+    def signalled(checkpoints):
+        os.kill(os.getpid(), signal.SIGTERM)
+        close(checkpoints)
+
+    monkeypatch.setattr(Checkpoints, "close", signalled)
+    before = signal.signal(signal.SIGTERM, lambda *_: unnoticed.append(1))
+    try:
+        with pytest.raises(SystemExit) as stopped:
+            train(fresh(), step, tmp_path, Schedule(2, 1, 2))
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert stopped.value.code == 128 + signal.SIGTERM
+    assert (saved(tmp_path), unnoticed) == ([2], [])
+
+
+def test_half_written_checkpoints_are_ignored_and_removed(tmp_path):
     train(fresh(), step, tmp_path, Schedule(4, 1, 2))
     checkpoints = tmp_path / "checkpoints"
     # A run that dies while it saves leaves such directories.
@@ -280,6 +312,30 @@ def test_half_written_checkpoints_are_ignored(tmp_path):
     asked = []
     train(fresh(), lambda state, number: (asked.append(number), step(state, number))[1], tmp_path, Schedule(6, 1, 2))
     assert asked == [4, 5]
+    assert {path.name for path in checkpoints.iterdir()} == {"4", "6", "metadata"}
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # Orbax abandons its other reads
+@pytest.mark.parametrize("missing", ["d", "_METADATA", "ocdbt.process_0"])
+def test_a_damaged_checkpoint_is_named(tmp_path, missing):
+    train(fresh(), step, tmp_path, Schedule(4, 1, 2))
+    newest = tmp_path / "checkpoints/4"
+    lost = next(newest.rglob(missing))
+    shutil.rmtree(lost) if lost.is_dir() else lost.unlink()
+    with pytest.raises(CheckpointError, match=f"checkpoint 4 .* is damaged; delete {newest} to go on from the one bef"):
+        train(fresh(), step, tmp_path, Schedule(6, 1, 2))
+    shutil.rmtree(newest)
+    assert_identical(train(fresh(), step, tmp_path, Schedule(6, 1, 2)), after(6))
+
+
+def test_processes_that_do_not_see_the_same_folder_are_refused(tmp_path, monkeypatch):
+    train(fresh(), step, tmp_path, Schedule(2, 1, 2))
+    monkeypatch.setattr(distributed, "from_main", lambda value: value + 2)
+    monkeypatch.setattr(checkpoints, "PATIENCE", 1)
+    opened = Checkpoints(tmp_path)
+    with pytest.raises(StorageError, match=r"process 0 finds checkpoint 4 .* all processes need the same folder"):
+        opened.restore(fresh())
+    opened.close()
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # Orbax abandons its other reads
