@@ -42,15 +42,13 @@ def run(main: Callable[[list[str]], Any], usage: str | None = None) -> NoReturn:
         app.run(_with_quiet_logs(main), flags_parser=lambda argv: _parse(argv, main, usage))
     except (VlsegError, app.UsageError) as error:
         _fail(str(error))
-    except OSError as error:
-        if error.errno not in _STORAGE_ERRNOS:
-            raise
-        place = f": {os.fsdecode(error.filename)}" if isinstance(error.filename, str | bytes) else ""
-        _fail(f"{error.strerror}{place}")
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
-    except Exception:
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno in _STORAGE_ERRNOS:
+            place = f": {os.fsdecode(error.filename)}" if isinstance(error.filename, str | bytes) else ""
+            _fail(f"{error.strerror}{place}")
         if _works_with_others():
             traceback.print_exc()
             _end_at_once(1)

@@ -3,6 +3,7 @@
 python tests/scale/processes.py WORKDIR [--coordinator=HOST:PORT --num_processes=N --process_id=I]
 """
 
+import errno
 import functools
 import json
 import sys
@@ -78,6 +79,7 @@ def scores():
 
 
 OPTIMIZER = optax.adam(0.05)
+FAULTS = {"refused": ConfigError("a fault of one process"), "lost": OSError(errno.ESTALE, "Stale file handle")}
 
 
 def step(mesh):
@@ -116,8 +118,8 @@ def losses(workdir):
 
 def main(workdir, _):
     distributed.initialize()
-    if workdir == "broken" and jax.process_index() == 1:
-        raise ConfigError("a fault of one process")
+    if workdir in FAULTS and jax.process_index() == 1:
+        raise FAULTS[workdir]
     mesh = sharding.make_mesh("")
     batches = [fingerprints(mesh, step) for step in (0, 1, 5, 100)]
     found = {"processes": jax.process_count(), "batches": batches, **losses(workdir), **scores()}
