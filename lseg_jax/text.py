@@ -51,8 +51,9 @@ def embed_tokens(config: LSegConfig, variables: Mapping[str, Any], identity: str
         )
 
     def content(part: slice) -> bytes:
-        # Not all of the configuration shows in the weights: the number of heads does not.
-        return f"{identity} {config.text}".encode() + np.ascontiguousarray(tokens[part], np.int32).tobytes()
+        # Not all of the configuration shows in the weights: the number of heads does not. Devices round differently.
+        device = jax.devices()[0].device_kind
+        return f"{identity} {config.text} {device}".encode() + np.ascontiguousarray(tokens[part], np.int32).tobytes()
 
     return _embed(len(tokens), config.text.features, content, encode)
 

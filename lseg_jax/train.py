@@ -160,7 +160,8 @@ def train(config: ml_collections.ConfigDict, workdir: str | Path) -> Place:
     if isinstance(model.config.image, ViTConfig):
         sharding.check_heads(mesh, model.config.image.heads)
     schedule = loop.Schedule.of(config, settings.total_steps(source.examples))
-    texts = [model.encode_text(labels) for labels in source.label_sets]
+    # The same on all hosts, of which some may keep embeddings that another kind of device has computed.
+    texts = [jnp.asarray(distributed.from_main(model.encode_text(labels))) for labels in source.label_sets]
     optimizer = settings.make_optimizer(source.examples)
     state, frozen = training.split(model.variables)
     model = dataclasses.replace(model, variables={})  # the state takes over its arrays
