@@ -28,7 +28,8 @@ _COMPUTATION = re.compile(r"^(?:ENTRY )?%([\w.\-]+) \(.*\{$")
 _INSTRUCTION = re.compile(r"^\s*(?:ROOT )?%([\w.\-]+) = (.*)$")
 _OPERATION = re.compile(r"(?:^|\s)([a-z][\w\-]*)\(")
 _ARRAY = re.compile(r"(\w+)\[([\d,]*)\](\{[^}]*\})?")
-_CALLED = re.compile(r"(?:calls|to_apply|body|condition|true_computation|false_computation)=%([\w.\-]+)")
+_CALLED = re.compile(r"(?:calls|to_apply|body|condition)=%([\w.\-]+)")
+_BRANCHES = re.compile(r"branch_computations=\{[^}]*\}|true_computation=\S+ false_computation=\S+")
 
 
 @dataclass(frozen=True)
@@ -87,10 +88,8 @@ def costs(text: str, chips: int) -> Costs:
     exchanges: dict[tuple[str, int], list[int]] = {}
     for computation, times in _executed(program, entry, 1):
         instructions = program[computation]
+        total.flops += times * _flops(program, computation)
         for instruction in instructions.values():
-            inside = _fused(program, instruction)
-            total.flops += times * sum(map(_product_flops, *_with_operands(program, inside)))
-            total.flops += times * _product_flops(instruction, _shapes(instruction, instructions))
             total.bytes += times * _moved(program, instruction, instructions)
             kind = next((k for k in COLLECTIVES if instruction.operation in (k, f"{k}-start")), None)
             if kind:
@@ -144,9 +143,21 @@ def _executed(program: Program, computation: str, times: int) -> Iterator[tuple[
         if instruction.operation == "while":
             called = dict(re.findall(r"(condition|body)=%([\w.\-]+)", instruction.rest))
             yield from _executed(program, called["body"], times * _trips(program, instruction, called["condition"]))
-        elif instruction.operation in ("call", "conditional", "async-start"):
+        elif instruction.operation == "conditional":
+            yield from _executed(program, _dearest_branch(program, instruction), times)
+        elif instruction.operation in ("call", "async-start"):
             for name in _CALLED.findall(instruction.rest):
                 yield from _executed(program, name, times)
+
+
+def _dearest_branch(program: Program, conditional: Instruction) -> str:
+    """The branch with the most FLOPs, of several the first: which one runs is known only when the program does."""
+    branches = _BRANCHES.search(conditional.rest)
+    assert branches is not None, conditional
+    return max(
+        re.findall(r"%([\w.\-]+)", branches[0]),
+        key=lambda branch: sum(times * _flops(program, name) for name, times in _executed(program, branch, 1)),
+    )
 
 
 def _trips(program: Program, loop: Instruction, condition: str) -> int:
@@ -183,17 +194,13 @@ def _growth(condition: Mapping[str, Instruction], body: Mapping[str, Instruction
     return total or 1
 
 
-def _fused(program: Program, instruction: Instruction) -> list[str]:
-    """The computations inside a fusion, and inside those."""
-    if instruction.operation != "fusion":
-        return []
-    names = re.findall(r"calls=%([\w.\-]+)", instruction.rest)
-    return names + [deeper for name in names for inner in program[name].values() for deeper in _fused(program, inner)]
-
-
-def _with_operands(program: Program, computations: list[str]) -> tuple[list[Instruction], list[list[str]]]:
-    found = [(instruction, program[name]) for name in computations for instruction in program[name].values()]
-    return [i for i, _ in found], [_shapes(i, others) for i, others in found]
+def _with_fused(program: Program, computation: str) -> Iterator[str]:
+    """A computation, the ones inside its fusions, and inside those."""
+    yield computation
+    for instruction in program[computation].values():
+        if instruction.operation == "fusion":
+            for name in re.findall(r"calls=%([\w.\-]+)", instruction.rest):
+                yield from _with_fused(program, name)
 
 
 def _shapes(instruction: Instruction, others: Mapping[str, Instruction]) -> list[str]:
@@ -203,6 +210,15 @@ def _shapes(instruction: Instruction, others: Mapping[str, Instruction]) -> list
 def _dimensions(shape: str) -> list[int]:
     found = _ARRAY.search(shape)
     return [int(size) for size in found[2].split(",") if size] if found else []
+
+
+def _flops(program: Program, computation: str) -> float:
+    """Of one run of a computation, without those that it calls."""
+    return sum(
+        _product_flops(instruction, _shapes(instruction, program[name]))
+        for name in _with_fused(program, computation)
+        for instruction in program[name].values()
+    )
 
 
 def _product_flops(instruction: Instruction, operands: list[str]) -> float:

@@ -117,3 +117,48 @@ def test_places_where_image_and_kernel_meet(window, pairs):
     before, after = map(int, window.get("pad", "0_0").split("_"))
     output = ((size - 1) * spread + 1 + before + after - kernel) // stride + 1
     assert hlo._meetings(size, kernel, output, window) == pairs
+
+
+def entry(*lines):
+    """A computation that is the entry, or a part of a text of several."""
+    return "\n".join(["ENTRY %main () -> f32[] {", *(f"  {line}" for line in lines), "}", ""])
+
+
+BRANCHES = "".join(
+    f"%{name} (x: f32[{size},{size}]) -> f32[] {{\n  %x = f32[{size},{size}]{{1,0}} parameter(0)\n"
+    f"  ROOT %y = f32[{size},{size}]{{1,0}} dot(%x, %x), lhs_contracting_dims={{1}}\n}}\n\n"
+    for name, size in (("small", 4), ("large", 8))
+) + (
+    "%many (x: f32[4,4]) -> f32[] {\n  %x = f32[4,4]{1,0} parameter(0)\n  ROOT %loop = f32[4,4]{1,0} while(%x), "
+    'condition=%less, body=%small, backend_config={"known_trip_count":{"n":"10"}}\n}\n\n'
+    "%less (x: f32[4,4]) -> pred[] {\n  %x = f32[4,4]{1,0} parameter(0)\n  ROOT %l = pred[] constant(true)\n}\n\n"
+)
+
+
+@pytest.mark.parametrize(
+    ("called", "flops", "moved"),
+    [
+        ("branch_computations={%small, %large}", 2 * 8**3, 3 * 4 * 64),
+        ("branch_computations={%large, %many, %small}", 10 * 2 * 4**3, 10 * 3 * 4 * 16),
+        ("true_computation=%small, false_computation=%large", 2 * 8**3, 3 * 4 * 64),
+        ("true_computation=%large, false_computation=%small", 2 * 8**3, 3 * 4 * 64),
+    ],
+)
+def test_of_branches_the_dearest_counts(called, flops, moved):
+    text = BRANCHES + entry(
+        "%p = s32[] parameter(0)",
+        "%x.1 = f32[4,4]{1,0} parameter(1)",
+        f"ROOT %c = f32[4,4]{{1,0}} conditional(%p, %x.1, %x.1), {called}, metadata={{}}",
+    )
+    found = hlo.costs(text, 1)
+    assert (found.flops, found.bytes) == (flops, moved)
+
+
+def test_of_branches_that_compute_as_much_the_first_counts():
+    copies = "".join(
+        f"%{name} (x: f32[{size}]) -> f32[{size}] {{\n  %x = f32[{size}]{{0}} parameter(0)\n"
+        f"  ROOT %y = f32[{size}]{{0}} copy(%x)\n}}\n\n"
+        for name, size in (("first", 4), ("second", 8))
+    )
+    text = copies + entry("ROOT %c = f32[] conditional(), branch_computations={%first, %second}")
+    assert hlo.costs(text, 1).bytes == 2 * 4 * 4
