@@ -13,13 +13,19 @@ SIZES: dict[str, float] = {"pred": 1, "bf16": 2, "token": 0, "opaque": 0}
 SIZES |= {f"{kind}{bits}": bits / 8 for kind in "suf" for bits in (4, 8, 16, 32, 64)}
 """Bytes of a number by its type."""
 
-COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
+COLLECTIVES = (
+    *("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "ragged-all-to-all"),
+    *("collective-permute", "collective-broadcast"),
+)
+CALLS = ("call", "call-start", "async-start")
 FREE = (
     *("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "opt-barrier", "after-all"),
-    *("while", "conditional", "call", "partition-id", "replica-id"),
-    *("copy-done", "async-done", "all-reduce-done", "all-gather-done", "collective-permute-done"),
+    *("while", "conditional", *CALLS, "partition-id", "replica-id"),
 )
 """Instructions that move nothing themselves; what a loop moves is counted inside of it."""
+
+WAITS = ("-update", "-done")
+"""Ends of the names of instructions that wait for what another has started, which counts in full where it starts."""
 
 ON_CHIP = "S(1)"
 """Mark of a value that stays in the memory inside the core."""
@@ -60,9 +66,9 @@ class Collective:
     def sent(self) -> float:
         """Bytes that a chip sends, or receives, with the usual ring algorithms."""
         share = (self.group - 1) / self.group
-        return self.bytes * {"all-reduce": 2 * share, "reduce-scatter": self.group * share}.get(
-            self.kind, 1 if self.kind == "collective-permute" else share
-        )
+        factors: dict[str, float] = {"collective-permute": 1, "collective-broadcast": 1}
+        factors |= {"all-reduce": 2 * share, "reduce-scatter": self.group * share}
+        return self.bytes * factors.get(self.kind, share)
 
 
 @dataclass
@@ -89,14 +95,11 @@ def costs(text: str, chips: int) -> Costs:
     for computation, times in _executed(program, entry, 1):
         instructions = program[computation]
         total.flops += times * _flops(program, computation)
-        for instruction in instructions.values():
-            total.bytes += times * _moved(program, instruction, instructions)
-            kind = next((k for k in COLLECTIVES if instruction.operation in (k, f"{k}-start")), None)
-            if kind:
-                key = (kind, _group_size(instruction.rest, chips))
-                entry_of = exchanges.setdefault(key, [0, 0])
-                entry_of[0] += times
-                entry_of[1] += times * _result_bytes(instruction)
+        total.bytes += times * sum(_moved(program, instruction, instructions) for instruction in instructions.values())
+        for kind, group, size in _exchanges(instructions, chips):
+            entry_of = exchanges.setdefault((kind, group), [0, 0])
+            entry_of[0] += times
+            entry_of[1] += times * size
     total.collectives = [Collective(*key, *value) for key, value in sorted(exchanges.items())]
     return total
 
@@ -145,7 +148,7 @@ def _executed(program: Program, computation: str, times: int) -> Iterator[tuple[
             yield from _executed(program, called["body"], times * _trips(program, instruction, called["condition"]))
         elif instruction.operation == "conditional":
             yield from _executed(program, _dearest_branch(program, instruction), times)
-        elif instruction.operation in ("call", "async-start"):
+        elif instruction.operation in CALLS:
             for name in _CALLED.findall(instruction.rest):
                 yield from _executed(program, name, times)
 
@@ -277,22 +280,50 @@ def _array_bytes(shape: str, *, memory: bool) -> float:
     return total
 
 
+def _results(instruction: Instruction) -> str:
+    """The shape of what an instruction makes; one that starts something also returns its operands, and marks."""
+    if not instruction.operation.endswith("-start") or instruction.operation == "all-reduce-start":
+        return instruction.shape
+    return _elements(instruction.shape)[0 if instruction.operation == "copy-start" else 1]
+
+
+def _elements(shape: str) -> list[str]:
+    """The shapes in a tuple, which may be tuples."""
+    found, depth = [""], 0
+    for letter in shape[1:-1]:
+        depth += (letter in "([{") - (letter in ")]}")
+        if letter == "," and not depth:
+            found.append("")
+        else:
+            found[-1] += letter
+    return found
+
+
 def _moved(program: Program, instruction: Instruction, others: Mapping[str, Instruction]) -> float:
     """Bytes that an instruction reads from memory and writes to it; slices of large arrays count as slices."""
-    if instruction.operation in FREE or not instruction.operation:
+    operation = instruction.operation
+    if not operation or operation in FREE or operation.endswith(WAITS):
         return 0.0
     shapes = _shapes(instruction, others)
-    written = _array_bytes(instruction.shape, memory=True)
-    if instruction.operation == "dynamic-slice":
+    if operation == "fusion":
+        return _moved_by_fusion(program, instruction, shapes)
+    written = _array_bytes(_results(instruction), memory=True)
+    if operation == "dynamic-slice":
         return 2 * written
-    if instruction.operation == "dynamic-update-slice":
+    if operation == "dynamic-update-slice":
         return 2 * _array_bytes(shapes[1], memory=True)
-    if instruction.operation != "fusion":
-        return written + sum(_array_bytes(shape, memory=True) for shape in shapes)
-    inside = program[re.findall(r"calls=%([\w.\-]+)", instruction.rest)[0]]
+    read = sum(_array_bytes(shape, memory=True) for shape in shapes)
+    if operation in ("slice-start", "dynamic-slice-start"):
+        read = min(read, _array_bytes(_results(instruction), memory=False))
+    return written + read
+
+
+def _moved_by_fusion(program: Program, fusion: Instruction, shapes: list[str]) -> float:
+    inside = program[re.findall(r"calls=%([\w.\-]+)", fusion.rest)[0]]
+    written = _array_bytes(fusion.shape, memory=True)
     updates = [i for i in inside.values() if i.operation == "dynamic-update-slice"]
     for update in updates:
-        if ON_CHIP not in instruction.shape:
+        if ON_CHIP not in fusion.shape:
             whole, part = (_array_bytes(shape, memory=False) for shape in _shapes(update, inside)[:2])
             written -= min(whole - part, written)
     return written + sum(
@@ -313,12 +344,17 @@ def _read(inside: Mapping[str, Instruction], number: int, shape: str, updates: l
     return _array_bytes(shape, memory=True)
 
 
+def _exchanges(instructions: Mapping[str, Instruction], chips: int) -> Iterator[tuple[str, int, int]]:
+    """Kind, group, and bytes of the result of each collective in one run of a computation."""
+    for instruction in instructions.values():
+        kind = instruction.operation.removesuffix("-start")
+        if kind in COLLECTIVES:
+            yield kind, _group_size(instruction.rest, chips), _result_bytes(instruction)
+
+
 def _result_bytes(instruction: Instruction) -> int:
-    """Of a collective; those that start one return the operands too."""
-    arrays = [_array_bytes(f"{kind}[{sizes}]", memory=False) for kind, sizes, _ in _ARRAY.findall(instruction.shape)]
-    if instruction.operation.endswith("-start") and len(arrays) > 1:
-        return int(max(arrays)) if instruction.operation != "all-reduce-start" else int(sum(arrays))
-    return int(sum(arrays))
+    """Of a collective."""
+    return int(_array_bytes(_results(instruction), memory=False))
 
 
 def _group_size(rest: str, chips: int) -> int:

@@ -162,3 +162,59 @@ def test_of_branches_that_compute_as_much_the_first_counts():
     )
     text = copies + entry("ROOT %c = f32[] conditional(), branch_computations={%first, %second}")
     assert hlo.costs(text, 1).bytes == 2 * 4 * 4
+
+
+@pytest.mark.parametrize(
+    ("operand", "started", "moved"),
+    [
+        ("f32[8,4]{1,0}", "(f32[8,4]{1,0:S(1)}, f32[8,4]{1,0}, u32[]{:S(2)}) copy-start(%x)", 128),
+        ("f32[8,4]{1,0:S(1)}", "(f32[8,4]{1,0}, f32[8,4]{1,0:S(1)}, u32[]{:S(2)}) copy-start(%x)", 128),
+        ("f32[8,4]{1,0}", "(f32[8,4]{1,0}, f32[8,4]{1,0}, u32[]{:S(2)}) copy-start(%x)", 256),
+        ("f32[8,4]{1,0}", "((f32[8,4]{1,0}), f32[2,4]{1,0:S(1)}, s32[]{:S(2)}) slice-start(%x), slice={[0:2]}", 32),
+        ("f32[8,4]{1,0}", "((f32[8,4]{1,0}), f32[2,4]{1,0}, s32[]{:S(2)}) slice-start(%x), slice={[0:2]}", 64),
+        ("f32[8,4]{1,0:S(1)}", "((f32[8,4]{1,0:S(1)}), f32[2,4]{1,0}, s32[]{:S(2)}) slice-start(%x)", 32),
+        ("f32[8,4]{1,0}", "(f32[8,4]{1,0}, f32[32,4]{1,0}) all-gather-start(%x), dimensions={0}", 128 + 512),
+    ],
+)
+def test_what_is_started_moves_its_operands_and_its_results_once(operand, started, moved):
+    done = started.split(") ")[-1].split("-start")[0] + "-done"
+    text = entry(f"%x = {operand} parameter(0)", f"%s = {started}", f"ROOT %d = f32[8,4]{{1,0}} {done}(%s)")
+    assert hlo.costs(text, 4).bytes == moved
+
+
+def test_a_computation_that_is_started_counts_once():
+    text = """%inside (a: f32[4,8]) -> f32[4,4] {
+  %a = f32[4,8]{1,0} parameter(0)
+  ROOT %product = f32[4,4]{1,0} dot(%a, %a), lhs_contracting_dims={1}, rhs_contracting_dims={1}
+}
+
+""" + entry(
+        "%x = f32[4,8]{1,0} parameter(0)",
+        "%s = ((f32[4,8]{1,0}), f32[4,4]{1,0}, u32[]) async-start(%x), calls=%inside",
+        "%u = ((f32[4,8]{1,0}), f32[4,4]{1,0}, u32[]) async-update(%s), calls=%inside",
+        "ROOT %d = f32[4,4]{1,0} async-done(%u), calls=%inside",
+    )
+    found = hlo.costs(text, 1)
+    assert (found.flops, found.bytes) == (2 * 4 * 4 * 8, 4 * (2 * 32 + 16))
+
+
+@pytest.mark.parametrize(
+    ("started", "size"),
+    [
+        ("(f32[4,4]{1,0}, f32[8,4]{1,0}) all-gather-start(%x)", 128),
+        ("((f32[4,4]{1,0}, f32[2]{0}), (f32[8,4]{1,0}, f32[4]{0})) all-gather-start(%x, %y)", 128 + 16),
+        ("((f32[8,4]{1,0}), f32[4,4]{1,0:T(8,128)}, u32[]{:S(2)}) reduce-scatter-start(%x)", 64),
+        ("(f32[4,4]{1,0}, /*index=1*/f32[2]{0}) all-reduce-start(%x, %y)", 64 + 8),
+        ("f32[4,4]{1,0} all-reduce-start(%x)", 64),
+        ("(f32[4]{0}, f32[4]{0}, u32[]{:S(2)}, u32[]{:S(2)}) collective-permute-start(%x)", 16),
+    ],
+)
+def test_results_of_a_collective_that_is_started(started, size):
+    text = entry(f"ROOT %s = {started}, channel_id=1, replica_groups={{{{0,1}}}}")
+    assert [found.bytes for found in hlo.costs(text, 2).collectives] == [size]
+
+
+@pytest.mark.parametrize(("kind", "sent"), [("ragged-all-to-all", 64 * 3 / 4), ("collective-broadcast", 64)])
+def test_rarer_collectives(kind, sent):
+    text = entry("%x = f32[16]{0} parameter(0)", f"ROOT %e = f32[16]{{0}} {kind}(%x), replica_groups={{{{0,1,2,3}}}}")
+    assert [(found.kind, found.sent) for found in hlo.costs(text, 4).collectives] == [(kind, sent)]
