@@ -90,13 +90,13 @@ def costs(text: str, chips: int) -> Costs:
         text: `compiled.as_text()`. chips: that it runs on.
     """
     program, entry = parse(text)
-    total = Costs()
+    total, started = Costs(), _started(program)
     exchanges: dict[tuple[str, int], list[int]] = {}
     for computation, times in _executed(program, entry, 1):
         instructions = program[computation]
         total.flops += times * _flops(program, computation)
         total.bytes += times * sum(_moved(program, instruction, instructions) for instruction in instructions.values())
-        for kind, group, size in _exchanges(instructions, chips):
+        for kind, group, size in _exchanges(program, computation, started, chips):
             entry_of = exchanges.setdefault((kind, group), [0, 0])
             entry_of[0] += times
             entry_of[1] += times * size
@@ -320,14 +320,20 @@ def _moved(program: Program, instruction: Instruction, others: Mapping[str, Inst
 
 def _moved_by_fusion(program: Program, fusion: Instruction, shapes: list[str]) -> float:
     inside = program[re.findall(r"calls=%([\w.\-]+)", fusion.rest)[0]]
+    # What a fusion that runs beside a collective only hands on: its memory is both an operand's and the result's.
+    collective = any(i.operation in COLLECTIVES for i in inside.values())
+    passed = [int(number) for number in re.findall(r"\}: \((\d+), \{", fusion.rest)] if collective else []
     written = _array_bytes(fusion.shape, memory=True)
+    written -= sum(_array_bytes(shapes[number], memory=True) for number in passed)
     updates = [i for i in inside.values() if i.operation == "dynamic-update-slice"]
     for update in updates:
         if ON_CHIP not in fusion.shape:
             whole, part = (_array_bytes(shape, memory=False) for shape in _shapes(update, inside)[:2])
             written -= min(whole - part, written)
     return written + sum(
-        _read(inside, number, shape, updates) for number, shape in enumerate(shapes) if ON_CHIP not in shape
+        _read(inside, number, shape, updates)
+        for number, shape in enumerate(shapes)
+        if ON_CHIP not in shape and number not in passed
     )
 
 
@@ -344,12 +350,45 @@ def _read(inside: Mapping[str, Instruction], number: int, shape: str, updates: l
     return _array_bytes(shape, memory=True)
 
 
-def _exchanges(instructions: Mapping[str, Instruction], chips: int) -> Iterator[tuple[str, int, int]]:
-    """Kind, group, and bytes of the result of each collective in one run of a computation."""
-    for instruction in instructions.values():
-        kind = instruction.operation.removesuffix("-start")
-        if kind in COLLECTIVES:
-            yield kind, _group_size(instruction.rest, chips), _result_bytes(instruction)
+def _started(program: Program) -> set[str]:
+    """Channels of the collectives that run while fusions compute: each of those fusions repeats the collective."""
+    starts = [inside for inside in program.values() if _is_start(inside)]
+    return {channel for inside in starts for i in inside.values() for channel in _channel(i)}
+
+
+def _is_start(inside: Mapping[str, Instruction]) -> bool:
+    return any('custom_call_target="AsyncCollectiveStart"' in instruction.rest for instruction in inside.values())
+
+
+def _channel(instruction: Instruction) -> list[str]:
+    return re.findall(r"channel_id=(\d+)", instruction.rest)
+
+
+def _exchanges(program: Program, computation: str, started: set[str], chips: int) -> Iterator[tuple[str, int, int]]:
+    """Kind, group, and bytes of the result of each collective that starts in one run of a computation.
+
+    Args:
+        started: channels of collectives that count only in the fusions that start them.
+    """
+    for name in _with_fused(program, computation):
+        repeated = set() if _is_start(program[name]) else started
+        for instruction in program[name].values():
+            kind = instruction.operation.removesuffix("-start")
+            if kind in COLLECTIVES and repeated.isdisjoint(_channel(instruction)):
+                group = _group_size(instruction.rest, chips)
+                # Fused with a sum, slices say which part of it a chip gets; outside of fusions it gets all of it first.
+                uses = _uses(program[name], instruction) if kind == "all-reduce" and name != computation else []
+                if uses and all(use.operation == "dynamic-slice" for use in uses):
+                    yield "reduce-scatter", group, sum(map(_result_bytes, uses))
+                else:
+                    yield kind, group, _result_bytes(instruction)
+
+
+def _uses(others: Mapping[str, Instruction], instruction: Instruction) -> list[Instruction]:
+    """The instructions that use what one makes or, if that is a tuple, its elements."""
+    found = [i for i in others.values() if instruction.name in i.operands]
+    elements = [use for i in found if i.operation == "get-tuple-element" for use in _uses(others, i)]
+    return elements + [i for i in found if i.operation != "get-tuple-element"]
 
 
 def _result_bytes(instruction: Instruction) -> int:
