@@ -398,7 +398,7 @@ def _result_bytes(instruction: Instruction) -> int:
 
 def _group_size(rest: str, chips: int) -> int:
     """Chips in a group of a collective, in any of XLA's ways of writing groups."""
-    mesh = re.search(r"replica_groups=mesh\[([^\]]*)\]\s*\{([^}]*)\}", rest)
+    mesh = re.search(r"replica_groups=mesh\[([^\]]*)\][^{]*\{([^}]*)\}", rest)
     if mesh:
         sizes = {name: int(size) for name, size in re.findall(r"'([\w:()]+)'=(\d+)", mesh[1])}
         names = re.findall(r"'([\w:()]+)'", mesh[2])

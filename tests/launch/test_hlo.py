@@ -334,3 +334,18 @@ def test_results_of_a_collective_that_is_started(started, size):
 def test_rarer_collectives(kind, sent):
     text = entry("%x = f32[16]{0} parameter(0)", f"ROOT %e = f32[16]{{0}} {kind}(%x), replica_groups={{{{0,1,2,3}}}}")
     assert [(found.kind, found.sent) for found in hlo.costs(text, 4).collectives] == [(kind, sent)]
+
+
+@pytest.mark.parametrize(
+    ("groups", "size"),
+    [
+        ("mesh['axis_0'=4,'axis_1'=2] {'axis_0'}", 4),
+        ("mesh['axis_0'=4,'axis_1'=1,'axis_2'=2], device_ids=([2,4]T(1,0)) {'axis_2'}", 2),
+        ("[2,4]<=[8]", 4),
+        ("{{0,1},{2,3},{4,5},{6,7}}", 2),
+        ("{}", 8),
+    ],
+)
+def test_chips_of_a_group_in_each_way_of_writing_groups(groups, size):
+    text = entry(f"ROOT %s = f32[4]{{0}} all-reduce(%x), channel_id=1, replica_groups={groups}, to_apply=%sum")
+    assert [found.group for found in hlo.costs(text, 8).collectives] == [size]
