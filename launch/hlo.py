@@ -13,13 +13,19 @@ SIZES: dict[str, float] = {"pred": 1, "bf16": 2, "token": 0, "opaque": 0}
 SIZES |= {f"{kind}{bits}": bits / 8 for kind in "suf" for bits in (4, 8, 16, 32, 64)}
 """Bytes of a number by its type."""
 
-COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
+COLLECTIVES = (
+    *("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "ragged-all-to-all"),
+    *("collective-permute", "collective-broadcast"),
+)
+CALLS = ("call", "call-start", "async-start")
 FREE = (
     *("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "opt-barrier", "after-all"),
-    *("while", "conditional", "call", "partition-id", "replica-id"),
-    *("copy-done", "async-done", "all-reduce-done", "all-gather-done", "collective-permute-done"),
+    *("while", "conditional", *CALLS, "partition-id", "replica-id"),
 )
 """Instructions that move nothing themselves; what a loop moves is counted inside of it."""
+
+WAITS = ("-update", "-done")
+"""Ends of the names of instructions that wait for what another has started, which counts in full where it starts."""
 
 ON_CHIP = "S(1)"
 """Mark of a value that stays in the memory inside the core."""
@@ -28,7 +34,8 @@ _COMPUTATION = re.compile(r"^(?:ENTRY )?%([\w.\-]+) \(.*\{$")
 _INSTRUCTION = re.compile(r"^\s*(?:ROOT )?%([\w.\-]+) = (.*)$")
 _OPERATION = re.compile(r"(?:^|\s)([a-z][\w\-]*)\(")
 _ARRAY = re.compile(r"(\w+)\[([\d,]*)\](\{[^}]*\})?")
-_CALLED = re.compile(r"(?:calls|to_apply|body|condition|true_computation|false_computation)=%([\w.\-]+)")
+_CALLED = re.compile(r"(?:calls|to_apply|body|condition)=%([\w.\-]+)")
+_BRANCHES = re.compile(r"branch_computations=\{[^}]*\}|true_computation=\S+ false_computation=\S+")
 
 
 @dataclass(frozen=True)
@@ -59,9 +66,9 @@ class Collective:
     def sent(self) -> float:
         """Bytes that a chip sends, or receives, with the usual ring algorithms."""
         share = (self.group - 1) / self.group
-        return self.bytes * {"all-reduce": 2 * share, "reduce-scatter": self.group * share}.get(
-            self.kind, 1 if self.kind == "collective-permute" else share
-        )
+        factors: dict[str, float] = {"collective-permute": 1, "collective-broadcast": 1}
+        factors |= {"all-reduce": 2 * share, "reduce-scatter": self.group * share}
+        return self.bytes * factors.get(self.kind, share)
 
 
 @dataclass
@@ -83,21 +90,16 @@ def costs(text: str, chips: int) -> Costs:
         text: `compiled.as_text()`. chips: that it runs on.
     """
     program, entry = parse(text)
-    total = Costs()
+    total, started = Costs(), _started(program)
     exchanges: dict[tuple[str, int], list[int]] = {}
     for computation, times in _executed(program, entry, 1):
         instructions = program[computation]
-        for instruction in instructions.values():
-            inside = _fused(program, instruction)
-            total.flops += times * sum(map(_product_flops, *_with_operands(program, inside)))
-            total.flops += times * _product_flops(instruction, _shapes(instruction, instructions))
-            total.bytes += times * _moved(program, instruction, instructions)
-            kind = next((k for k in COLLECTIVES if instruction.operation in (k, f"{k}-start")), None)
-            if kind:
-                key = (kind, _group_size(instruction.rest, chips))
-                entry_of = exchanges.setdefault(key, [0, 0])
-                entry_of[0] += times
-                entry_of[1] += times * _result_bytes(instruction)
+        total.flops += times * _flops(program, computation)
+        total.bytes += times * sum(_moved(program, instruction, instructions) for instruction in instructions.values())
+        for kind, group, size in _exchanges(program, computation, started, chips):
+            entry_of = exchanges.setdefault((kind, group), [0, 0])
+            entry_of[0] += times
+            entry_of[1] += times * size
     total.collectives = [Collective(*key, *value) for key, value in sorted(exchanges.items())]
     return total
 
@@ -144,9 +146,21 @@ def _executed(program: Program, computation: str, times: int) -> Iterator[tuple[
         if instruction.operation == "while":
             called = dict(re.findall(r"(condition|body)=%([\w.\-]+)", instruction.rest))
             yield from _executed(program, called["body"], times * _trips(program, instruction, called["condition"]))
-        elif instruction.operation in ("call", "conditional", "async-start"):
+        elif instruction.operation == "conditional":
+            yield from _executed(program, _dearest_branch(program, instruction), times)
+        elif instruction.operation in CALLS:
             for name in _CALLED.findall(instruction.rest):
                 yield from _executed(program, name, times)
+
+
+def _dearest_branch(program: Program, conditional: Instruction) -> str:
+    """The branch with the most FLOPs, of several the first: which one runs is known only when the program does."""
+    branches = _BRANCHES.search(conditional.rest)
+    assert branches is not None, conditional
+    return max(
+        re.findall(r"%([\w.\-]+)", branches[0]),
+        key=lambda branch: sum(times * _flops(program, name) for name, times in _executed(program, branch, 1)),
+    )
 
 
 def _trips(program: Program, loop: Instruction, condition: str) -> int:
@@ -183,17 +197,13 @@ def _growth(condition: Mapping[str, Instruction], body: Mapping[str, Instruction
     return total or 1
 
 
-def _fused(program: Program, instruction: Instruction) -> list[str]:
-    """The computations inside a fusion, and inside those."""
-    if instruction.operation != "fusion":
-        return []
-    names = re.findall(r"calls=%([\w.\-]+)", instruction.rest)
-    return names + [deeper for name in names for inner in program[name].values() for deeper in _fused(program, inner)]
-
-
-def _with_operands(program: Program, computations: list[str]) -> tuple[list[Instruction], list[list[str]]]:
-    found = [(instruction, program[name]) for name in computations for instruction in program[name].values()]
-    return [i for i, _ in found], [_shapes(i, others) for i, others in found]
+def _with_fused(program: Program, computation: str) -> Iterator[str]:
+    """A computation, the ones inside its fusions, and inside those."""
+    yield computation
+    for instruction in program[computation].values():
+        if instruction.operation == "fusion":
+            for name in re.findall(r"calls=%([\w.\-]+)", instruction.rest):
+                yield from _with_fused(program, name)
 
 
 def _shapes(instruction: Instruction, others: Mapping[str, Instruction]) -> list[str]:
@@ -203,6 +213,15 @@ def _shapes(instruction: Instruction, others: Mapping[str, Instruction]) -> list
 def _dimensions(shape: str) -> list[int]:
     found = _ARRAY.search(shape)
     return [int(size) for size in found[2].split(",") if size] if found else []
+
+
+def _flops(program: Program, computation: str) -> float:
+    """Of one run of a computation, without those that it calls."""
+    return sum(
+        _product_flops(instruction, _shapes(instruction, program[name]))
+        for name in _with_fused(program, computation)
+        for instruction in program[name].values()
+    )
 
 
 def _product_flops(instruction: Instruction, operands: list[str]) -> float:
@@ -261,26 +280,60 @@ def _array_bytes(shape: str, *, memory: bool) -> float:
     return total
 
 
+def _results(instruction: Instruction) -> str:
+    """The shape of what an instruction makes; one that starts something also returns its operands, and marks."""
+    if not instruction.operation.endswith("-start") or instruction.operation == "all-reduce-start":
+        return instruction.shape
+    return _elements(instruction.shape)[0 if instruction.operation == "copy-start" else 1]
+
+
+def _elements(shape: str) -> list[str]:
+    """The shapes in a tuple, which may be tuples."""
+    found, depth = [""], 0
+    for letter in shape[1:-1]:
+        depth += (letter in "([{") - (letter in ")]}")
+        if letter == "," and not depth:
+            found.append("")
+        else:
+            found[-1] += letter
+    return found
+
+
 def _moved(program: Program, instruction: Instruction, others: Mapping[str, Instruction]) -> float:
     """Bytes that an instruction reads from memory and writes to it; slices of large arrays count as slices."""
-    if instruction.operation in FREE or not instruction.operation:
+    operation = instruction.operation
+    if not operation or operation in FREE or operation.endswith(WAITS):
         return 0.0
     shapes = _shapes(instruction, others)
-    written = _array_bytes(instruction.shape, memory=True)
-    if instruction.operation == "dynamic-slice":
+    if operation == "fusion":
+        return _moved_by_fusion(program, instruction, shapes)
+    written = _array_bytes(_results(instruction), memory=True)
+    if operation == "dynamic-slice":
         return 2 * written
-    if instruction.operation == "dynamic-update-slice":
+    if operation == "dynamic-update-slice":
         return 2 * _array_bytes(shapes[1], memory=True)
-    if instruction.operation != "fusion":
-        return written + sum(_array_bytes(shape, memory=True) for shape in shapes)
-    inside = program[re.findall(r"calls=%([\w.\-]+)", instruction.rest)[0]]
+    read = sum(_array_bytes(shape, memory=True) for shape in shapes)
+    if operation in ("slice-start", "dynamic-slice-start"):
+        read = min(read, _array_bytes(_results(instruction), memory=False))
+    return written + read
+
+
+def _moved_by_fusion(program: Program, fusion: Instruction, shapes: list[str]) -> float:
+    inside = program[re.findall(r"calls=%([\w.\-]+)", fusion.rest)[0]]
+    # What a fusion that runs beside a collective only hands on: its memory is both an operand's and the result's.
+    collective = any(i.operation in COLLECTIVES for i in inside.values())
+    passed = [int(number) for number in re.findall(r"\}: \((\d+), \{", fusion.rest)] if collective else []
+    written = _array_bytes(fusion.shape, memory=True)
+    written -= sum(_array_bytes(shapes[number], memory=True) for number in passed)
     updates = [i for i in inside.values() if i.operation == "dynamic-update-slice"]
     for update in updates:
-        if ON_CHIP not in instruction.shape:
+        if ON_CHIP not in fusion.shape:
             whole, part = (_array_bytes(shape, memory=False) for shape in _shapes(update, inside)[:2])
             written -= min(whole - part, written)
     return written + sum(
-        _read(inside, number, shape, updates) for number, shape in enumerate(shapes) if ON_CHIP not in shape
+        _read(inside, number, shape, updates)
+        for number, shape in enumerate(shapes)
+        if ON_CHIP not in shape and number not in passed
     )
 
 
@@ -297,17 +350,55 @@ def _read(inside: Mapping[str, Instruction], number: int, shape: str, updates: l
     return _array_bytes(shape, memory=True)
 
 
+def _started(program: Program) -> set[str]:
+    """Channels of the collectives that run while fusions compute: each of those fusions repeats the collective."""
+    starts = [inside for inside in program.values() if _is_start(inside)]
+    return {channel for inside in starts for i in inside.values() for channel in _channel(i)}
+
+
+def _is_start(inside: Mapping[str, Instruction]) -> bool:
+    return any('custom_call_target="AsyncCollectiveStart"' in instruction.rest for instruction in inside.values())
+
+
+def _channel(instruction: Instruction) -> list[str]:
+    return re.findall(r"channel_id=(\d+)", instruction.rest)
+
+
+def _exchanges(program: Program, computation: str, started: set[str], chips: int) -> Iterator[tuple[str, int, int]]:
+    """Kind, group, and bytes of the result of each collective that starts in one run of a computation.
+
+    Args:
+        started: channels of collectives that count only in the fusions that start them.
+    """
+    for name in _with_fused(program, computation):
+        repeated = set() if _is_start(program[name]) else started
+        for instruction in program[name].values():
+            kind = instruction.operation.removesuffix("-start")
+            if kind in COLLECTIVES and repeated.isdisjoint(_channel(instruction)):
+                group = _group_size(instruction.rest, chips)
+                # Fused with a sum, slices say which part of it a chip gets; outside of fusions it gets all of it first.
+                uses = _uses(program[name], instruction) if kind == "all-reduce" and name != computation else []
+                if uses and all(use.operation == "dynamic-slice" for use in uses):
+                    yield "reduce-scatter", group, sum(map(_result_bytes, uses))
+                else:
+                    yield kind, group, _result_bytes(instruction)
+
+
+def _uses(others: Mapping[str, Instruction], instruction: Instruction) -> list[Instruction]:
+    """The instructions that use what one makes or, if that is a tuple, its elements."""
+    found = [i for i in others.values() if instruction.name in i.operands]
+    elements = [use for i in found if i.operation == "get-tuple-element" for use in _uses(others, i)]
+    return elements + [i for i in found if i.operation != "get-tuple-element"]
+
+
 def _result_bytes(instruction: Instruction) -> int:
-    """Of a collective; those that start one return the operands too."""
-    arrays = [_array_bytes(f"{kind}[{sizes}]", memory=False) for kind, sizes, _ in _ARRAY.findall(instruction.shape)]
-    if instruction.operation.endswith("-start") and len(arrays) > 1:
-        return int(max(arrays)) if instruction.operation != "all-reduce-start" else int(sum(arrays))
-    return int(sum(arrays))
+    """Of a collective."""
+    return int(_array_bytes(_results(instruction), memory=False))
 
 
 def _group_size(rest: str, chips: int) -> int:
     """Chips in a group of a collective, in any of XLA's ways of writing groups."""
-    mesh = re.search(r"replica_groups=mesh\[([^\]]*)\]\s*\{([^}]*)\}", rest)
+    mesh = re.search(r"replica_groups=mesh\[([^\]]*)\][^{]*\{([^}]*)\}", rest)
     if mesh:
         sizes = {name: int(size) for name, size in re.findall(r"'([\w:()]+)'=(\d+)", mesh[1])}
         names = re.findall(r"'([\w:()]+)'", mesh[2])
