@@ -27,6 +27,9 @@ FREE = (
 WAITS = ("-update", "-done")
 """Ends of the names of instructions that wait for what another has started, which counts in full where it starts."""
 
+ALLOCATION = 'custom_call_target="AllocateBuffer"'
+"""Mark of a call that only finds room for what others will write."""
+
 ON_CHIP = "S(1)"
 """Mark of a value that stays in the memory inside the core."""
 
@@ -302,7 +305,7 @@ def _elements(shape: str) -> list[str]:
 def _moved(program: Program, instruction: Instruction, others: Mapping[str, Instruction]) -> float:
     """Bytes that an instruction reads from memory and writes to it; slices of large arrays count as slices."""
     operation = instruction.operation
-    if not operation or operation in FREE or operation.endswith(WAITS):
+    if not operation or operation in FREE or operation.endswith(WAITS) or ALLOCATION in instruction.rest:
         return 0.0
     shapes = _shapes(instruction, others)
     if operation == "fusion":

@@ -102,6 +102,16 @@ def test_traffic_counts_slices_and_leaves_out_what_stays_on_the_chip():
     assert moved == 2 * 16 * 32 + 2 * 8 * 32 + 4
 
 
+def test_finding_room_moves_nothing():
+    text = """HloModule jit_step
+
+ENTRY %main () -> f32[64,64] {
+  ROOT %room = f32[64,64]{1,0} custom-call(), custom_call_target="AllocateBuffer"
+}
+"""
+    assert hlo.costs(text, 1).bytes == 0
+
+
 @pytest.mark.parametrize(
     ("window", "pairs"),
     [
