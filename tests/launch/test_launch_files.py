@@ -138,7 +138,15 @@ def test_run_installs_once_and_passes_every_word(machine: Machine) -> None:
 
 def test_run_reads_more_flags_as_a_shell_does(machine: Machine) -> None:
     assert machine.run("run.sh", "cuda12", *GIVEN[:2], FLAGS="--workdir=runs --config.a='b  c' \"--d=\\$e\"") == (0, "")
-    assert machine.trainings() == [["-m", *GIVEN[:1], *OWN, GIVEN[1], "--workdir=runs", "--config.a=b  c", "--d=$e"]]
+    assert machine.trainings() == [["-m", *GIVEN[:2], "--workdir=runs", "--config.a=b  c", "--d=$e"]]
+
+
+@pytest.mark.parametrize("flags", ["", "--coordinator=a:1 --num_processes=2 --process_id=0"], ids=["alone", "several"])
+@pytest.mark.parametrize("job", ["", "7"], ids=["by hand", "slurm"])
+def test_run_on_gpus_looks_for_others_only_where_it_is_told_of_them(machine: Machine, flags: str, job: str) -> None:
+    assert machine.run("run.sh", "cuda13", *GIVEN[:3], FLAGS=flags, SLURM_JOB_ID=job) == (0, "")
+    own = OWN if flags or job else []
+    assert machine.trainings() == [["-m", GIVEN[0], *own, *GIVEN[1:3], *flags.split()]]
 
 
 @pytest.mark.parametrize(("codes", "ending", "times"), [((143, 143, 0), 0, 3), ((2, 0), 2, 1), ((143, 1, 0), 1, 2)])
