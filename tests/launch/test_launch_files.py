@@ -29,11 +29,24 @@ printf '%s\\036' "$line" >>"$RECORD"
 # The first python3 makes an environment whose Python is the second.
 BASE_PYTHON = '[ "$2" = venv ] || exit 0\nmkdir -p "$4/bin"\ncp "$STANDINS/trainer" "$4/bin/python"\n'
 TRAINER = '[ "$2" = pip ] && exit 0\ncode=$(head -n1 "$CODES")\nsed -i 1d "$CODES"\nexit "${code:-0}"\n'
-# Copies to, and runs on, a host that is this one, in the folder $HOST.
-GCLOUD = """case "$*" in
+# Copies to, and runs on, a host that is this one, in the folder $HOST. $STATES has a line for each look at a queued
+# resource, its state or, with a colon, why there is none; $TROUBLE one for each making or deleting, empty if it works.
+GCLOUD = """fail() {
+  echo "ERROR: (gcloud) $1" >&2
+  exit 1
+}
+case "$*" in
 *" scp "*) cp "$5" "$HOST/vlseg.tar.gz" ;;
 *" ssh "*) for word; do case $word in --command=*) cd "$HOST"; bash -c "${word#--command=}" ;; esac; done ;;
-*" describe "*) head -n1 "$STATES"; sed -i 1d "$STATES" ;;
+*" describe "*)
+  echo "WARNING: a newer gcloud is there" >&2
+  state=$(head -n1 "$STATES"); sed -i 1d "$STATES"
+  case $state in *:*) fail "$state" ;; *) echo "$state" ;; esac
+  ;;
+*" create "* | *" delete "*)
+  trouble=$(head -n1 "$TROUBLE"); sed -i 1d "$TROUBLE"
+  [ -z "$trouble" ] || fail "$trouble"
+  ;;
 esac
 """
 
@@ -97,12 +110,13 @@ def machine(tmp_path: Path) -> Machine:
         "HOST": str(tmp_path / "host"),
         "STANDINS": str(tmp_path / "bin"),
         "INTERVAL": "0.05",
-    } | {name: str(tmp_path / name.lower()) for name in ("RECORD", "CODES", "STATES")}
+    } | {name: str(tmp_path / name.lower()) for name in ("RECORD", "CODES", "STATES", "TROUBLE")}
     machine = Machine(tmp_path, environment)
     machine.standin("python3", BASE_PYTHON)
     machine.standin("trainer", TRAINER)
     machine.standin("gcloud", GCLOUD)
     machine.codes()
+    (tmp_path / "trouble").touch()
     return machine
 
 
@@ -210,20 +224,61 @@ def test_tpu_vm_runs_what_is_committed_on_its_hosts(machine: Machine) -> None:
     assert run[:7] == ["compute", "tpus", "tpu-vm", "ssh", "one", "--zone=z", "--worker=all"]
 
 
+GONE = "NOT_FOUND: no such resource"
+LOST = "UNAVAILABLE: try again"
+QUEUED = {"NAME": "one", "ZONE": "z", "ACCELERATOR_TYPE": "v4-32", "RUNTIME": "base", "SPOT": "1"}
+
+
+def queue_calls(machine: Machine) -> list[list[str]]:
+    """What was asked of the queue besides looks at it."""
+    queue = ["compute", "tpus", "queued-resources"]
+    return [call[3:] for call in machine.recorded("gcloud") if call[:3] == queue and call[3] != "describe"]
+
+
 @pytest.mark.parametrize("code", [0, 2])
 def test_queued_resource_is_made_again_when_taken_away(machine: Machine, code: int) -> None:
     commit(machine)
     machine.codes(143, code)  # here the host itself is not told to stop, and goes on by itself
-    states = ["NOT_FOUND", "WAITING_FOR_RESOURCES", "SUSPENDED", "NOT_FOUND", *["ACTIVE"] * 500]
+    states = [GONE, "WAITING_FOR_RESOURCES", "SUSPENDED", GONE, *["ACTIVE"] * 500]
     (machine.folder / "states").write_text("\n".join(states))
-    settings = {"NAME": "one", "ZONE": "z", "ACCELERATOR_TYPE": "v4-32", "RUNTIME": "base", "SPOT": "1"}
-    assert machine.run("queued_resources.sh", *GIVEN, **settings)[0] == code
+    assert machine.run("queued_resources.sh", *GIVEN, **QUEUED)[0] == code
     assert machine.trainings() == [["-m", GIVEN[0], *OWN, *GIVEN[1:]]] * 2
-    queue = ["compute", "tpus", "queued-resources"]
-    calls = [call[3:] for call in machine.recorded("gcloud") if call[:3] == queue and call[3] != "describe"]
     asked = ["--node-id=one", "--accelerator-type=v4-32", "--runtime-version=base", "--spot"]
     create, delete = ["create", "one", "--zone=z", *asked], ["delete", "one", "--zone=z", "--force", "--quiet"]
-    assert calls == [create, delete, create, delete]
+    assert queue_calls(machine) == [create, delete, create, delete]
+
+
+@pytest.mark.parametrize(
+    ("states", "trouble", "calls"),
+    [
+        ([GONE, LOST, GONE], [LOST], ["create", "create", "delete"]),
+        (["SUSPENDED"] * 2, [LOST], ["delete"] * 3),
+        ([], [LOST, LOST], ["delete"] * 3),
+        ([], [LOST, GONE], ["delete"] * 2),
+    ],
+    ids=["created", "taken away", "deleted", "deleted unheard"],
+)
+def test_queued_resource_is_asked_again_after_an_error(
+    machine: Machine, states: list[str], trouble: list[str], calls: list[str]
+) -> None:
+    commit(machine)
+    machine.codes(2)
+    (machine.folder / "states").write_text("\n".join([*states, *["ACTIVE"] * 500]))
+    (machine.folder / "trouble").write_text("\n".join(trouble))
+    code, errors = machine.run("queued_resources.sh", *GIVEN, **QUEUED)
+    assert code == 2
+    assert [call[0] for call in queue_calls(machine)] == calls
+    assert "still there" not in errors
+
+
+def test_queued_resource_that_cannot_be_deleted_is_said_to_be_there(machine: Machine) -> None:
+    commit(machine)
+    (machine.folder / "states").write_text("ACTIVE\n" * 500)
+    (machine.folder / "trouble").write_text(f"{LOST}\n" * 100)
+    code, errors = machine.run("queued_resources.sh", *GIVEN, **QUEUED)
+    assert code == 0
+    assert errors.splitlines()[-1].startswith("error: the queued resource one is still there")
+    assert 2 <= len(queue_calls(machine)) <= 10
 
 
 def test_xpk_gets_every_word(machine: Machine) -> None:
