@@ -60,8 +60,8 @@ while :; do
   case $state in
   "no answer: "*NOT_FOUND*)
     # What fails here or below is tried again at the next look.
-    queue create --node-id="$NAME" --accelerator-type="$ACCELERATOR_TYPE" --runtime-version="$RUNTIME" ${SPOT:+--spot} ||
-      true
+    queue create --node-id="$NAME" --accelerator-type="$ACCELERATOR_TYPE" --runtime-version="$RUNTIME" \
+      ${SPOT:+--spot} || true
     ;;
   SUSPENDED)
     remove || true

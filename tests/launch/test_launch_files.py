@@ -293,11 +293,25 @@ def test_xpk_gets_every_word(machine: Machine) -> None:
     assert words.stdout.splitlines() == ["tpu", *GIVEN]
 
 
-@pytest.mark.parametrize(("code", "requeued"), [(0, False), (2, False), (143, True)])
-def test_slurm_queues_again_after_143(machine: Machine, code: int, requeued: bool) -> None:
+@pytest.mark.parametrize(
+    ("code", "before", "requeued"),
+    [
+        (0, "0", False),
+        (1, "0", False),
+        (2, "0", False),
+        (134, "0", True),
+        (137, "0", True),
+        (143, "99", True),
+        (143, "100", False),
+    ],
+)
+def test_slurm_queues_again_what_was_stopped_or_lost(machine: Machine, code: int, before: str, requeued: bool) -> None:
     machine.standin("srun", f"exit {code}")
     machine.standin("scontrol")
-    assert machine.run("slurm.sh", *GIVEN, SLURM_JOB_ID="7", SLURM_CPUS_PER_TASK="8")[0] == code
+    job = {"SLURM_JOB_ID": "7", "SLURM_CPUS_PER_TASK": "8", "SLURM_RESTART_COUNT": before}
+    ending, errors = machine.run("slurm.sh", *GIVEN, **job)
+    assert ending == code
+    assert errors.startswith("error: queued again 100 times") == (before == "100")
     step = ["--kill-on-bad-exit=0", "--cpus-per-task=8", "launch/run.sh", "cuda12", *GIVEN]
     assert machine.recorded("srun") == [step]
     assert machine.recorded("scontrol") == ([["requeue", "7"]] if requeued else [])
@@ -338,6 +352,8 @@ def test_skypilot(machine: Machine, accelerator: str) -> None:
     assert asked == {"CONFIG", "WORKDIR"}
     # A bucket that is mounted as a folder is no place for checkpoints: there directories are not renamed at once.
     assert "file_mounts" not in task
+    # With 137 nothing would end what is refused: it is SkyPilot's own for the hosts beside one that failed.
+    assert task["resources"]["job_recovery"]["recover_on_exit_codes"] == [134, 143]
     given = {"CONFIG": "configs/a.py", "WORKDIR": "gs://a/b c", "FLAGS": "--config.x='y z'", "ACCELERATOR": accelerator}
     nodes = {"SKYPILOT_NODE_IPS": "10.0.0.1\n10.0.0.2", "SKYPILOT_NUM_NODES": "2", "SKYPILOT_NODE_RANK": "1"}
     script = machine.folder / "copy" / "launch" / "job"
