@@ -42,16 +42,29 @@ progress() {
     elif kill -0 \$(cat pid); then echo running; fi" 2>/dev/null
 }
 
+# Fails, and says why, if it may still be there: an earlier call whose answer was lost may have deleted it.
+remove() {
+  queue delete --force --quiet 2>"$errors" || {
+    cat "$errors" >&2
+    grep -q NOT_FOUND "$errors"
+  }
+}
+
+errors=$(mktemp)
+trap 'rm -f "$errors"' EXIT
 started=
 restarts=0
 while :; do
-  state=$(queue describe --format="value(state.state)" 2>&1) || true
+  # Standard error counts only where it fails: there may be warnings too.
+  state=$(queue describe --format="value(state.state)" 2>"$errors") || state="no answer: $(<"$errors")"
   case $state in
-  *NOT_FOUND*)
-    queue create --node-id="$NAME" --accelerator-type="$ACCELERATOR_TYPE" --runtime-version="$RUNTIME" ${SPOT:+--spot}
+  "no answer: "*NOT_FOUND*)
+    # What fails here or below is tried again at the next look.
+    queue create --node-id="$NAME" --accelerator-type="$ACCELERATOR_TYPE" --runtime-version="$RUNTIME" \
+      ${SPOT:+--spot} || true
     ;;
   SUSPENDED)
-    queue delete --force --quiet
+    remove || true
     started=
     ;;
   FAILED)
@@ -73,9 +86,13 @@ while :; do
           exit 1
         fi
         ;;
-      ended*)
+      "ended "[0-9]*)
         first_host "cat vlseg/run.log" >"$NAME.log" || true
-        queue delete --force --quiet
+        for _ in 1 2 3 4 5; do
+          remove && exit "${now#ended }"
+          pause
+        done
+        echo "error: the queued resource $NAME is still there and paid for: delete it as the top of $0 says" >&2
         exit "${now#ended }"
         ;;
       esac
@@ -83,5 +100,5 @@ while :; do
     ;;
   *) echo "$NAME: $state" >&2 ;;
   esac
-  sleep "${INTERVAL:-60}"
+  pause
 done

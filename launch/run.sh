@@ -5,6 +5,7 @@
 #   launch/run.sh tpu lseg_jax.train --config=configs/lseg_ade20k.py --workdir=/data/runs/ade20k [--config.x=y ...]
 #
 # Instead of tpu: cuda12 or cuda13. Where flags can only be given in the environment: FLAGS, written as in a shell.
+# Adds --distributed, on GPUs only in a Slurm job or with --coordinator=..., because JAX finds no others elsewhere.
 # After exit code 143 (another host was told to stop, and all have saved) the command is run again and goes on from the
 # checkpoint. A SIGTERM to this script is passed on, and then the script ends as the command does.
 set -euo pipefail
@@ -52,11 +53,14 @@ stop() {
 }
 
 run() {
-  local code=0
+  local code=0 joining=()
+  if [ "$accelerator" = tpu ] || [ -n "${SLURM_JOB_ID-}" ] || [[ " $*" = *" --coordinator="* ]]; then
+    # Hosts may be an hour apart, where one was replaced or has more to install.
+    joining=(--distributed --coordinator_timeout=3600)
+  fi
   trap stop TERM INT
   while [ -z "$told_to_stop" ]; do
-    # Hosts may be an hour apart, where one was replaced or has more to install.
-    "$python" -m "$module" --distributed --coordinator_timeout=3600 "$@" &
+    "$python" -m "$module" "${joining[@]}" "$@" &
     child=$!
     if [ -n "$told_to_stop" ]; then # before its number was known
       stop

@@ -6,7 +6,8 @@
 #
 # Submit it from the top folder, which all nodes must see. --ntasks-per-node must equal --gpus-per-node, and no
 # --gpus-per-task: of the GPUs that a task sees JAX takes the one of the task's number on its node. Two minutes before
-# the time is over, or when the job is preempted, it saves, is queued again, and goes on.
+# the time is over, or when the job is preempted, it saves, is queued again, and goes on. When a process was lost it is
+# queued again too, in all at most 100 times.
 # CUDA=cuda13 in the environment for those drivers.
 #SBATCH --job-name=vlseg
 #SBATCH --output=%x-%j.log
@@ -25,7 +26,15 @@ code=0
 # When one task ends others may still be writing their share of the checkpoint.
 srun --kill-on-bad-exit=0 ${SLURM_CPUS_PER_TASK:+--cpus-per-task="$SLURM_CPUS_PER_TASK"} \
   launch/run.sh "${CUDA:-cuda12}" "$@" || code=$?
-if [ "$code" = 143 ]; then
-  scontrol requeue "$SLURM_JOB_ID"
-fi
+# srun returns the highest code of its tasks: 143, all have saved after SIGTERM; 137, one was killed; 134, JAX has ended
+# the others when one was lost.
+case $code in
+134 | 137 | 143)
+  if [ "${SLURM_RESTART_COUNT:-0}" -lt 100 ]; then
+    scontrol requeue "$SLURM_JOB_ID"
+  else
+    echo "error: queued again 100 times: look into the log above for why it ends" >&2
+  fi
+  ;;
+esac
 exit "$code"

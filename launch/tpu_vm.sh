@@ -38,4 +38,5 @@ fi
 tar -xzf ../vlseg.tar.gz
 rm -f exit_code pid
 nohup bash -c 'launch/run.sh \"\$@\" & echo \$! >pid; wait \$!; echo \$? >exit_code; rm pid' \
-  run tpu$(printf ' %q' "$@") >>run.log 2>&1 </dev/null &"
+  run tpu$(printf ' %q' "$@") >>run.log 2>&1 </dev/null &
+until [ -s pid ] || [ -s exit_code ]; do sleep 0.1; done"

@@ -29,11 +29,24 @@ printf '%s\\036' "$line" >>"$RECORD"
 # The first python3 makes an environment whose Python is the second.
 BASE_PYTHON = '[ "$2" = venv ] || exit 0\nmkdir -p "$4/bin"\ncp "$STANDINS/trainer" "$4/bin/python"\n'
 TRAINER = '[ "$2" = pip ] && exit 0\ncode=$(head -n1 "$CODES")\nsed -i 1d "$CODES"\nexit "${code:-0}"\n'
-# Copies to, and runs on, a host that is this one, in the folder $HOST.
-GCLOUD = """case "$*" in
+# Copies to, and runs on, a host that is this one, in the folder $HOST. $STATES has a line for each look at a queued
+# resource, its state or, with a colon, why there is none; $TROUBLE one for each making or deleting, empty if it works.
+GCLOUD = """fail() {
+  echo "ERROR: (gcloud) $1" >&2
+  exit 1
+}
+case "$*" in
 *" scp "*) cp "$5" "$HOST/vlseg.tar.gz" ;;
 *" ssh "*) for word; do case $word in --command=*) cd "$HOST"; bash -c "${word#--command=}" ;; esac; done ;;
-*" describe "*) head -n1 "$STATES"; sed -i 1d "$STATES" ;;
+*" describe "*)
+  echo "WARNING: a newer gcloud is there" >&2
+  state=$(head -n1 "$STATES"); sed -i 1d "$STATES"
+  case $state in *:*) fail "$state" ;; *) echo "$state" ;; esac
+  ;;
+*" create "* | *" delete "*)
+  trouble=$(head -n1 "$TROUBLE"); sed -i 1d "$TROUBLE"
+  [ -z "$trouble" ] || fail "$trouble"
+  ;;
 esac
 """
 
@@ -97,12 +110,13 @@ def machine(tmp_path: Path) -> Machine:
         "HOST": str(tmp_path / "host"),
         "STANDINS": str(tmp_path / "bin"),
         "INTERVAL": "0.05",
-    } | {name: str(tmp_path / name.lower()) for name in ("RECORD", "CODES", "STATES")}
+    } | {name: str(tmp_path / name.lower()) for name in ("RECORD", "CODES", "STATES", "TROUBLE")}
     machine = Machine(tmp_path, environment)
     machine.standin("python3", BASE_PYTHON)
     machine.standin("trainer", TRAINER)
     machine.standin("gcloud", GCLOUD)
     machine.codes()
+    (tmp_path / "trouble").touch()
     return machine
 
 
@@ -138,7 +152,15 @@ def test_run_installs_once_and_passes_every_word(machine: Machine) -> None:
 
 def test_run_reads_more_flags_as_a_shell_does(machine: Machine) -> None:
     assert machine.run("run.sh", "cuda12", *GIVEN[:2], FLAGS="--workdir=runs --config.a='b  c' \"--d=\\$e\"") == (0, "")
-    assert machine.trainings() == [["-m", *GIVEN[:1], *OWN, GIVEN[1], "--workdir=runs", "--config.a=b  c", "--d=$e"]]
+    assert machine.trainings() == [["-m", *GIVEN[:2], "--workdir=runs", "--config.a=b  c", "--d=$e"]]
+
+
+@pytest.mark.parametrize("flags", ["", "--coordinator=a:1 --num_processes=2 --process_id=0"], ids=["alone", "several"])
+@pytest.mark.parametrize("job", ["", "7"], ids=["by hand", "slurm"])
+def test_run_on_gpus_looks_for_others_only_where_it_is_told_of_them(machine: Machine, flags: str, job: str) -> None:
+    assert machine.run("run.sh", "cuda13", *GIVEN[:3], FLAGS=flags, SLURM_JOB_ID=job) == (0, "")
+    own = OWN if flags or job else []
+    assert machine.trainings() == [["-m", GIVEN[0], *own, *GIVEN[1:3], *flags.split()]]
 
 
 @pytest.mark.parametrize(("codes", "ending", "times"), [((143, 143, 0), 0, 3), ((2, 0), 2, 1), ((143, 1, 0), 1, 2)])
@@ -202,20 +224,61 @@ def test_tpu_vm_runs_what_is_committed_on_its_hosts(machine: Machine) -> None:
     assert run[:7] == ["compute", "tpus", "tpu-vm", "ssh", "one", "--zone=z", "--worker=all"]
 
 
+GONE = "NOT_FOUND: no such resource"
+LOST = "UNAVAILABLE: try again"
+QUEUED = {"NAME": "one", "ZONE": "z", "ACCELERATOR_TYPE": "v4-32", "RUNTIME": "base", "SPOT": "1"}
+
+
+def queue_calls(machine: Machine) -> list[list[str]]:
+    """What was asked of the queue besides looks at it."""
+    queue = ["compute", "tpus", "queued-resources"]
+    return [call[3:] for call in machine.recorded("gcloud") if call[:3] == queue and call[3] != "describe"]
+
+
 @pytest.mark.parametrize("code", [0, 2])
 def test_queued_resource_is_made_again_when_taken_away(machine: Machine, code: int) -> None:
     commit(machine)
     machine.codes(143, code)  # here the host itself is not told to stop, and goes on by itself
-    states = ["NOT_FOUND", "WAITING_FOR_RESOURCES", "SUSPENDED", "NOT_FOUND", *["ACTIVE"] * 500]
+    states = [GONE, "WAITING_FOR_RESOURCES", "SUSPENDED", GONE, *["ACTIVE"] * 500]
     (machine.folder / "states").write_text("\n".join(states))
-    settings = {"NAME": "one", "ZONE": "z", "ACCELERATOR_TYPE": "v4-32", "RUNTIME": "base", "SPOT": "1"}
-    assert machine.run("queued_resources.sh", *GIVEN, **settings)[0] == code
+    assert machine.run("queued_resources.sh", *GIVEN, **QUEUED)[0] == code
     assert machine.trainings() == [["-m", GIVEN[0], *OWN, *GIVEN[1:]]] * 2
-    queue = ["compute", "tpus", "queued-resources"]
-    calls = [call[3:] for call in machine.recorded("gcloud") if call[:3] == queue and call[3] != "describe"]
     asked = ["--node-id=one", "--accelerator-type=v4-32", "--runtime-version=base", "--spot"]
     create, delete = ["create", "one", "--zone=z", *asked], ["delete", "one", "--zone=z", "--force", "--quiet"]
-    assert calls == [create, delete, create, delete]
+    assert queue_calls(machine) == [create, delete, create, delete]
+
+
+@pytest.mark.parametrize(
+    ("states", "trouble", "calls"),
+    [
+        ([GONE, LOST, GONE], [LOST], ["create", "create", "delete"]),
+        (["SUSPENDED"] * 2, [LOST], ["delete"] * 3),
+        ([], [LOST, LOST], ["delete"] * 3),
+        ([], [LOST, GONE], ["delete"] * 2),
+    ],
+    ids=["created", "taken away", "deleted", "deleted unheard"],
+)
+def test_queued_resource_is_asked_again_after_an_error(
+    machine: Machine, states: list[str], trouble: list[str], calls: list[str]
+) -> None:
+    commit(machine)
+    machine.codes(2)
+    (machine.folder / "states").write_text("\n".join([*states, *["ACTIVE"] * 500]))
+    (machine.folder / "trouble").write_text("\n".join(trouble))
+    code, errors = machine.run("queued_resources.sh", *GIVEN, **QUEUED)
+    assert code == 2
+    assert [call[0] for call in queue_calls(machine)] == calls
+    assert "still there" not in errors
+
+
+def test_queued_resource_that_cannot_be_deleted_is_said_to_be_there(machine: Machine) -> None:
+    commit(machine)
+    (machine.folder / "states").write_text("ACTIVE\n" * 500)
+    (machine.folder / "trouble").write_text(f"{LOST}\n" * 100)
+    code, errors = machine.run("queued_resources.sh", *GIVEN, **QUEUED)
+    assert code == 0
+    assert errors.splitlines()[-1].startswith("error: the queued resource one is still there")
+    assert 2 <= len(queue_calls(machine)) <= 10
 
 
 def test_xpk_gets_every_word(machine: Machine) -> None:
@@ -230,11 +293,25 @@ def test_xpk_gets_every_word(machine: Machine) -> None:
     assert words.stdout.splitlines() == ["tpu", *GIVEN]
 
 
-@pytest.mark.parametrize(("code", "requeued"), [(0, False), (2, False), (143, True)])
-def test_slurm_queues_again_after_143(machine: Machine, code: int, requeued: bool) -> None:
+@pytest.mark.parametrize(
+    ("code", "before", "requeued"),
+    [
+        (0, "0", False),
+        (1, "0", False),
+        (2, "0", False),
+        (134, "0", True),
+        (137, "0", True),
+        (143, "99", True),
+        (143, "100", False),
+    ],
+)
+def test_slurm_queues_again_what_was_stopped_or_lost(machine: Machine, code: int, before: str, requeued: bool) -> None:
     machine.standin("srun", f"exit {code}")
     machine.standin("scontrol")
-    assert machine.run("slurm.sh", *GIVEN, SLURM_JOB_ID="7", SLURM_CPUS_PER_TASK="8")[0] == code
+    job = {"SLURM_JOB_ID": "7", "SLURM_CPUS_PER_TASK": "8", "SLURM_RESTART_COUNT": before}
+    ending, errors = machine.run("slurm.sh", *GIVEN, **job)
+    assert ending == code
+    assert errors.startswith("error: queued again 100 times") == (before == "100")
     step = ["--kill-on-bad-exit=0", "--cpus-per-task=8", "launch/run.sh", "cuda12", *GIVEN]
     assert machine.recorded("srun") == [step]
     assert machine.recorded("scontrol") == ([["requeue", "7"]] if requeued else [])
@@ -272,13 +349,17 @@ def test_jobset(machine: Machine) -> None:
 def test_skypilot(machine: Machine, accelerator: str) -> None:
     task = yaml.safe_load((LAUNCH / "skypilot.yaml").read_text())
     asked = {name for name, value in task["envs"].items() if value is None}
-    assert asked == {"BUCKET", "CONFIG", "WORKDIR"}
-    given = {"CONFIG": "configs/a.py", "WORKDIR": "/runs/a b", "FLAGS": "--config.x='y z'", "ACCELERATOR": accelerator}
+    assert asked == {"CONFIG", "WORKDIR"}
+    # A bucket that is mounted as a folder is no place for checkpoints: there directories are not renamed at once.
+    assert "file_mounts" not in task
+    # With 137 nothing would end what is refused: it is SkyPilot's own for the hosts beside one that failed.
+    assert task["resources"]["job_recovery"]["recover_on_exit_codes"] == [134, 143]
+    given = {"CONFIG": "configs/a.py", "WORKDIR": "gs://a/b c", "FLAGS": "--config.x='y z'", "ACCELERATOR": accelerator}
     nodes = {"SKYPILOT_NODE_IPS": "10.0.0.1\n10.0.0.2", "SKYPILOT_NUM_NODES": "2", "SKYPILOT_NODE_RANK": "1"}
     script = machine.folder / "copy" / "launch" / "job"
     script.write_text(f"#!/usr/bin/env bash\n{task['setup']}\n{task['run']}")
     script.chmod(0o755)
     assert machine.run("job", **{"MODULE": task["envs"]["MODULE"]} | given | nodes) == (0, "")
     others = ["--coordinator=10.0.0.1:8476", "--num_processes=2", "--process_id=1"] if accelerator != "tpu" else []
-    words = ["--config=configs/a.py", "--workdir=/runs/a b", *others, "--config.x=y z"]
+    words = ["--config=configs/a.py", "--workdir=gs://a/b c", *others, "--config.x=y z"]
     assert machine.trainings() == [["-m", "lseg_jax.train", *OWN, *words]]
