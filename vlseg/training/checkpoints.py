@@ -117,18 +117,20 @@ class Checkpoints:
         with remote.errors(self._path, StorageError) if self._is_remote else contextlib.nullcontext():
             try:
                 return self._manager.restore(step, args=ocp.args.StandardRestore(abstract)), step
-            except jax.errors.JaxRuntimeError:
-                raise  # another process is lost
+            except (jax.errors.JaxRuntimeError, PermissionError):
+                raise  # no fault of the checkpoint, as when another process is lost
             except Exception as error:
-                expected = isinstance(error, ValueError | KeyError | TypeError)
-                if self._is_remote and not expected:
+                if self._is_remote and not isinstance(error, ValueError | KeyError | TypeError):
                     raise
-                folder, reason = self._path / str(step), (str(error).splitlines() or [""])[0][:200]
-                if expected and not _DAMAGED.search(str(error)) and (folder / TREE_FILE).exists():
-                    what = f"does not fit the model: {reason}"
-                else:
-                    what = f"is damaged; delete {folder} to go on from the one before ({reason})"
-                raise CheckpointError(f"checkpoint {step} of this working directory {what}") from error
+                raise CheckpointError(self._fault(step, error)) from error
+
+    def _fault(self, step: int, error: Exception) -> str:
+        """What Orbax's error over a checkpoint means."""
+        folder, reason = self._path / str(step), (str(error).splitlines() or [""])[0][:200]
+        is_read = isinstance(error, ValueError | KeyError | TypeError) and not _DAMAGED.search(str(error))
+        if is_read and (folder / TREE_FILE).exists():
+            return f"checkpoint {step} of this working directory does not fit the model: {reason}"
+        return f"checkpoint {step} is damaged; delete {folder} to go on from the one before ({reason})"
 
     def _agreed_latest(self) -> int | None:
         """Process 0's newest step, once this process sees it too: a shared folder may show it later to others."""

@@ -322,7 +322,7 @@ def test_a_damaged_checkpoint_is_named(tmp_path, missing):
     newest = tmp_path / "checkpoints/4"
     lost = next(newest.rglob(missing))
     shutil.rmtree(lost) if lost.is_dir() else lost.unlink()
-    with pytest.raises(CheckpointError, match=f"checkpoint 4 .* is damaged; delete {newest} to go on from the one bef"):
+    with pytest.raises(CheckpointError, match=f"checkpoint 4 is damaged; delete {newest} to go on from the one bef"):
         train(fresh(), step, tmp_path, Schedule(6, 1, 2))
     shutil.rmtree(newest)
     assert_identical(train(fresh(), step, tmp_path, Schedule(6, 1, 2)), after(6))
