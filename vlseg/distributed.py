@@ -96,7 +96,8 @@ def merged(state: T, merge: Callable[[T, T], T]) -> T:
 
 def from_main(value: Any) -> np.ndarray:
     """Process 0's value of an array or number of at most 32 bits; all processes call this together."""
-    return np.asarray(value if jax.process_count() == 1 else multihost_utils.broadcast_one_to_all(value))
+    host = np.asarray(value)
+    return host if jax.process_count() == 1 else np.asarray(multihost_utils.broadcast_one_to_all(host))
 
 
 def agreed(here: bool) -> bool:
