@@ -31,7 +31,7 @@ Memory, FLOPs of matrix products and convolutions (and the share that the model'
 and exchanges with other chips are those of one chip in one step; images are those of all chips. The last two columns
 are what the chip's published peaks allow if computing, moving and exchanging overlap perfectly: a bound, not a
 measurement. Where nothing else is named: bfloat16, two images on a chip, `data` the only axis of the mesh, the default
-`remat`. The compiler at `launch.compile`'s effort."""
+`remat`. The compiler at `launch.compile`'s effort. What two slices send to each other is not counted."""
 
 
 class Model(NamedTuple):
