@@ -40,7 +40,7 @@ test: install $(LIBTPU)  ## the tests, without the slow ones
 test-slow: install $(LIBTPU)  ## the slow tests
 	$(BIN)/python -m pytest -q -n $(WORKERS) -m slow
 
-pods: install $(LIBTPU)  ## compile for TPU slices of 8 to 256 chips; the tables go to docs/pods (40 minutes)
+pods: install $(LIBTPU)  ## compile for TPU slices of 8 to 256 chips; the tables go to docs/pods, reports that are there stay (40 minutes)
 	$(BIN)/python -m launch.pods --libtpu=$(LIBTPU) --out=docs/pods
 
 # The compiler for TPUs, beside the other packages: among them it would make JAX look for a TPU.

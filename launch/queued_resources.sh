@@ -59,9 +59,15 @@ while :; do
   state=$(queue describe --format="value(state.state)" 2>"$errors") || state="no answer: $(<"$errors")"
   case $state in
   "no answer: "*NOT_FOUND*)
-    # What fails here or below is tried again at the next look.
-    queue create --node-id="$NAME" --accelerator-type="$ACCELERATOR_TYPE" --runtime-version="$RUNTIME" \
-      ${SPOT:+--spot} || true
+    # What fails here or below is tried again at the next look, unless it would fail for ever.
+    if ! queue create --node-id="$NAME" --accelerator-type="$ACCELERATOR_TYPE" --runtime-version="$RUNTIME" \
+      ${SPOT:+--spot} 2>"$errors"; then
+      cat "$errors" >&2
+      if grep -qE 'INVALID_ARGUMENT|PERMISSION_DENIED|UNAUTHENTICATED|NOT_FOUND' "$errors"; then
+        echo "error: no queued resource $NAME was made: see what gcloud says above" >&2
+        exit 1
+      fi
+    fi
     ;;
   SUSPENDED)
     remove || true
@@ -78,7 +84,7 @@ while :; do
     else
       now=$(progress) || now=unreachable
       case $now in
-      "ended 143" | "ended 134" | "") # this host or another is being taken away, or was started anew
+      "ended 143" | "ended 134" | "ended 137" | "") # this host or another is being taken away, or was started anew
         started=
         restarts=$((restarts + 1))
         if [ "$restarts" -gt 100 ]; then

@@ -54,7 +54,7 @@ stop() {
 
 run() {
   local code=0 joining=()
-  if [ "$accelerator" = tpu ] || [ -n "${SLURM_JOB_ID-}" ] || [[ " $*" = *" --coordinator="* ]]; then
+  if [ "$accelerator" = tpu ] || [ -n "${SLURM_STEP_NODELIST-}" ] || [[ " $*" = *" --coordinator="* ]]; then
     # Hosts may be an hour apart, where one was replaced or has more to install.
     joining=(--distributed --coordinator_timeout=3600)
   fi

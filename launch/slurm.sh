@@ -26,15 +26,13 @@ code=0
 # When one task ends others may still be writing their share of the checkpoint.
 srun --kill-on-bad-exit=0 ${SLURM_CPUS_PER_TASK:+--cpus-per-task="$SLURM_CPUS_PER_TASK"} \
   launch/run.sh "${CUDA:-cuda12}" "$@" || code=$?
-# srun returns the highest code of its tasks: 143, all have saved after SIGTERM; 137, one was killed; 134, JAX has ended
-# the others when one was lost.
-case $code in
-134 | 137 | 143)
+# srun returns the highest code of its tasks: 143, all have saved after SIGTERM; else more than 128, one was lost: killed
+# (137), crashed, or ended because another was (134).
+if [ "$code" -gt 128 ] && [ "$code" != 130 ]; then
   if [ "${SLURM_RESTART_COUNT:-0}" -lt 100 ]; then
     scontrol requeue "$SLURM_JOB_ID"
   else
     echo "error: queued again 100 times: look into the log above for why it ends" >&2
   fi
-  ;;
-esac
+fi
 exit "$code"

@@ -1,7 +1,8 @@
 """How every command starts and ends: flags, one-line errors, exit codes, quiet logs.
 
-Exit codes: 0 done (or --help shown), 2 an error the user can act on, 130 interrupted. With VLSEG_TRACEBACK=1 in the
-environment an error also shows where it was raised.
+Exit codes: 0 done (or --help shown), 1 a fault of the program, with its traceback, 2 an error the user can act on, 130
+interrupted, 134 another process is lost; training: 143 stopped by SIGTERM, and saved. With VLSEG_TRACEBACK=1 in the
+environment an error of the user also shows where it was raised.
 """
 
 import errno
@@ -17,11 +18,14 @@ from typing import Any, NoReturn
 from absl import app, flags
 from absl import logging as absl_logging
 
-from vlseg.errors import VlsegError
+from vlseg.errors import VlsegError, is_of_jax
 
 _HELP = frozenset({"-h", "-?", "-help", "--help", "-helpshort", "--helpshort"})
 _HELP_ALL = frozenset({"-helpfull", "--helpfull"})
 _STORAGE_ERRNOS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES})
+LOST = 134
+"""Exit code of a process that cannot go on without another one, which JAX also ends with: it is worth another try."""
+
 _OWN_LOGGERS = ("vlseg", "ifseg_jax", "lseg_jax")
 
 
@@ -51,7 +55,7 @@ def run(main: Callable[[list[str]], Any], usage: str | None = None) -> NoReturn:
             _fail(f"{error.strerror}{place}")
         if _works_with_others():
             traceback.print_exc()
-            _end_at_once(1)
+            _end_at_once(LOST if _is_of_another(error) else 1)
         raise
     sys.exit(0)
 
@@ -181,6 +185,12 @@ def _fail(message: str) -> NoReturn:
 def _works_with_others() -> bool:
     jax = sys.modules.get("jax")
     return jax is not None and bool(jax.distributed.is_initialized())
+
+
+def _is_of_another(error: Exception) -> bool:
+    """Whether an error comes from working together, as when another process is lost, and not from this process."""
+    own = re.compile("RESOURCE_EXHAUSTED|INVALID_ARGUMENT|UNIMPLEMENTED|FAILED_PRECONDITION|NOT_FOUND")
+    return "Gloo" in str(error) or (is_of_jax(error) and not own.match(str(error)))
 
 
 def _end_at_once(code: int) -> NoReturn:

@@ -100,7 +100,7 @@ def from_main(value: Any) -> np.ndarray:
     return host if jax.process_count() == 1 else np.asarray(multihost_utils.broadcast_one_to_all(host))
 
 
-def agreed(here: bool) -> bool:
+def all_agree(here: bool) -> bool:
     """Whether something holds in all processes; all call this together."""
     if jax.process_count() == 1:
         return here

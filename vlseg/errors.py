@@ -40,3 +40,11 @@ class DownloadError(VlsegError):
 
 class StorageError(VlsegError):
     """A place that cannot be written to: full, read-only or absent."""
+
+
+def is_of_jax(error: Exception) -> bool:
+    """Whether JAX's runtime raised it: another process is lost, for example, or a device out of memory.
+
+    By its name, because what needs no device does not import JAX.
+    """
+    return type(error).__name__ == "JaxRuntimeError"

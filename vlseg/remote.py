@@ -18,7 +18,7 @@ from typing import Any
 from tqdm import tqdm
 
 from vlseg import files
-from vlseg.errors import ConfigError, StorageError, VlsegError, one_line
+from vlseg.errors import ConfigError, StorageError, VlsegError, is_of_jax, one_line
 from vlseg.files import PathLike
 
 _BLOCK = 32 << 20  # bytes of one request
@@ -274,7 +274,7 @@ def _opened(url: PathLike) -> tuple[Any, str]:
 def errors(place: PathLike, kind: type[VlsegError]) -> Iterator[None]:
     """Turns what clients of object stores raise, almost anything, into an error of this kind: one line about a place.
 
-    That a package is missing is a ConfigError.
+    That a package is missing is a ConfigError. What JAX raises when another process is lost stays what it is.
     """
     url = os.fspath(place)
     try:
@@ -289,6 +289,8 @@ def errors(place: PathLike, kind: type[VlsegError]) -> Iterator[None]:
     except FileNotFoundError as error:
         raise kind(f"{url}: there is no such bucket or object") from error
     except Exception as error:
+        if is_of_jax(error):
+            raise
         reason = one_line(error)[:300] or type(error).__name__
         if _is_denial(error):
             raise kind(

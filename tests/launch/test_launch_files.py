@@ -158,7 +158,7 @@ def test_run_reads_more_flags_as_a_shell_does(machine: Machine) -> None:
 @pytest.mark.parametrize("flags", ["", "--coordinator=a:1 --num_processes=2 --process_id=0"], ids=["alone", "several"])
 @pytest.mark.parametrize("job", ["", "7"], ids=["by hand", "slurm"])
 def test_run_on_gpus_looks_for_others_only_where_it_is_told_of_them(machine: Machine, flags: str, job: str) -> None:
-    assert machine.run("run.sh", "cuda13", *GIVEN[:3], FLAGS=flags, SLURM_JOB_ID=job) == (0, "")
+    assert machine.run("run.sh", "cuda13", *GIVEN[:3], FLAGS=flags, SLURM_STEP_NODELIST=job) == (0, "")
     own = OWN if flags or job else []
     assert machine.trainings() == [["-m", GIVEN[0], *own, *GIVEN[1:3], *flags.split()]]
 
@@ -271,6 +271,16 @@ def test_queued_resource_is_asked_again_after_an_error(
     assert "still there" not in errors
 
 
+def test_queued_resource_that_cannot_be_made_is_not_asked_for_again(machine: Machine) -> None:
+    commit(machine)
+    (machine.folder / "states").write_text(f"{GONE}\n" * 5)
+    (machine.folder / "trouble").write_text("ERROR: (gcloud) INVALID_ARGUMENT: no such accelerator type\n" * 5)
+    code, errors = machine.run("queued_resources.sh", *GIVEN, **QUEUED)
+    assert code == 1 and "no such accelerator type" in errors
+    assert errors.splitlines()[-1].startswith("error: no queued resource one was made")
+    assert [call[0] for call in queue_calls(machine)] == ["create"]
+
+
 def test_queued_resource_that_cannot_be_deleted_is_said_to_be_there(machine: Machine) -> None:
     commit(machine)
     (machine.folder / "states").write_text("ACTIVE\n" * 500)
@@ -300,7 +310,9 @@ def test_xpk_gets_every_word(machine: Machine) -> None:
         (1, "0", False),
         (2, "0", False),
         (134, "0", True),
+        (130, "0", False),
         (137, "0", True),
+        (139, "0", True),
         (143, "99", True),
         (143, "100", False),
     ],

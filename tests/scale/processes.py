@@ -6,6 +6,8 @@ python tests/scale/processes.py WORKDIR [--coordinator=HOST:PORT --num_processes
 import errno
 import functools
 import json
+import os
+import signal
 import sys
 import zlib
 from typing import NamedTuple
@@ -120,6 +122,8 @@ def main(workdir, _):
     distributed.initialize()
     if workdir in FAULTS and jax.process_index() == 1:
         raise FAULTS[workdir]
+    if workdir == "killed" and jax.process_index() == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
     mesh = sharding.make_mesh("")
     batches = [fingerprints(mesh, step) for step in (0, 1, 5, 100)]
     found = {"processes": jax.process_count(), "batches": batches, **losses(workdir), **scores()}

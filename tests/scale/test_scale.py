@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from tests.scale import processes
+from vlseg import cli
 
 FOLDER, ROOT = Path(__file__).parent, Path(__file__).parent.parent.parent
 QUICK = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
@@ -103,6 +104,20 @@ def test_a_fault_of_one_process_is_said_at_once(fault, code, said):
     finally:
         other.kill()
         other.communicate()
+
+
+@pytest.mark.slow
+def test_a_process_that_loses_another_ends_with_a_code_of_its_own():
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        where = [f"--coordinator=localhost:{free.getsockname()[1]}", "--num_processes=2"]
+    other, lost = (start("processes.py", "killed", *where, f"--process_id={number}") for number in range(2))
+    assert lost.wait(60) == -signal.SIGKILL
+    try:
+        errors = other.communicate(timeout=150)[1]
+    finally:
+        other.kill()
+    assert other.returncode == cli.LOST, errors
 
 
 MESHES = 10

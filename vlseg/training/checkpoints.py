@@ -20,7 +20,7 @@ import orbax.checkpoint as ocp
 from etils import epath
 
 from vlseg import distributed, files, remote
-from vlseg.errors import CheckpointError, ConfigError, StorageError
+from vlseg.errors import CheckpointError, ConfigError, StorageError, is_of_jax
 
 Place: TypeAlias = Path | epath.Path
 """A path, local or of a bucket."""
@@ -32,8 +32,11 @@ PATIENCE = 120
 TREE_FILE = "default/_METADATA"
 """Where Orbax describes what a checkpoint holds."""
 
-_DAMAGED = re.compile("NOT_FOUND|DATA_LOSS|OUT_OF_RANGE")
-"""What TensorStore says of files that are missing or cut short."""
+_DAMAGED = re.compile("NOT_FOUND|DATA_LOSS|OUT_OF_RANGE|[Cc]hecksum|CRC-?32C|[Cc]orrupt")
+"""What TensorStore says of files that are missing, cut short or changed."""
+
+_UNREACHABLE = re.compile("PERMISSION_DENIED|UNAVAILABLE|RESOURCE_EXHAUSTED|DEADLINE_EXCEEDED")
+"""What TensorStore says of files that may be whole."""
 
 PACKAGES = ("vlseg-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 """Those whose versions a checkpoint records."""
@@ -117,33 +120,39 @@ class Checkpoints:
         with remote.errors(self._path, StorageError) if self._is_remote else contextlib.nullcontext():
             try:
                 return self._manager.restore(step, args=ocp.args.StandardRestore(abstract)), step
-            except (jax.errors.JaxRuntimeError, PermissionError):
-                raise  # no fault of the checkpoint, as when another process is lost
-            except Exception as error:
-                if self._is_remote and not isinstance(error, ValueError | KeyError | TypeError):
+            except (FileNotFoundError, ValueError, KeyError, TypeError) as error:
+                if self._is_remote and isinstance(error, FileNotFoundError):
                     raise
-                raise CheckpointError(self._fault(step, error)) from error
+                raise self._fault(step, error) from error
+            except Exception as error:
+                # Of TensorStore, which has no type for files that end too early.
+                if self._is_remote or type(error) is not Exception:
+                    raise
+                raise self._fault(step, error) from error
 
-    def _fault(self, step: int, error: Exception) -> str:
-        """What Orbax's error over a checkpoint means."""
-        folder, reason = self._path / str(step), (str(error).splitlines() or [""])[0][:200]
-        is_read = isinstance(error, ValueError | KeyError | TypeError) and not _DAMAGED.search(str(error))
-        if is_read and (folder / TREE_FILE).exists():
-            return f"checkpoint {step} of this working directory does not fit the model: {reason}"
-        return f"checkpoint {step} is damaged; delete {folder} to go on from the one before ({reason})"
+    def _fault(self, step: int, error: Exception) -> CheckpointError | StorageError:
+        """What an error of Orbax over the checkpoint of a step means."""
+        folder, text = self._path / str(step), str(error)
+        reason = (text.splitlines() or [""])[0][:200]
+        if _UNREACHABLE.search(text):
+            return StorageError(f"checkpoint {step} in {self._path} cannot be read: {reason}")
+        is_whole = isinstance(error, ValueError | KeyError | TypeError) and (folder / TREE_FILE).exists()
+        if is_whole and not isinstance(error, json.JSONDecodeError) and not _DAMAGED.search(text):
+            return CheckpointError(f"checkpoint {step} of this working directory does not fit the model: {reason}")
+        return CheckpointError(f"checkpoint {step} is damaged; delete {folder} to go on from the one before ({reason})")
 
     def _agreed_latest(self) -> int | None:
-        """Process 0's newest step, once this process sees it too: a shared folder may show it later to others."""
-        latest = int(distributed.from_main(np.int32(-1 if self.latest is None else self.latest)))
+        """The newest step, once all processes see the same: a shared folder may show it later to some of them."""
         for _ in range(PATIENCE):
-            seen = (-1 if self.latest is None else self.latest) == latest
-            if distributed.agreed(seen):
-                return None if latest < 0 else latest
+            own = -1 if self.latest is None else self.latest
+            latest = int(distributed.from_main(np.int32(own)))
+            if distributed.all_agree(own == latest):
+                return self.latest
             time.sleep(1)
             with self._storage_errors():
                 self._manager.reload()
         raise StorageError(
-            f"process 0 finds checkpoint {latest} in {self._path}, others do not; all processes need the same folder"
+            f"processes do not find the same checkpoints in {self._path}; all of them need the same folder"
         )
 
     def save(self, step: int, state: Any) -> None:
@@ -185,9 +194,9 @@ class Checkpoints:
             return
         try:
             yield
-        except jax.errors.JaxRuntimeError:
-            raise  # another process is lost, which is no fault of the place
         except Exception as error:
+            if is_of_jax(error):
+                raise  # another process may be lost, which is no fault of the place
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise StorageError(f"cannot write checkpoints to {self._path}: {reason[:200]}") from error
 

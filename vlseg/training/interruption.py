@@ -21,6 +21,7 @@ class Interruption:
         # JAX's own handler tells the other processes, so it must stay.
         self._together = jax.distributed.is_initialized()
         self.received = False
+        self._stopping = False
         self._previous: object = None
 
     def __enter__(self) -> "Interruption":
@@ -29,8 +30,9 @@ class Interruption:
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        # What comes after the block does not ask whether to stop.
-        signal.signal(signal.SIGTERM, signal.SIG_DFL if self._together else self._previous)  # type: ignore[arg-type]
+        # What comes after the block does not ask whether to stop, or does nothing but leave the others in good order.
+        alone = signal.SIG_IGN if self._stopping else signal.SIG_DFL
+        signal.signal(signal.SIGTERM, alone if self._together else self._previous)  # type: ignore[arg-type]
 
     def _receive(self, number: int, frame: object) -> None:
         del number, frame
@@ -38,6 +40,6 @@ class Interruption:
 
     def reached(self, step: int) -> bool:
         """Whether to stop after this step; to be asked after every step."""
-        if self._together:
-            return multihost_utils.reached_preemption_sync_point(step)
-        return self.received
+        together = self._together and multihost_utils.reached_preemption_sync_point(step)
+        self._stopping = together or self.received
+        return self._stopping

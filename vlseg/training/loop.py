@@ -123,8 +123,10 @@ def train(
 
     Raises:
         NonFiniteLossError: naming the step; the last checkpoint is from before.
-        CheckpointError: the newest checkpoint is of another model. StorageError: `workdir` fails or is full.
+        CheckpointError: the newest checkpoint is of another model, or damaged.
+        StorageError: `workdir` fails or is full, or processes do not see the same one.
         ConfigError: a package for its bucket is missing.
+        SystemExit: 143 after SIGTERM, when all is saved.
     """
     checkpoints = Checkpoints(workdir, schedule.keep, schedule.keep_period, config)
     state, first = checkpoints.restore(state)
@@ -155,7 +157,7 @@ def train(
             logging = last or done % schedule.log_every == 0
             saving = last or done % schedule.checkpoint_every == 0
             if logging and schedule.checkpoint_minutes is not None:
-                saving |= _agreed(time.monotonic() - saved > 60 * schedule.checkpoint_minutes)
+                saving |= _main_decides(time.monotonic() - saved > 60 * schedule.checkpoint_minutes)
             if saving or logging:
                 _check_finite(pending, done, checkpoints, workdir)
             if logging:
@@ -183,7 +185,7 @@ def print_metrics(step: int, metrics: dict[str, float]) -> None:
     print(f"step {step}  " + "  ".join(f"{name} {value:.4g}" for name, value in metrics.items()), flush=True)
 
 
-def _agreed(decision: bool) -> bool:
+def _main_decides(decision: bool) -> bool:
     """Process 0's decision: clocks differ, and all processes must save or none."""
     return bool(distributed.from_main(np.asarray(decision)))
 

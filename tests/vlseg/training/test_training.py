@@ -316,24 +316,51 @@ def test_half_written_checkpoints_are_ignored_and_removed(tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # Orbax abandons its other reads
-@pytest.mark.parametrize("missing", ["d", "_METADATA", "ocdbt.process_0"])
-def test_a_damaged_checkpoint_is_named(tmp_path, missing):
+@pytest.mark.parametrize(
+    ("names", "size"), [("d", 0), ("_METADATA", 0), ("ocdbt.process_0", 0), ("_METADATA", 9), ("d/*", 9), ("d/*", -9)]
+)
+def test_a_damaged_checkpoint_is_named(tmp_path, names, size):
+    """What is lost, cut to a size, or, where that is negative, changed within so many bytes of its end."""
     train(fresh(), step, tmp_path, Schedule(4, 1, 2))
     newest = tmp_path / "checkpoints/4"
-    lost = next(newest.rglob(missing))
-    shutil.rmtree(lost) if lost.is_dir() else lost.unlink()
-    with pytest.raises(CheckpointError, match=f"checkpoint 4 is damaged; delete {newest} to go on from the one bef"):
+    for found in [path for path in newest.rglob(names) if path.exists()]:
+        if found.is_dir():
+            shutil.rmtree(found)
+        elif size:
+            content = found.read_bytes()
+            found.write_bytes(content[:size] + (bytes(len(content) - len(content[:size])) if size < 0 else b""))
+        else:
+            found.unlink()
+    with pytest.raises(CheckpointError, match=f"checkpoint 4 is damaged; delete {newest} to go on from the one before"):
         train(fresh(), step, tmp_path, Schedule(6, 1, 2))
     shutil.rmtree(newest)
     assert_identical(train(fresh(), step, tmp_path, Schedule(6, 1, 2)), after(6))
 
 
+@pytest.mark.parametrize(
+    "error",
+    [PermissionError(13, "denied"), OSError(116, "Stale file handle"), MemoryError(), ValueError("UNAVAILABLE")],
+)
+def test_what_keeps_a_checkpoint_from_being_read_does_not_damage_it(tmp_path, monkeypatch, error):
+    train(fresh(), step, tmp_path, Schedule(2, 1, 2))
+    opened = Checkpoints(tmp_path)
+
+    def failing(*_, **__):
+        raise error
+
+    monkeypatch.setattr(opened._manager, "restore", failing)
+    with pytest.raises((type(error), StorageError)) as caught:
+        opened.restore(fresh())
+    assert "damaged" not in str(caught.value) and not isinstance(caught.value, CheckpointError)
+    opened.close()
+
+
 def test_processes_that_do_not_see_the_same_folder_are_refused(tmp_path, monkeypatch):
     train(fresh(), step, tmp_path, Schedule(2, 1, 2))
-    monkeypatch.setattr(distributed, "from_main", lambda value: value + 2)
+    monkeypatch.setattr(distributed, "from_main", lambda value: value + 2)  # as if process 0 saw another step
     monkeypatch.setattr(checkpoints, "PATIENCE", 1)
     opened = Checkpoints(tmp_path)
-    with pytest.raises(StorageError, match=r"process 0 finds checkpoint 4 .* all processes need the same folder"):
+    with pytest.raises(StorageError, match=r"do not find the same checkpoints .* need the same folder"):
         opened.restore(fresh())
     opened.close()
 
