@@ -1,8 +1,10 @@
 # Needs make and a Python of 3.11 or newer, nothing else. `make help` lists the targets.
 PYTHON ?= python3
 VENV ?= .venv
-# Two processes: JAX itself uses every core, so more of them mostly cost memory.
+# Two processes: JAX itself uses every core, so more of them mostly cost memory. Each begins with half of the files, so
+# that what the tests of a file share is made once.
 WORKERS ?= 2
+PYTEST := $(VENV)/bin/python -m pytest -q -n $(WORKERS) --dist=worksteal
 
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
@@ -35,10 +37,10 @@ demo: install  ## train and run the tiny models on the CPU; pictures and scores 
 	$(BIN)/python -m ifseg_jax.demo --out demo
 
 test: install $(LIBTPU)  ## the tests, without the slow ones
-	$(BIN)/python -m pytest -q -n $(WORKERS) -m "not slow"
+	$(PYTEST) -m "not slow"
 
 test-slow: install $(LIBTPU)  ## the slow tests
-	$(BIN)/python -m pytest -q -n $(WORKERS) -m slow
+	$(PYTEST) -m slow
 
 pods: install $(LIBTPU)  ## compile for TPU slices of 8 to 256 chips; the tables go to docs/pods, reports that are there stay (40 minutes)
 	$(BIN)/python -m launch.pods --libtpu=$(LIBTPU) --out=docs/pods
