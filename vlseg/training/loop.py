@@ -192,7 +192,8 @@ def _main_decides(decision: bool) -> bool:
 
 def _means(pending: list[dict[str, jax.Array]]) -> dict[str, float]:
     host = jax.device_get(pending)
-    return {name: float(np.mean([metrics[name] for metrics in host])) for name in host[0]}
+    names = sorted(host[0], key=lambda name: name != "loss")  # which people look for first
+    return {name: float(np.mean([metrics[name] for metrics in host])) for name in names}
 
 
 def _check_finite(
