@@ -40,14 +40,15 @@ def results(*started):
     return json.loads(ended[0][1].splitlines()[-1])
 
 
-def together(count, script, *arguments, devices=1):
+def start_together(count, script, *arguments):
     with socket.socket() as free:
         free.bind(("localhost", 0))
-        port = free.getsockname()[1]
-    where = [f"--coordinator=localhost:{port}", f"--num_processes={count}"]
-    return results(
-        *(start(script, *arguments, *where, f"--process_id={number}", devices=devices) for number in range(count))
-    )
+        where = [f"--coordinator=localhost:{free.getsockname()[1]}", f"--num_processes={count}"]
+    return [start(script, *arguments, *where, f"--process_id={number}") for number in range(count)]
+
+
+def together(count, script, *arguments):
+    return results(*start_together(count, script, *arguments))
 
 
 @pytest.fixture(scope="module")
@@ -94,10 +95,7 @@ def test_training_in_four_processes_has_the_losses_of_one(alone, four):
     [("refused", 2, "error: a fault of one process"), ("lost", 1, "OSError: [Errno 116] Stale file handle")],
 )
 def test_a_fault_of_one_process_is_said_at_once(fault, code, said):
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        where = [f"--coordinator=localhost:{free.getsockname()[1]}", "--num_processes=2"]
-    other, faulty = (start("processes.py", fault, *where, f"--process_id={number}") for number in range(2))
+    other, faulty = start_together(2, "processes.py", fault)
     try:
         _, errors = faulty.communicate(timeout=60)
         assert (faulty.returncode, errors.splitlines()[-1]) == (code, said)
@@ -108,10 +106,7 @@ def test_a_fault_of_one_process_is_said_at_once(fault, code, said):
 
 @pytest.mark.slow
 def test_a_process_that_loses_another_ends_with_a_code_of_its_own():
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        where = [f"--coordinator=localhost:{free.getsockname()[1]}", "--num_processes=2"]
-    other, lost = (start("processes.py", "killed", *where, f"--process_id={number}") for number in range(2))
+    other, lost = start_together(2, "processes.py", "killed")
     assert lost.wait(60) == -signal.SIGKILL
     try:
         errors = other.communicate(timeout=150)[1]
@@ -176,10 +171,7 @@ def test_killed_at_random_moments(model, tmp_path):
 
 @pytest.mark.slow
 def test_signals_to_one_of_two_processes_and_then_to_both_stop_them_after_the_same_step(tmp_path):
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        where = [f"--coordinator=localhost:{free.getsockname()[1]}", "--num_processes=2"]
-    both = [start("training.py", "lseg", tmp_path / "two", 10**6, *where, f"--process_id={i}") for i in range(2)]
+    both = start_together(2, "training.py", "lseg", tmp_path / "two", 10**6)
     while not (tmp_path / "two/metrics.jsonl").exists() or len(losses(tmp_path / "two")) < 5:
         time.sleep(0.2)
     both[1].send_signal(signal.SIGTERM)
