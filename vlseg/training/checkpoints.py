@@ -32,6 +32,9 @@ PATIENCE = 120
 TREE_FILE = "default/_METADATA"
 """Where Orbax describes what a checkpoint holds."""
 
+_READ = (ValueError, KeyError, TypeError)
+"""What Orbax raises over what it could read."""
+
 _DAMAGED = re.compile("NOT_FOUND|DATA_LOSS|OUT_OF_RANGE|[Cc]hecksum|CRC-?32C|[Cc]orrupt")
 """What TensorStore says of files that are missing, cut short or changed."""
 
@@ -120,13 +123,10 @@ class Checkpoints:
         with remote.errors(self._path, StorageError) if self._is_remote else contextlib.nullcontext():
             try:
                 return self._manager.restore(step, args=ocp.args.StandardRestore(abstract)), step
-            except (FileNotFoundError, ValueError, KeyError, TypeError) as error:
-                if self._is_remote and isinstance(error, FileNotFoundError):
-                    raise
-                raise self._fault(step, error) from error
             except Exception as error:
-                # Of TensorStore, which has no type for files that end too early.
-                if self._is_remote or type(error) is not Exception:
+                # TensorStore has no type for files that end too early.
+                of_files = isinstance(error, FileNotFoundError) or type(error) is Exception
+                if not (isinstance(error, _READ) or (of_files and not self._is_remote)):
                     raise
                 raise self._fault(step, error) from error
 
@@ -136,7 +136,7 @@ class Checkpoints:
         reason = (text.splitlines() or [""])[0][:200]
         if _UNREACHABLE.search(text):
             return StorageError(f"checkpoint {step} in {self._path} cannot be read: {reason}")
-        is_whole = isinstance(error, ValueError | KeyError | TypeError) and (folder / TREE_FILE).exists()
+        is_whole = isinstance(error, _READ) and (folder / TREE_FILE).exists()
         if is_whole and not isinstance(error, json.JSONDecodeError) and not _DAMAGED.search(text):
             return CheckpointError(f"checkpoint {step} of this working directory does not fit the model: {reason}")
         return CheckpointError(f"checkpoint {step} is damaged; delete {folder} to go on from the one before ({reason})")

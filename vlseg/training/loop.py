@@ -159,9 +159,10 @@ def train(
             if logging and schedule.checkpoint_minutes is not None:
                 saving |= _main_decides(time.monotonic() - saved > 60 * schedule.checkpoint_minutes)
             if saving or logging:
-                _check_finite(pending, done, checkpoints, workdir)
+                host = jax.device_get(pending)
+                _check_finite(host, done, checkpoints, workdir)
             if logging:
-                values = _means(pending) | speed.rates(len(pending), time.monotonic() - started, work)
+                values = _means(host) | speed.rates(len(pending), time.monotonic() - started, work)
                 pending, started = [], time.monotonic()
                 if writer:
                     writer.write(done, values)
@@ -190,36 +191,26 @@ def _main_decides(decision: bool) -> bool:
     return bool(distributed.from_main(np.asarray(decision)))
 
 
-def _means(pending: list[dict[str, jax.Array]]) -> dict[str, float]:
-    host = jax.device_get(pending)
-    names = sorted(host[0], key=lambda name: name != "loss")  # which people look for first
-    return {name: float(np.mean([metrics[name] for metrics in host])) for name in names}
+def _means(logged: list[dict[str, np.ndarray]]) -> dict[str, float]:
+    names = sorted(logged[0], key=lambda name: name != "loss")  # which people look for first
+    return {name: float(np.mean([metrics[name] for metrics in logged])) for name in names}
 
 
 def _check_finite(
-    pending: list[dict[str, jax.Array]], done: int, checkpoints: Checkpoints, workdir: str | os.PathLike[str]
+    logged: list[dict[str, np.ndarray]], done: int, checkpoints: Checkpoints, workdir: str | os.PathLike[str]
 ) -> None:
-    """Raises NonFiniteLossError if a step since the last log line, which ended before `pending`, has not been finite.
+    """Raises NonFiniteLossError if a step since the last log line, which ended before `logged`, has not been finite.
 
     A loss belongs to the state before its step, so it is the gradient that tells whether the state after it is good.
     """
-    checked = [{name: value for name, value in metrics.items() if name in FINITE} for metrics in pending]
-    host = jax.device_get(checked)
-    bad = next(
-        (
-            (number, name)
-            for number, values in enumerate(host)
-            for name in FINITE
-            if not np.isfinite(values.get(name, 0))
-        ),
-        None,
-    )
-    if bad is None:
+    checked = [(number, name) for number in range(len(logged)) for name in FINITE if name in logged[number]]
+    bad = [(number, name) for number, name in checked if not np.isfinite(logged[number][name])]
+    if not bad:
         return
-    number, name = bad
-    step, checkpoint = done - len(pending) + 1 + number, checkpoints.finished() or 0
+    number, name = bad[0]
+    step, checkpoint = done - len(logged) + 1 + number, checkpoints.finished() or 0
     if distributed.is_main():
-        before = [float(values["loss"]) for values in host[:number] if "loss" in values]
+        before = [float(values["loss"]) for values in logged[:number] if "loss" in values]
         record = {"step": step, "not_finite": name, "resumes_from": checkpoint, "loss_before": before}
         files.atomic_write_json(f"{os.fspath(workdir)}/{FAILURE_FILE}", record)
     raise NonFiniteLossError(
