@@ -17,11 +17,14 @@ import numpy as np
 from absl import flags
 
 from benchmarks import timing
-from ifseg_jax import adaptation, flops, inference
+from ifseg_jax import flops, inference
 from ifseg_jax.config import SIZES, OFAConfig
-from ifseg_jax.inference import WordEmbeddings
+from ifseg_jax.objective import ImageFree
 from ifseg_jax.ofa import OFA
+from ifseg_jax.prompt import WordEmbeddings
+from ifseg_jax.settings import Adaptation
 from vlseg import cli
+from vlseg.training.program import compile_step
 
 CATEGORIES = 171
 WORDS = 239
@@ -52,21 +55,19 @@ def inference_task(config: OFAConfig, height: int, width: int) -> tuple[Callable
 
 def train_task(config: OFAConfig) -> tuple[Callable[[], Any], int]:
     """The function to time and its FLOPs: one image-free step of batch 1."""
-    settings = adaptation.Adaptation(batch_size=1)
-    words = random_words(config)
+    task = ImageFree(config, Adaptation(batch_size=1), CATEGORIES, WORDS)
     variables = random_variables(config)
     del variables["params"]["encoder"]["resnet"], variables["params"]["word_embedding"], variables["batch_stats"]
-    trained, kept = adaptation.split(variables, config)
+    state, needed, _ = task.split(variables)
     del variables
-    step = adaptation.image_free_step(config, settings, words, kept)
-    state = [adaptation.initial_state(trained, settings.optimizer(), copy=False)]
-    del trained
+    constants, update, held = {"frozen": needed, "words": random_words(config)}, compile_step(task.update), [state]
+    del state
 
     def run() -> jax.Array:
-        state[0], metrics = step(state[0], 0)
+        held[0], metrics = update(held[0], constants, None, np.int32(0))
         return metrics["loss"]
 
-    return run, flops.image_free_step(config, settings.side(config), WORDS, CATEGORIES)
+    return run, round(task.flops)
 
 
 def main(_: list[str]) -> None:
@@ -77,9 +78,7 @@ def main(_: list[str]) -> None:
         run, work = inference_task(config, options.height, options.width)
     else:
         run, work = train_task(config)
-    times = timing.seconds(run, options.repeats)
-    peak = timing.peak_memory()
-    figures = timing.report(times, work, timing.matmul_rate(jnp.ones(timing.MATMUL_SHAPE)), peak)
+    figures = timing.report(run, options.repeats, work, jnp.ones)
     print(json.dumps({"size": options.size, "task": options.task, **figures}, indent=2))
 
 

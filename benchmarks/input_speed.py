@@ -17,13 +17,14 @@ import numpy as np
 from absl import flags
 from PIL import Image
 
-from configs import ifseg_base
-from ifseg_jax.adaptation import Adaptation
-from ifseg_jax.train import supervised_batches
+from ifseg_jax.config import SIZES
+from ifseg_jax.objective import Supervised
+from ifseg_jax.settings import Adaptation
+from ifseg_jax.training import supervised_batches
 from lseg_jax.batches import named_batches
-from lseg_jax.training import Training
+from lseg_jax.settings import Training
 from vlseg import cli
-from vlseg.data import prepared
+from vlseg.data.formats import prepared
 from vlseg.data.sources import open_dataset
 from vlseg.data.stream import prefetched
 
@@ -55,8 +56,7 @@ def images_per_second(source: str, model: str, threads: int, workers: int, batch
     if model == "LSeg":
         make = named_batches([dataset], Training(batch_size=BATCH))
     else:
-        settings = Adaptation(**{**ifseg_base.get_config().adaptation, "batch_size": BATCH})
-        make = supervised_batches(dataset, settings, 512)
+        make = supervised_batches(dataset, Supervised(SIZES["ofa_base"], Adaptation(batch_size=BATCH), CLASSES, 0))
     values = prefetched(make, threads, workers)
     ahead = 1 + threads + 3 * workers
     for number in range(ahead):

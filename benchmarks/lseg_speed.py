@@ -53,11 +53,8 @@ def jax_report(config: LSegConfig, height: int, width: int, labels: int, repeats
     image, embeddings = jnp.asarray(random_image(height, width)), jnp.asarray(random_labels(config, labels))
     model = LSegNet(config)
     segment = jax.jit(lambda *arguments: model.apply(*arguments, method=LSegNet.segment))
-    times = timing.seconds(lambda: segment(variables, image, embeddings), repeats)
-    peak = timing.peak_memory()
-    return timing.report(
-        times, flops.inference(config, height, width, labels), timing.matmul_rate(jnp.ones(timing.MATMUL_SHAPE)), peak
-    )
+    work = flops.inference(config, height, width, labels)
+    return timing.report(lambda: segment(variables, image, embeddings), repeats, work, jnp.ones)
 
 
 def torch_report(config: LSegConfig, height: int, width: int, labels: int, repeats: int) -> dict[str, float]:
@@ -77,10 +74,8 @@ def torch_report(config: LSegConfig, height: int, width: int, labels: int, repea
         model = lseg_torch.LSeg(config, height, width).eval()
         image = torch.from_numpy(random_image(height, width)).permute(0, 3, 1, 2).contiguous()
         embeddings = torch.from_numpy(random_labels(config, labels))
-        times = timing.seconds(lambda: model(image, embeddings), repeats)
-        peak = timing.peak_memory()
-        rate = timing.matmul_rate(torch.ones(timing.MATMUL_SHAPE))
-    return timing.report(times, flops.inference(config, height, width, labels), rate, peak)
+        work = flops.inference(config, height, width, labels)
+        return timing.report(lambda: model(image, embeddings), repeats, work, torch.ones)
 
 
 def in_own_process(arguments: list[str]) -> dict[str, float]:

@@ -17,18 +17,20 @@ import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
-from configs import lseg_tiny
-from lseg_jax import storage, training
+from benchmarks.scenes import Without
+from lseg_jax import checkpoint, objective
 from lseg_jax.batches import named_batches
 from lseg_jax.config import LSegConfig
+from lseg_jax.dpt import doubled
 from lseg_jax.lseg import LSegNet
 from lseg_jax.model import LSeg, load
-from lseg_jax.training import Training
-from vlseg import cli, files
-from vlseg.data.folder import Example
+from lseg_jax.settings import Training
+from vlseg import cli, files, settings
 from vlseg.data.tiny_world import HYPERNYMS, NAMES, SYNONYMS, TinyWorldDataset
 from vlseg.evaluation import confusion
+from vlseg.training import program
 
+CONFIG = "configs/lseg_tiny.py"
 EVERYTHING = range(len(NAMES))
 BATCH = 20
 HELD_OUT = ("water", "bricks", "apple", "car")
@@ -58,7 +60,7 @@ def ious(model: LSeg, scenes: int, questions: Sequence[Question]) -> list[np.nda
 
     @jax.jit
     def update(counts: Any, pixels: jax.Array, truth: jax.Array, words: jax.Array, meant: Any, counted: Any) -> Any:
-        logits = net.apply(model.variables, pixels, words, method=LSegNet.correlate)
+        logits = doubled(net.apply(model.variables, pixels, words, method=LSegNet.cell_logits))
         return confusion.update(counts, meant[jnp.argmax(logits, axis=-1)], counted[truth])
 
     for start in range(0, scenes, BATCH):
@@ -89,7 +91,9 @@ def words(model: LSeg, scenes: int) -> Scores:
     for (index, iou), (_, word) in zip(alone, pairs, strict=True):
         print(f"{NAMES[index]} {found[0][index]:.1f}, as {word} {iou:.1f}")
     scores["one name replaced by a synonym, its IoU"] = _by_class(alone)
-    related = _related(model, [word for _, word in pairs])
+    # The class whose name is nearest to each synonym in the eyes of the text encoder alone.
+    synonyms, trained = (np.asarray(model.encode_text(texts)) for texts in ([word for _, word in pairs], NAMES))
+    related = np.argmax(synonyms @ trained.T, axis=1).tolist()
     kept = [result for result, (index, _), nearest in zip(alone, pairs, related, strict=True) if nearest == index]
     classes = sorted({index for index, _ in kept})
     scores[f"the same for the {len(kept)} of {len(pairs)} synonyms that the text encoder relates"] = _by_class(kept)
@@ -103,53 +107,21 @@ def _by_class(results: Sequence[tuple[int, float]]) -> float:
     return float(np.mean([np.mean([value for other, value in results if other == index]) for index in classes]))
 
 
-def _related(model: LSeg, words: Sequence[str]) -> list[int]:
-    """The class whose name is nearest to each word in the eyes of the text encoder alone."""
-    return np.argmax(np.asarray(model.encode_text(words)) @ np.asarray(model.encode_text(NAMES)).T, axis=1).tolist()
-
-
-def fitted(model: LSeg, settings: Training, ignored: Sequence[int] = ()) -> LSeg:
+def fitted(model: LSeg, chosen: Training, ignored: Sequence[int] = ()) -> LSeg:
     """The model after training on scenes; pixels of the `ignored` classes do not count."""
-    dataset = _Without(TinyWorldDataset("train", count=100_000), ignored)
+    dataset = Without(TinyWorldDataset("train", count=100_000), ignored)
     kept = [name for index, name in enumerate(NAMES) if index not in ignored]
-    optimizer = settings.make_optimizer(len(dataset))
-    state, frozen = training.split(model.variables)
-    state["params"] = jax.tree.map(jnp.copy, state["params"])
-    state["batch_stats"] = jax.tree.map(jnp.copy, state["batch_stats"])
-    state["optimizer"] = optimizer.init(state["params"])
-    labels = training.label_sets([model.encode_text(kept)])
-    step = training.make_step(model.config, settings, labels, optimizer, named_batches([dataset], settings))
-    for number in range(settings.total_steps(len(dataset))):
-        state, metrics = step(state, number)
-    print(f"loss {float(metrics['loss']):.3f}", flush=True)
-    return dataclasses.replace(model, variables=training.joined(state, frozen))
-
-
-class _Without:
-    """Scenes of the tiny world in which some classes are not labelled and the others count from 0."""
-
-    def __init__(self, scenes: TinyWorldDataset, ignored: Sequence[int]) -> None:
-        self._scenes = scenes
-        kept = [index for index in range(len(NAMES)) if index not in ignored]
-        self.names = tuple(NAMES[index] for index in kept)
-        self.ignore_label = scenes.ignore_label
-        self._renamed = np.full(len(NAMES), self.ignore_label, np.int32)
-        self._renamed[kept] = np.arange(len(kept))
-
-    def __len__(self) -> int:
-        return len(self._scenes)
-
-    def __getitem__(self, index: int) -> Example:
-        example = self._scenes[index]
-        return example._replace(label=self._renamed[example.label])
-
-    def __iter__(self) -> Any:
-        return (self[index] for index in range(len(self)))
+    labels = objective.label_sets([model.encode_text(kept)])
+    task = objective.Matching(model.config, chosen, len(dataset), *labels.valid.shape)
+    state, frozen = task.split(jax.tree.map(jnp.copy, model.variables))
+    batches = named_batches([dataset], chosen)
+    state = program.run_in_memory(task, state, labels, chosen.total_steps(len(dataset)), batches)
+    return dataclasses.replace(model, variables=objective.joined(state, frozen))
 
 
 def fresh(config: LSegConfig, model: LSeg, seed: int) -> LSeg:
     """A model of this configuration with the parameters of `model`; a block starts as the identity."""
-    variables = jax.jit(storage.initializer(config))(jax.random.key(seed))
+    variables = jax.jit(checkpoint.initializer(config))(jax.random.key(seed))
     merged = {collection: {**variables[collection], **model.variables[collection]} for collection in variables}
     if config.block != "none":
         # From a random start its few weights take thousands of steps.
@@ -160,12 +132,12 @@ def fresh(config: LSegConfig, model: LSeg, seed: int) -> LSeg:
 
 def held_out(steps: int, scenes: int, seed: int) -> Scores:
     """mean IoU over trained and over held-out classes, of a model trained from scratch without the latter."""
-    settings = _settings(steps, seed)
-    config = LSegConfig.from_dict(lseg_tiny.get_config().model.to_dict())
+    chosen = _settings(steps, seed)
+    config = LSegConfig.from_dict(settings.load(CONFIG).model.to_dict())
     bundled = load("tiny")
-    variables = jax.jit(storage.initializer(config))(jax.random.key(seed))
+    variables = jax.jit(checkpoint.initializer(config))(jax.random.key(seed))
     ignored = [NAMES.index(name) for name in HELD_OUT]
-    model = fitted(dataclasses.replace(bundled, config=config, variables=variables), settings, ignored)
+    model = fitted(dataclasses.replace(bundled, config=config, variables=variables), chosen, ignored)
     (found,) = ious(model, scenes, [Question(NAMES, EVERYTHING)])
     seen = [iou for index, iou in enumerate(found) if index not in ignored]
     scores = {"trained classes": float(np.mean(seen)), "held-out classes": float(np.mean(found[ignored]))}
@@ -174,13 +146,13 @@ def held_out(steps: int, scenes: int, seed: int) -> Scores:
 
 def blocks(steps: int, scenes: int, seed: int) -> Scores:
     """mIoU of each block at each depth, all trained on from the bundled weights for the same number of steps."""
-    settings = _settings(steps, seed)
+    chosen = _settings(steps, seed)
     bundled = load("tiny")
     scores: Scores = {}
     for block in BLOCKS:
         for depth in (0,) if block == "none" else DEPTHS:
             config = dataclasses.replace(bundled.config, block=block, block_depth=depth)
-            model = fitted(fresh(config, bundled, seed), settings)
+            model = fitted(fresh(config, bundled, seed), chosen)
             title = f"{block}, depth {depth}"
             scores[title] = float(ious(model, scenes, [Question(NAMES, EVERYTHING)])[0].mean())
             print(f"{title}: {scores[title]:.1f}", flush=True)
@@ -188,8 +160,9 @@ def blocks(steps: int, scenes: int, seed: int) -> Scores:
 
 
 def _settings(steps: int, seed: int) -> Training:
-    shown = lseg_tiny.get_config().training.to_dict()
-    return Training.from_dict({**shown, "steps": steps, "seed": seed, "warmup_steps": min(100, steps // 10)})
+    shown = settings.load(CONFIG).training.to_dict()
+    changed = {"steps": steps, "seed": seed, "warmup_steps": min(100, steps // 10)}
+    return settings.read(Training, {**shown, **changed}, "training")
 
 
 def table(scores: Scores) -> str:

@@ -5,13 +5,14 @@ Modules have the names of official checkpoints, so that `lseg_jax.official.to_of
 
 import timm
 import torch
+from einops.layers.torch import Rearrange
 from torch import nn
 from torch.nn import functional
 
 from lseg_jax.config import LSegConfig, ResNetConfig, ViTConfig
 from lseg_jax.dpt import SCALES
+from lseg_jax.encoders.vit import DEPTHS
 from lseg_jax.lseg import LOGIT_SCALE
-from lseg_jax.vit import DEPTHS
 
 
 class Readout(nn.Module):
@@ -36,13 +37,6 @@ def resample(channels: int, scale: float) -> list[nn.Module]:
     return [nn.ConvTranspose2d(channels, channels, round(scale), round(scale))]
 
 
-class Transposed(nn.Module):
-    """[B, n, D] -> [B, D, n]."""
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x.transpose(1, 2)
-
-
 class ViTLevels(nn.Module):
     """A vision transformer and the reassembly of four of its layers; the size of the images is fixed."""
 
@@ -57,12 +51,10 @@ class ViTLevels(nn.Module):
             num_classes=0,
         )
         self.last = [config.layers // DEPTHS * number - 1 for number in range(1, DEPTHS + 1)]
-        rows, columns = height // config.patch, width // config.patch
         for number, (channels, scale) in enumerate(zip(config.reassembled, SCALES[config.patch], strict=True), 1):
             layers = nn.Sequential(
                 Readout(config.width),
-                Transposed(),
-                nn.Unflatten(2, (rows, columns)),
+                Rearrange("b (h w) c -> b c h w", h=height // config.patch),
                 nn.Conv2d(config.width, channels, 1),
                 *resample(channels, scale),
             )
@@ -166,12 +158,11 @@ class LSeg(nn.Module):
     def __init__(self, config: LSegConfig, height: int, width: int) -> None:
         super().__init__()
         if isinstance(config.image, ViTConfig):
-            channels = list(config.image.reassembled)
             self.pretrained: nn.Module = ViTLevels(config.image, height, width)
         else:
-            channels = [4 * config.image.width * 2**stage for stage in range(DEPTHS)]
+            assert isinstance(config.image, ResNetConfig)
             self.pretrained = ResNetLevels(config.image)
-        self.scratch = Decoder(channels, config.features, config.text.features)
+        self.scratch = Decoder(list(config.image.channels), config.features, config.text.features)
 
     def forward(self, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """Images [B, 3, H, W] and labels [N, C], l2-normalised -> [B, N, H, W]."""

@@ -51,14 +51,15 @@ def peak_memory() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def report(times: list[float], work: int, rate: float, peak: int) -> dict[str, float]:
-    """The figures that a benchmark prints.
+def report(run: Callable[[], Any], repeats: int, work: int, ones: Callable[[tuple[int, int]], Any]) -> dict[str, float]:
+    """Times a function; the figures that a benchmark prints.
 
     Args:
-        times: of the runs, in seconds. work: FLOPs of the definition. rate: of matrix multiplication, FLOP/s.
-        peak: resident memory in bytes.
+        work: FLOPs of the definition. ones: makes a matrix of a shape in the framework whose products are measured.
     """
-    median = statistics.median(times)
+    times = seconds(run, repeats)
+    median, peak = statistics.median(times), peak_memory()
+    rate = matmul_rate(ones(MATMUL_SHAPE))
     return {
         "seconds_median": round(median, 3),
         "seconds_min": round(min(times), 3),

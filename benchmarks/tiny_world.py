@@ -8,67 +8,45 @@ results.json and prints means with the spread over seeds (the standard deviation
 """
 
 import statistics
-from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
+import jax
+import jax.numpy as jnp
 from absl import flags
 
-from configs import tiny
-from ifseg_jax import adaptation
-from ifseg_jax.adaptation import Adaptation
-from ifseg_jax.evaluate import evaluate
-from ifseg_jax.model import IFSeg, load
-from ifseg_jax.pseudo_label import PseudoLabelled
-from ifseg_jax.train import supervised_batches
-from vlseg import cli, files
-from vlseg.data.folder import Example
+from benchmarks.scenes import Without
+from ifseg_jax.model import IFSeg, adapted, load
+from ifseg_jax.objective import Supervised
+from ifseg_jax.settings import Adaptation
+from ifseg_jax.training import supervised_batches
+from vlseg import cli, files, settings
+from vlseg.commands.pseudo_label import PseudoLabelled
 from vlseg.data.tiny_world import NAMES, TinyWorldDataset
+from vlseg.evaluation import scoring
+from vlseg.training import program
 
 Scores = dict[str, float]
 
 
-class WithoutLabels:
-    """Training scenes of which no pixel is labelled."""
-
-    names: tuple[str, ...] = ()
-    ignore_label = 255
-
-    def __init__(self, scenes: TinyWorldDataset) -> None:
-        self._scenes = scenes
-
-    def __len__(self) -> int:
-        return len(self._scenes)
-
-    def __getitem__(self, index: int) -> Example:
-        example = self._scenes[index]
-        return example._replace(label=np.full_like(example.label, self.ignore_label))
-
-    def __iter__(self) -> Iterator[Example]:
-        return (self[index] for index in range(len(self)))
-
-
-def self_trained(model: IFSeg, settings: Adaptation) -> IFSeg:
+def self_trained(model: IFSeg, chosen: Adaptation) -> IFSeg:
     """The adapted model after fine-tuning on what it sees itself in training scenes without labels."""
-    scenes = WithoutLabels(TinyWorldDataset("train", count=20_000, seed=settings.seed))
-    return supervised(model, settings, PseudoLabelled(model, scenes, NAMES))
+    scenes = Without(TinyWorldDataset("train", count=20_000, seed=chosen.seed), range(len(NAMES)))
+    return supervised(model, chosen, PseudoLabelled(model, scenes, NAMES))
 
 
-def supervised(model: IFSeg, settings: Adaptation, dataset: Any) -> IFSeg:
+def supervised(model: IFSeg, chosen: Adaptation, dataset: Any) -> IFSeg:
     """The model after supervised fine-tuning on a data set."""
-    words = model.word_embeddings(NAMES)
-    trained, kept = adaptation.split(model.variables, model.config)
-    batches = supervised_batches(dataset, settings, settings.side(model.config))
-    step = adaptation.supervised_step(model.config, settings, words, kept, batches)
-    state = adaptation.initial_state(trained, settings.optimizer())
-    for number in range(settings.steps):
-        state, _ = step(state, number)
-    return adaptation.adapted(model, NAMES, state, kept)
+    words = model.embed(NAMES)
+    task = Supervised(model.config, chosen, len(NAMES), words.prompt.shape[1])
+    state, needed, frozen = task.split(jax.tree.map(jnp.copy, model.variables))
+    constants = {"frozen": needed, "words": words}
+    state = program.run_in_memory(task, state, constants, chosen.steps, supervised_batches(dataset, task))
+    return adapted(model, NAMES)({**frozen, **state["params"]})
 
 
 def score(model: IFSeg, dataset: TinyWorldDataset) -> Scores:
     """mIoU in percent without ("plain") and with ("knn") averaging."""
-    plain, knn = evaluate(model, dataset, (0, model.inference.knn_iterations), categories=NAMES, batch_size=10)
+    plain, knn = scoring.score(model, dataset, model.variants(), labels=NAMES, batch_size=10)
     return {"plain": 100 * plain.miou, "knn": 100 * knn.miou}
 
 
@@ -87,13 +65,14 @@ def compare(base: IFSeg, scenes: int, seeds: int) -> dict[str, list[Scores]]:
     results = {"unadapted": [score(base, dataset)]}
     print("unadapted", results["unadapted"][0], flush=True)
     for seed in range(seeds):
-        settings = Adaptation(**{**tiny.get_config().adaptation, "seed": seed})
-        adapted = adaptation.adapt(base, NAMES, settings)
-        labelled = TinyWorldDataset("train", count=20_000, seed=settings.seed)
+        given = settings.load("configs/tiny.py").adaptation.to_dict() | {"seed": seed}
+        chosen = settings.read(Adaptation, given, "adaptation")
+        image_free = base.adapt(NAMES, **given)
+        labelled = TinyWorldDataset("train", count=20_000, seed=seed)
         for mode, model in (
-            ("image_free", adapted),
-            ("self_training", self_trained(adapted, settings)),
-            ("supervised", supervised(base, settings, labelled)),
+            ("image_free", image_free),
+            ("self_training", self_trained(image_free, chosen)),
+            ("supervised", supervised(base, chosen, labelled)),
         ):
             results.setdefault(mode, []).append(score(model, dataset))
             print(f"seed {seed}", mode, results[mode][-1], flush=True)

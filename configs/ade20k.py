@@ -14,9 +14,7 @@ Evaluate with: python -m ifseg_jax.evaluate --checkpoint=runs/ade20k/model --tok
 
 import ml_collections
 
-from configs import arguments, ifseg_base
-
-MODES = ("image_free", "supervised")
+from vlseg.settings import check_argument
 
 
 def get_config(mode: str = "image_free") -> ml_collections.ConfigDict:
@@ -25,8 +23,8 @@ def get_config(mode: str = "image_free") -> ml_collections.ConfigDict:
     Raises:
         ConfigError: another mode.
     """
-    arguments.check("configs/ade20k.py", mode, MODES)
-    config = ifseg_base.get_config()
+    check_argument("configs/ade20k.py", mode, ("image_free", "supervised"))
+    config = ml_collections.ConfigDict({"package": "ifseg_jax"})
     config.mode = mode
     config.categories = "ade20k_150"
     return config

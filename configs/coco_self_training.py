@@ -22,7 +22,7 @@ Evaluate with: python -m ifseg_jax.evaluate --checkpoint=runs/self_training/mode
 
 import ml_collections
 
-from configs import arguments, ifseg_base
+from vlseg.settings import check_argument
 
 STARTS = {"unseen": ("runs/coco_unseen/model", "coco_unseen_15"), "seen": ("runs/coco/model", "coco_stuff_171")}
 
@@ -33,9 +33,9 @@ def get_config(labels: str = "unseen") -> ml_collections.ConfigDict:
     Raises:
         ConfigError: another word.
     """
-    arguments.check("configs/coco_self_training.py", labels, STARTS)
-    config = ifseg_base.get_config()
+    check_argument("configs/coco_self_training.py", labels, STARTS)
+    config = ml_collections.ConfigDict({"package": "ifseg_jax"})
     config.mode = "supervised"
     config.checkpoint, config.categories = STARTS[labels]
-    config.adaptation.steps = 8000
+    config.adaptation = {"steps": 8000}
     return config

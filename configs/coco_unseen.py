@@ -12,11 +12,9 @@ ROOT holds COCO-Stuff 164k as it is unpacked (`python -m vlseg.data.list`); pixe
 
 import ml_collections
 
-from configs import ifseg_base
-
 
 def get_config() -> ml_collections.ConfigDict:
     """The official settings with these categories."""
-    config = ifseg_base.get_config()
+    config = ml_collections.ConfigDict({"package": "ifseg_jax"})
     config.categories = "coco_unseen_15"
     return config

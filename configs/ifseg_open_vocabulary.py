@@ -13,7 +13,8 @@ configs/ade20k.py; ours not run.
 
 import ml_collections
 
-from configs import ifseg_base, open_vocabulary
+from vlseg.evaluation.protocols import PROTOCOLS
+from vlseg.settings import check_argument
 
 
 def get_config(data: str = "voc21") -> ml_collections.ConfigDict:
@@ -22,6 +23,7 @@ def get_config(data: str = "voc21") -> ml_collections.ConfigDict:
     Raises:
         ConfigError: another data set.
     """
-    config = ifseg_base.get_config()
-    config.categories = ",".join(word for words in open_vocabulary.get_config(data).words for word in words)
+    check_argument("configs/ifseg_open_vocabulary.py", data, PROTOCOLS)
+    config = ml_collections.ConfigDict({"package": "ifseg_jax"})
+    config.categories = ",".join(word for words in PROTOCOLS[data].words for word in words)
     return config

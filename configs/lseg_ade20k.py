@@ -25,10 +25,10 @@ The authors' own checkpoint (demo_e200.ckpt) was trained with the words of their
 
 import ml_collections
 
-from configs import arguments, lseg_base
-from lseg_jax.config import TEXT_RN50X16, TEXT_VIT, LSegConfig
+from vlseg.settings import check_argument
 
-TEXTS = {"vit_b32": TEXT_VIT, "rn50x16": TEXT_RN50X16}
+TEXTS = {"vit_b32": {}, "rn50x16": {"width": 768, "heads": 12, "features": 768}}
+"""Sizes of CLIP's text encoders, where they differ from the default."""
 
 
 def get_config(text: str = "vit_b32") -> ml_collections.ConfigDict:
@@ -37,9 +37,9 @@ def get_config(text: str = "vit_b32") -> ml_collections.ConfigDict:
     Raises:
         ConfigError: another text encoder.
     """
-    arguments.check("configs/lseg_ade20k.py", text, TEXTS)
-    config = lseg_base.get_config()
-    config.model = ml_collections.ConfigDict(LSegConfig(TEXTS[text]).to_dict())
-    for section in (config.data, config.evaluation):
-        section.folder.ignore_zero = True
+    check_argument("configs/lseg_ade20k.py", text, TEXTS)
+    config = ml_collections.ConfigDict({"package": "lseg_jax"})
+    config.model = {"text": TEXTS[text]}
+    config.data = {"folder": {"ignore_zero": True}}
+    config.evaluation = {"folder": {"ignore_zero": True}}
     return config

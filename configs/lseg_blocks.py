@@ -20,8 +20,9 @@ Evaluate with: python -m lseg_jax.evaluate --checkpoint=runs/bottleneck_2/model 
 
 import ml_collections
 
-from configs import arguments, lseg_text_encoders
+from vlseg.settings import check_argument
 
+VIT_B32 = {"patch": 32, "width": 768, "heads": 12, "layers": 12, "grid": 12, "reassembled": (96, 192, 384, 768)}
 BLOCKS = ("none", *(f"{block}-{depth}" for block in ("bottleneck", "depthwise") for depth in (1, 2, 4)))
 
 
@@ -31,8 +32,10 @@ def get_config(block: str = "bottleneck-2") -> ml_collections.ConfigDict:
     Raises:
         ConfigError: another block than those of the table.
     """
-    arguments.check("configs/lseg_blocks.py", block, BLOCKS)
-    config = lseg_text_encoders.get_config("vit_b32")
+    check_argument("configs/lseg_blocks.py", block, BLOCKS)
     kind, _, depth = block.partition("-")
-    config.model.update({"block": kind, "block_depth": int(depth or 0)})
+    config = ml_collections.ConfigDict({"package": "lseg_jax"})
+    config.model = {"image": VIT_B32, "block": kind, "block_depth": int(depth or 0)}
+    config.data = {"folder": {"ignore_zero": True}}
+    config.evaluation = {"folder": {"ignore_zero": True}}
     return config

@@ -13,28 +13,24 @@ five million parameters that has never seen a photograph is no match for the off
 
 import ml_collections
 
-from configs import lseg_base
-
 
 def get_config() -> ml_collections.ConfigDict:
     """Settings for small data sets and a small model."""
-    config = lseg_base.get_config()
+    config = ml_collections.ConfigDict({"package": "lseg_jax"})
     config.checkpoint = "tiny"
-    config.training.update(
-        {
-            "steps": 1000,
-            "batch_size": 8,
-            "learning_rate": 1e-3,
-            "decoder_factor": 1.0,
-            "optimizer": "adamw",
-            "weight_decay": 0.05,
-            "warmup_steps": 50,
-            "clip_norm": 1.0,
-            "base_size": 192,
-            "crop_size": 128,
-            "scale_range": (0.75, 1.5),
-            "row_block": 64,
-        }
-    )
+    config.training = {
+        "steps": 1000,
+        "batch_size": 8,
+        "learning_rate": 1e-3,
+        "decoder_factor": 1.0,
+        "optimizer": "adamw",
+        "weight_decay": 0.05,
+        "warmup_steps": 50,
+        "clip_norm": 1.0,
+        "base_size": 192,
+        "crop_size": 128,
+        "scale_range": (0.75, 1.5),
+        "row_block": 64,
+    }
     config.checkpoint_every = 250
     return config

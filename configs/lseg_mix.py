@@ -17,15 +17,13 @@ Other data sets than these seven are those of configs/open_vocabulary.py.
 
 import ml_collections
 
-from configs import lseg_base
-
 DATA_SETS = ("ade20k", "bdd100k", "cityscapes", "coco_panoptic", "idd", "mapillary", "sun_rgbd")
 
 
 def get_config() -> ml_collections.ConfigDict:
     """The settings for ADE20K with 200 epochs of all seven."""
-    config = lseg_base.get_config()
-    config.training.epochs = 200
+    config = ml_collections.ConfigDict({"package": "lseg_jax"})
+    config.training = {"epochs": 200}
     config.root = "data"
     config.roots = ml_collections.ConfigDict()
     for name in DATA_SETS:
@@ -35,5 +33,5 @@ def get_config() -> ml_collections.ConfigDict:
     joined = sources[0]
     for source in sources[1:]:
         joined = joined + "," + source
-    config.data.source = joined
+    config.data = ml_collections.ConfigDict({"source": joined})
     return config

@@ -21,10 +21,11 @@ Evaluate with: python -m lseg_jax.evaluate --checkpoint=runs/rn50x16/model --dat
 
 import ml_collections
 
-from configs import arguments, lseg_ade20k
-from lseg_jax.config import TEXT_RN50X4, TEXT_RN50X16, TEXT_VIT, VIT_BASE_32, LSegConfig
+from vlseg.settings import check_argument
 
-TEXTS = {"vit_b32": TEXT_VIT, "vit_b16": TEXT_VIT, "rn50x4": TEXT_RN50X4, "rn50x16": TEXT_RN50X16}
+VIT_B32 = {"patch": 32, "width": 768, "heads": 12, "layers": 12, "grid": 12, "reassembled": (96, 192, 384, 768)}
+RN50X4, RN50X16 = ({"width": width, "heads": width // 64, "features": width} for width in (640, 768))
+TEXTS = {"vit_b32": {}, "vit_b16": {}, "rn50x4": RN50X4, "rn50x16": RN50X16}
 
 
 def get_config(text: str = "vit_b32") -> ml_collections.ConfigDict:
@@ -33,7 +34,9 @@ def get_config(text: str = "vit_b32") -> ml_collections.ConfigDict:
     Raises:
         ConfigError: another text encoder than the four.
     """
-    arguments.check("configs/lseg_text_encoders.py", text, TEXTS)
-    config = lseg_ade20k.get_config()
-    config.model = ml_collections.ConfigDict(LSegConfig(TEXTS[text], VIT_BASE_32).to_dict())
+    check_argument("configs/lseg_text_encoders.py", text, TEXTS)
+    config = ml_collections.ConfigDict({"package": "lseg_jax"})
+    config.model = {"text": TEXTS[text], "image": VIT_B32}
+    config.data = {"folder": {"ignore_zero": True}}
+    config.evaluation = {"folder": {"ignore_zero": True}}
     return config

@@ -8,35 +8,31 @@ other than the trained ones: `python -m benchmarks.lseg_tiny_world`.
 
 import ml_collections
 
-from configs import lseg_base
-from lseg_jax.config import LSegConfig, SentenceConfig, ViTConfig
-
-IMAGE = ViTConfig(patch=8, width=192, heads=3, layers=8, grid=8, reassembled=(48, 64, 96, 128))
-MODEL = LSegConfig(SentenceConfig(), IMAGE, features=64, template="a photo of a {}")
-
 
 def get_config() -> ml_collections.ConfigDict:
     """Settings of the weights in lseg_jax/tiny."""
-    config = lseg_base.get_config()
-    config.model = ml_collections.ConfigDict(MODEL.to_dict())
-    config.training.update(
-        {
-            "steps": 3000,
-            "batch_size": 16,
-            "learning_rate": 1e-3,
-            "decoder_factor": 1.0,
-            "optimizer": "adamw",
-            "weight_decay": 0.05,
-            "warmup_steps": 100,
-            "clip_norm": 1.0,
-            "base_size": 64,
-            "crop_size": 64,
-            "scale_range": (1.0, 1.0),
-            "margin": 0.35,
-            "row_block": 64,
-        }
-    )
-    config.data.source = "tiny_world"
-    config.data.tiny_world.count = 100000
-    config.evaluation.source = "tiny_world"
+    config = ml_collections.ConfigDict({"package": "lseg_jax"})
+    config.model = {
+        "text": {"kind": "minilm"},
+        "image": {"patch": 8, "width": 192, "heads": 3, "layers": 8, "grid": 8, "reassembled": (48, 64, 96, 128)},
+        "features": 64,
+        "template": "a photo of a {}",
+    }
+    config.training = {
+        "steps": 3000,
+        "batch_size": 16,
+        "learning_rate": 1e-3,
+        "decoder_factor": 1.0,
+        "optimizer": "adamw",
+        "weight_decay": 0.05,
+        "warmup_steps": 100,
+        "clip_norm": 1.0,
+        "base_size": 64,
+        "crop_size": 64,
+        "scale_range": (1.0, 1.0),
+        "margin": 0.35,
+        "row_block": 64,
+    }
+    config.data = {"source": "tiny_world", "tiny_world": {"count": 100000}}
+    config.evaluation = {"source": "tiny_world"}
     return config

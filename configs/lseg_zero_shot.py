@@ -26,7 +26,7 @@ it says.
 
 import ml_collections
 
-from configs import arguments, lseg_base
+from vlseg.settings import check_argument
 
 SCHEDULES: dict[str, dict[str, float]] = {
     "pascal5i": {"epochs": 200, "stop_after": 4},
@@ -36,13 +36,13 @@ SCHEDULES: dict[str, dict[str, float]] = {
 
 
 def get_config(benchmark: str = "pascal5i") -> ml_collections.ConfigDict:
-    """The settings for a benchmark of `vlseg.data.fewshot`.
+    """The settings for a few-shot benchmark.
 
     Raises:
         ConfigError: another benchmark.
     """
-    arguments.check("configs/lseg_zero_shot.py", benchmark, SCHEDULES)
-    config = lseg_base.get_config()
-    config.benchmark.name = benchmark
-    config.training.update({"batch_size": 6, "base_size": 480, **SCHEDULES[benchmark]})
+    check_argument("configs/lseg_zero_shot.py", benchmark, SCHEDULES)
+    config = ml_collections.ConfigDict({"package": "lseg_jax"})
+    config.benchmark = {"name": benchmark}
+    config.training = {"batch_size": 6, "base_size": 480, **SCHEDULES[benchmark]}
     return config

@@ -28,33 +28,8 @@ Hardware: any; a photograph takes seconds on a CPU. Expected: no published score
 
 import ml_collections
 
-from configs import arguments
-from vlseg import labels
-
-BACKGROUND_WORDS = (
-    "sky", "wall", "tree", "wood", "grass", "road", "sea", "river", "mountain", "sands", "desk", "bed", "building",
-    "cloud", "lamp", "door", "window", "wardrobe", "ceiling", "shelf", "curtain", "stair", "floor", "hill", "rail",
-    "fence",
-)  # fmt: skip
-
-LISTS = {
-    "voc20": "voc_20",
-    "voc21": "voc_20",
-    "context59": "pascal_context_59",
-    "context60": "pascal_context_59",
-    "coco_object": "coco_object_80",
-    "coco_stuff": "coco_stuff_171",
-    "cityscapes": "cityscapes_19",
-    "ade20k": "ade20k_150",
-}
-"""Data set -> the list of words for its classes, without the background."""
-
-BACKGROUNDS = {
-    "voc21": (BACKGROUND_WORDS, 0.95),
-    "context60": (("background",), 0.35),
-    "coco_object": (tuple(word for word in BACKGROUND_WORDS if word != "bed"), 0.95),
-}
-"""Data set with a background -> words for it, and GroupViT's threshold."""
+from vlseg.evaluation.protocols import PROTOCOLS
+from vlseg.settings import check_argument
 
 
 def get_config(data: str = "voc21") -> ml_collections.ConfigDict:
@@ -63,13 +38,9 @@ def get_config(data: str = "voc21") -> ml_collections.ConfigDict:
     Raises:
         ConfigError: another data set.
     """
-    arguments.check("configs/open_vocabulary.py", data, LISTS)
-    config = ml_collections.ConfigDict({"data": data, "split": "val", "background": "none"})
-    config.threshold = ml_collections.config_dict.placeholder(float)
-    words: tuple[tuple[str, ...], ...] = tuple((word,) for word in labels.load(LISTS[data]))
-    if data in BACKGROUNDS:
-        background, config.threshold = BACKGROUNDS[data]
-        config.background = "words"
-        words = (background, *words)
-    config.words = words
+    check_argument("configs/open_vocabulary.py", data, PROTOCOLS)
+    config = ml_collections.ConfigDict({"data": data, "split": "val"})
+    config.words, config.background, config.threshold = PROTOCOLS[data]
+    if config.threshold is None:
+        config.threshold = ml_collections.config_dict.placeholder(float)
     return config

@@ -9,8 +9,7 @@ Hardware: two CPU cores, a few minutes. Expected on held-out scenes: mIoU 63.4, 
 
 import ml_collections
 
-from configs import arguments, ifseg_base
-from configs.ade20k import MODES
+from vlseg.settings import check_argument
 
 
 def get_config(mode: str = "image_free") -> ml_collections.ConfigDict:
@@ -19,16 +18,16 @@ def get_config(mode: str = "image_free") -> ml_collections.ConfigDict:
     Raises:
         ConfigError: another mode.
     """
-    arguments.check("configs/tiny.py", mode, MODES)
-    config = ifseg_base.get_config()
+    check_argument("configs/tiny.py", mode, ("image_free", "supervised"))
+    config = ml_collections.ConfigDict({"package": "ifseg_jax"})
     config.checkpoint = "tiny"
     config.mode = mode
     config.categories = (
         "grass,water,sand,bricks,wood,snow,carpet,marble,apple,banana,tree,house,car,fish,star,mushroom,cup,umbrella"
     )
-    config.model = ml_collections.ConfigDict({"remat": "elementwise"})
-    config.adaptation.update({"steps": 400, "batch_size": 16, "learning_rate": 3e-4, "max_side": 8})
-    config.data.source = "tiny_world"
-    config.evaluation.source = "tiny_world"
+    config.model = {"remat": "elementwise"}
+    config.adaptation = {"steps": 400, "batch_size": 16, "learning_rate": 3e-4, "max_side": 8}
+    config.data = {"source": "tiny_world"}
+    config.evaluation = {"source": "tiny_world"}
     config.checkpoint_every = 200
     return config

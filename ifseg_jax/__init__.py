@@ -5,7 +5,10 @@ model = ifseg_jax.load("tiny").adapt(["grass", "water", "house"])
 model.segment("photo.jpg").overlay().show()
 """
 
-from ifseg_jax.knn import knn_average
-from ifseg_jax.model import IFSeg, Inference, Segmentation, load
+from ifseg_jax.model import IFSeg, load
+from ifseg_jax.package import PACKAGE
+from ifseg_jax.postprocess import knn_average
+from ifseg_jax.settings import Inference
+from vlseg.segmenter import Rejection, Segmentation
 
-__all__ = ["IFSeg", "Inference", "Segmentation", "knn_average", "load"]
+__all__ = ["PACKAGE", "IFSeg", "Inference", "Rejection", "Segmentation", "knn_average", "load"]

@@ -4,6 +4,8 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from vlseg import settings
+from vlseg.checks import DTYPES, check_choices
 from vlseg.errors import ConfigError
 from vlseg.nn.resnet import trunk_stride
 
@@ -57,12 +59,7 @@ class OFAConfig:
     def __post_init__(self) -> None:
         if self.width % self.heads:
             raise ConfigError(f"width {self.width} is not a multiple of heads {self.heads}")
-        if self.decoder_positions not in DECODER_POSITIONS:
-            raise ConfigError(f"decoder_positions {self.decoder_positions!r} is none of {', '.join(DECODER_POSITIONS)}")
-        if self.remat not in REMAT:
-            raise ConfigError(f"remat {self.remat!r} is none of {', '.join(REMAT)}")
-        if self.dtype not in ("float32", "bfloat16"):
-            raise ConfigError(f"dtype {self.dtype!r} is neither float32 nor bfloat16")
+        check_choices(self, decoder_positions=DECODER_POSITIONS, remat=REMAT, dtype=DTYPES)
         if max(self.image_grid, self.segmentation_grid) > self.image_bucket:
             raise ConfigError(f"grids of more than {self.image_bucket} cells a side do not fit the position tables")
 
@@ -83,11 +80,7 @@ class OFAConfig:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "OFAConfig":
         """Inverse of `to_dict`. Unknown names raise ConfigError."""
-        known = {field.name for field in dataclasses.fields(cls)}
-        unknown = sorted(set(values) - known)
-        if unknown:
-            raise ConfigError(f"unknown model settings: {', '.join(unknown)}")
-        return cls(**dict(values) | {"resnet_stages": tuple(values.get("resnet_stages", cls.resnet_stages))})
+        return settings.read(cls, values, "model")
 
 
 def _size(width: int, layers: tuple[int, int], heads: int, resnet: tuple[int, ...]) -> OFAConfig:

@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 from absl import flags
 
-from ifseg_jax.evaluate import evaluate
 from ifseg_jax.model import IFSeg, load
 from vlseg import cli, files, visualize
 from vlseg.data.tiny_world import NAMES, TinyWorldDataset
+from vlseg.evaluation.scoring import score
 
 ROWS = 6
 
@@ -42,10 +42,9 @@ def run(out: Path, steps: int, scenes: int, seed: int) -> None:
     dataset = TinyWorldDataset("test", count=scenes)
     print(f"adapting to {len(NAMES)} words without images", flush=True)
     adapted = model.adapt(NAMES, steps, seed=seed)
-    rounds = (0, model.inference.knn_iterations)
     report = {}
     for title, candidate in (("unadapted", model), ("image-free", adapted)):
-        plain, averaged = evaluate(candidate, dataset, rounds, categories=NAMES, batch_size=10)
+        plain, averaged = score(candidate, dataset, candidate.variants(), labels=NAMES, batch_size=10)
         report[title] = {"mIoU": plain.miou, "mIoU_knn": averaged.miou}
         print(f"{title}: mIoU {100 * plain.miou:.1f}, with kNN averaging {100 * averaged.miou:.1f}", flush=True)
     draw(dataset, model, adapted, out / "scenes.png")

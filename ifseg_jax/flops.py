@@ -5,29 +5,12 @@ are allowed; relative-position resizing, norms, activations, softmax and the los
 """
 
 from ifseg_jax.config import OFAConfig
+from vlseg.nn import resnet
 
 
 def trunk(config: OFAConfig, height: int, width: int) -> int:
     """The ResNet on an image of `height` x `width` pixels."""
-
-    def halved(side: int) -> int:
-        return -(-side // 2)
-
-    h, w = halved(height), halved(width)
-    total = 2 * 49 * 3 * config.resnet_width * h * w
-    h, w = halved(h), halved(w)
-    channels = config.resnet_width
-    for stage, blocks in enumerate(config.resnet_stages):
-        inner = config.resnet_width * 2**stage
-        for block in range(blocks):
-            before = h * w
-            if stage > 0 and block == 0:
-                h, w = halved(h), halved(w)
-            total += 2 * (channels * inner * before + 9 * inner * inner * h * w + 4 * inner * inner * h * w)
-            if block == 0:
-                total += 2 * channels * 4 * inner * h * w
-            channels = 4 * inner
-    return total
+    return resnet.flops(config.resnet_stages, config.resnet_width, height, width)
 
 
 def image_projection(config: OFAConfig, cells: int) -> int:

@@ -1,7 +1,7 @@
 """Inference as jitted pure functions, in a few static shapes whatever the images (alinlab/ifseg, evaluation).
 
 An image is resized, padded to the next bucket and masked; the valid part of every result equals that of the unpadded
-image. Probabilities live on the token grid until the label map is made, in blocks of rows, at the original size.
+image. What becomes of the logits is in `ifseg_jax.postprocess`.
 """
 
 import functools
@@ -15,39 +15,10 @@ import numpy as np
 from ifseg_jax.config import OFAConfig
 from ifseg_jax.ofa import OFA, grid_size
 from ifseg_jax.positions import Grid
-from ifseg_jax.vocabulary import BOS, Words
-from vlseg.nn.resize import interpolation_matrix
+from ifseg_jax.prompt import WordEmbeddings
 
 BUCKET_CELLS = (4, 8, 12, 16, 20, 24, 28, 32, 36, 40, 43, 48, 56, 64, 80, 96, 112, 128)
 """Sides of padded grids in cells; 43 is the long side of a 4:3 image. Beyond the last, multiples of 32."""
-
-OUTPUT_STEP = 128
-"""Label maps are made at sizes rounded up to multiples of this, then cropped."""
-
-
-class WordEmbeddings(NamedTuple):
-    """categories: float32 [M, D], mean over sub-words. prompt: [1, T, D]. bos: [D]."""
-
-    categories: jax.Array
-    prompt: jax.Array
-    bos: jax.Array
-
-
-@jax.jit
-def _embed(table: jax.Array, category_ids: jax.Array, prompt_ids: jax.Array) -> WordEmbeddings:
-    given = (category_ids >= 0)[..., None]
-    subwords = jnp.where(given, table[category_ids], 0.0)
-    categories = subwords.sum(axis=1) / given.sum(axis=1)
-    return WordEmbeddings(categories, table[prompt_ids][None], table[BOS])
-
-
-def embed_words(table: jax.Array, words: Words) -> WordEmbeddings:
-    """Looks up the embeddings of categories and prompt in the word table [V, D]."""
-    longest = max(len(ids) for ids in words.category_ids)
-    category_ids = np.full((len(words.category_ids), longest), -1, np.int32)
-    for row, ids in zip(category_ids, words.category_ids, strict=True):
-        row[: len(ids)] = ids
-    return _embed(table, category_ids, np.asarray(words.prompt_ids, np.int32))
 
 
 @functools.partial(jax.jit, static_argnames="config")
@@ -97,60 +68,6 @@ def artificial_logits(config: OFAConfig, variables: Any, words: WordEmbeddings, 
     return model.apply(variables, cells, words.categories, words.prompt, words.bos, method=OFA.segment)
 
 
-@functools.partial(jax.jit, static_argnames=("height", "width", "row_block"))
-def best_categories(
-    probabilities: jax.Array,
-    cells: jax.Array | None,
-    sizes: jax.Array,
-    height: int,
-    width: int,
-    row_block: int = 16,
-) -> tuple[jax.Array, jax.Array]:
-    """Most probable category of every pixel after bilinear upsampling of probabilities (Eq. 12-14).
-
-    Args:
-        probabilities: float32 [B, h, w, M] on the padded grid.
-        cells: int32 [B, 2] valid rows and columns; None when all are.
-        sizes: int32 [B, 2] original height and width of each image.
-        height, width: padded output size, at least every size.
-
-    Returns:
-        int32 [B, height, width], and the category's probability float32 [B, height, width]; pixels beyond an image's
-        size are meaningless.
-    """
-    batch, h, w, _ = probabilities.shape
-    if cells is None:
-        cells = jnp.full((batch, 2), jnp.asarray([h, w]))
-    row_block = min(row_block, height)
-    blocks = -(-height // row_block)
-    rows = interpolation_matrix(cells[:, 0], sizes[:, 0], h, blocks * row_block)
-    columns = interpolation_matrix(cells[:, 1], sizes[:, 1], w, width)
-
-    def block(rows: jax.Array) -> tuple[jax.Array, jax.Array]:
-        tall = jnp.einsum("byh,bhwm->bywm", rows, probabilities, precision="highest")
-        pixels = jnp.einsum("bxw,bywm->byxm", columns, tall, precision="highest")
-        return jnp.argmax(pixels, axis=-1).astype(jnp.int32), jnp.max(pixels, axis=-1)
-
-    def whole(parts: jax.Array) -> jax.Array:
-        return parts.swapaxes(0, 1).reshape(batch, blocks * row_block, width)[:, :height]
-
-    best, highest = jax.lax.map(block, rows.reshape(batch, blocks, row_block, h).swapaxes(0, 1))
-    return whole(best), whole(highest)
-
-
-@functools.partial(jax.jit, static_argnames=("height", "width", "row_block"))
-def label_maps(
-    probabilities: jax.Array,
-    cells: jax.Array | None,
-    sizes: jax.Array,
-    height: int,
-    width: int,
-    row_block: int = 16,
-) -> jax.Array:
-    """The categories of `best_categories` without their probabilities, which are then not computed."""
-    return best_categories(probabilities, cells, sizes, height, width, row_block)[0]
-
-
 def cell_mask(cells: jax.Array | None, rows: int, columns: int) -> jax.Array | None:
     """bool [B, rows * columns], True at valid cells; None when nothing is padded. `cells`: int32 [B, 2] or None."""
     return Grid(rows, columns, cells).valid()
@@ -173,8 +90,3 @@ def pad_images(images: Sequence[np.ndarray], stride: int) -> tuple[np.ndarray, n
     for row, image in zip(batch, images, strict=True):
         row[: image.shape[0], : image.shape[1]] = image
     return batch, sizes
-
-
-def output_side(pixels: int) -> int:
-    """Static output length for a side of `pixels`."""
-    return -(-pixels // OUTPUT_STEP) * OUTPUT_STEP

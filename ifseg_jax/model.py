@@ -4,113 +4,75 @@ import dataclasses
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from PIL import Image
 
-from ifseg_jax import inference, storage
+from ifseg_jax import checkpoint, inference
 from ifseg_jax.config import OFAConfig
-from ifseg_jax.inference import Prediction, WordEmbeddings
-from ifseg_jax.knn import knn_average
-from ifseg_jax.official import Converted
-from ifseg_jax.vocabulary import Tokenizer, Words, encode_categories, load_tokenizer
-from vlseg import files, remote, visualize
+from ifseg_jax.inference import Prediction
+from ifseg_jax.postprocess import GridScores, ImageScores, best_categories, knn_average
+from ifseg_jax.prompt import WordEmbeddings, Words, embed_words, encode_categories
+from ifseg_jax.settings import Adaptation, Inference, Options
+from ifseg_jax.vocabulary import Tokenizer, load_tokenizer
+from vlseg import settings as settings_of
+from vlseg.checkpoints import directory, rules
+from vlseg.checkpoints.directory import Stored, Weights
 from vlseg.data import images as image_files
-from vlseg.data.folder import names_from
+from vlseg.data.images import ImageSource
 from vlseg.errors import CheckpointError, ConfigError, VocabularyError
-from vlseg.nn.resize import resize_bilinear
-from vlseg.state_dicts import TensorSource
+from vlseg.segmenter import Scores, Segmentation, Segmenter, Variant
+from vlseg.training import program
 
-BUNDLED = "tiny"
-OPTIONS = ("dropout", "drop_path", "decoder_positions", "dtype", "remat", "query_blocks")
-"""Settings of a model that change none of its parameters, which `load` takes."""
-
-Item = TypeVar("Item")
-ImageSource = str | os.PathLike[str] | Image.Image | np.ndarray
+OFFICIAL = Inference()
+"""The official evaluation's settings."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Inference:
-    """How real images are segmented; the defaults are the official evaluation's.
-
-    short_side, long_side: pixels; an image is resized so that its short side has `short_side`, unless its long side
-        would then exceed `long_side`.
-    knn_k, knn_iterations: neighbours and rounds of probability averaging; 0 rounds switch it off.
-    """
-
-    short_side: int = 512
-    long_side: int = 2048
-    knn_k: int = 3
-    knn_iterations: int = 25
-
-    def __post_init__(self) -> None:
-        least = {"short_side": 1, "long_side": 1, "knn_k": 1, "knn_iterations": 0}
-        for name, minimum in least.items():
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < minimum:
-                raise ConfigError(f"inference setting {name} is {value!r}; it must be an integer from {minimum} up")
-
-
-@dataclasses.dataclass(frozen=True)
-class Segmentation:
-    """The segmentation of one image.
-
-    label_map: int32 [H, W], indices into `labels`, at the image's original size.
-    labels: the category names.
-    grid_probabilities: float32 [h, w, M] on the token grid.
-    image: the image, uint8 [H, W, 3].
-    """
-
-    label_map: np.ndarray
-    labels: tuple[str, ...]
-    grid_probabilities: np.ndarray
-    image: np.ndarray
-
-    @property
-    def probabilities(self) -> np.ndarray:
-        """float32 [H, W, M], bilinearly upsampled; made anew at each access because it is large."""
-        height, width = self.label_map.shape
-        return np.asarray(resize_bilinear(jnp.asarray(self.grid_probabilities)[None], height, width)[0])
-
-    def overlay(self, alpha: float = 0.5) -> Image.Image:
-        """The image under its coloured label map, with a legend."""
-        return visualize.overlay(self.image, self.label_map, self.labels, alpha)
-
-
-@dataclasses.dataclass(frozen=True)
-class IFSeg:
+class IFSeg(Segmenter[Inference]):
     """An OFA model that segments images into categories given as words. Frozen: methods return new objects.
 
-    config: sizes and options. variables: {"params", "batch_stats"}, float32 arrays.
-    tokenizer: from a text to word ids, or None if only ready-made ids will be used.
-    inference: how images are treated.
-    adaptation: settings that suit this model better than the official ones, the defaults of `adapt`.
-    categories: what the model was adapted to, the default of the methods below; empty if it was not.
-    carried, tied, fresh: what an official checkpoint held besides, or lacked; see `ifseg_jax.official.Converted`.
-    words_file: the model's own vocabulary, copied along when it is saved.
+    Attributes:
+        config: sizes and options. variables: {"params", "batch_stats"}, float32 arrays.
+        tokenizer: from a text to word ids, or None if only ready-made ids will be used.
+        inference: how images are treated.
+        adaptation: settings that suit this model better than the official ones, the defaults of `adapt`.
+        categories: what the model was adapted to, the default labels of the methods below; empty if it was not.
+        carried, tied, fresh: what an official checkpoint held besides, or lacked; see `Weights`.
+        words_file: the model's own vocabulary, copied along when it is saved.
+
+    Wherever labels are taken, the keyword `categories` means the same.
     """
+
+    package = checkpoint.FORMAT
 
     config: OFAConfig
     variables: Mapping[str, Any] = dataclasses.field(repr=False)
-    tokenizer: Tokenizer | None = None
-    inference: Inference = Inference()
+    tokenizer: Tokenizer | None = dataclasses.field(default=None, repr=False)
+    inference: Inference = OFFICIAL
     adaptation: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     categories: tuple[str, ...] = ()
-    carried: Mapping[str, TensorSource] = dataclasses.field(default_factory=dict, repr=False)
+    carried: Mapping[str, rules.TensorSource] = dataclasses.field(default_factory=dict, repr=False)
     tied: tuple[str, ...] = ()
     fresh: tuple[str, ...] = ()
     words_file: Path | None = None
 
-    def words(self, categories: Sequence[str] | None = None) -> Words:
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The model's own labels, its categories."""
+        return self.categories
+
+    def words(self, labels: Sequence[str] | None = None) -> Words:
         """Ids of the categories and of the prompt.
 
         Raises:
             VocabularyError: no categories, duplicates, blanks; no tokenizer; a text longer than the model reads.
         """
-        chosen = self.categories if categories is None else categories
+        if labels is None and not self.categories:
+            raise VocabularyError('this model was not adapted to categories: name some, e.g. --labels="cat,grass,dog"')
+        chosen = self.categories if labels is None else labels
         if self.tokenizer is None:
             raise VocabularyError(
                 "this checkpoint has no tokenizer: give one (--tokenizer=DIRECTORY) with the official utils/BPE files "
@@ -128,46 +90,41 @@ class IFSeg:
             )
         return words
 
-    def named(self, given: str | None = None) -> tuple[str, ...]:
-        """The categories that a command is asked for, by default the model's own.
+    def names(self, labels: Sequence[str] | None = None) -> tuple[str, ...]:
+        return self.words(labels).names
 
-        Args:
-            given: names with commas, or a list or file of them, see `vlseg.data.folder.names_from`.
+    def embed(self, labels: Sequence[str] | None = None) -> WordEmbeddings:
+        """Embeddings of categories, prompt and <s>; see `Segmenter.embed`."""
+        return embed_words(self.variables["params"]["word_embedding"]["table"], self.words(labels))
 
-        Raises:
-            VocabularyError: there are none, or as in `words`.
-        """
-        categories = names_from(given) if given else self.categories
-        if not categories:
-            raise VocabularyError('this model was not adapted to categories: name some, e.g. --labels="cat,grass,dog"')
-        return self.words(categories).names
+    def with_labels(self, labels: Sequence[str]) -> "IFSeg":
+        return dataclasses.replace(self, categories=tuple(labels))
 
-    def word_embeddings(self, categories: Sequence[str] | None = None) -> WordEmbeddings:
-        """Embeddings of categories, prompt and <s>."""
-        return inference.embed_words(self.variables["params"]["word_embedding"]["table"], self.words(categories))
-
-    def logits(self, images: jax.Array, categories: Sequence[str] | None = None) -> jax.Array:
+    def logits(
+        self, images: jax.Array, labels: Sequence[str] | None = None, *, categories: Sequence[str] | None = None
+    ) -> jax.Array:
         """Category logits on the token grid, before kNN averaging.
 
         Args:
             images: float32 [B, H, W, 3] in [-1, 1], already of the size to be used (or uint8).
-            categories: M names.
+            labels: M names.
+            categories: the same.
 
         Returns:
             float32 [B, h, w, M], h = ceil(H / 16) for the official models.
         """
-        return self._predict(images, categories).logits
+        embeddings = self.embed(_labels(labels, categories))
+        return inference.predict(self.config, self.variables, embeddings, jnp.asarray(images)).logits
 
-    def _predict(self, images: jax.Array, categories: Sequence[str] | None) -> Prediction:
-        return inference.predict(self.config, self.variables, self.word_embeddings(categories), jnp.asarray(images))
-
-    def artificial_logits(self, grids: jax.Array, categories: Sequence[str] | None = None) -> jax.Array:
+    def artificial_logits(
+        self, grids: jax.Array, labels: Sequence[str] | None = None, *, categories: Sequence[str] | None = None
+    ) -> jax.Array:
         """The image-free branch: int [B, h, w] category ids in the place of image tokens -> float32 [B, h, w, M].
 
         Raises:
             VocabularyError: as in `words`. ConfigError: an id that is none of the categories'.
         """
-        words = self.word_embeddings(categories)
+        words = self.embed(_labels(labels, categories))
         if not isinstance(grids, jax.core.Tracer):
             ids, count = np.asarray(grids), words.categories.shape[0]
             if ids.ndim != 3 or ids.size == 0 or ids.min() < 0 or ids.max() >= count:
@@ -178,127 +135,98 @@ class IFSeg:
         """Features of the image trunk: float32 [B, H, W, 3] in [-1, 1] -> float32 [B, h, w, 1024]."""
         return inference.image_features(self.config, self.variables, jnp.asarray(images))
 
-    def segment(
-        self,
-        image: ImageSource | Sequence[ImageSource],
-        categories: Sequence[str] | None = None,
-        *,
-        knn: bool = True,
-    ) -> Any:
-        """Segments an image, or each of a list.
-
-        Args:
-            image: a path, a PIL image or uint8 [H, W, 3]; or a list of them.
-            categories: names; by default those that the model was adapted to.
-            knn: average probabilities over nearest neighbours as `inference` says.
-
-        Returns:
-            A `Segmentation`, or a list of them in the order of the images.
-        """
-        if not isinstance(image, str | os.PathLike | Image.Image | np.ndarray | jax.Array):
-            segmented = dict(self.segment_each(image, categories, knn=knn))
-            return [segmented[index] for index in range(len(segmented))]
-        return next(self.segment_each([image], categories, knn=knn))[1]
-
     def segment_each(
         self,
         images: Iterable[ImageSource],
-        categories: Sequence[str] | None = None,
+        labels: Sequence[str] | None = None,
         *,
         knn: bool = True,
-        batch_size: int = 1,
-    ) -> Iterator[tuple[int, Segmentation]]:
-        """Segments a stream of images; each is read when it is its turn.
-
-        Images whose padded sizes agree are batched, so with `batch_size` above 1 results come out of order.
-
-        Yields:
-            (index of the image in the stream, its segmentation).
-        """
-        embeddings, names = self.word_embeddings(categories), self.words(categories).names
-        rounds = self.inference.knn_iterations if knn else 0
-        stream = ((index, image_files.read_image(_on_host(source))) for index, source in enumerate(images))
-        for batch in self.batches(stream, lambda item: item[1], batch_size):
-            pixels = [item[1] for item in batch]
-            (probabilities,), grids = self.grid_probabilities(pixels, embeddings, (rounds,), batch_size)
-            maps = self.label_maps(probabilities, grids, [image.shape[:2] for image in pixels])
-            host = np.asarray(probabilities)
-            for row, (index, image) in enumerate(batch):
-                rows, columns = grids[row]
-                yield index, Segmentation(maps[row], names, host[row, :rows, :columns], image)
-
-    def batches(
-        self, items: Iterable[Item], image_of: Callable[[Item], np.ndarray], batch_size: int
-    ) -> Iterator[list[Item]]:
-        """Groups a stream into lists of at most `batch_size` items whose images share a padded size."""
-        waiting: dict[tuple[int, int], list[Item]] = {}
-        for item in items:
-            height, width = self.inference_size(image_of(item).shape)
-            bucket = inference.bucket_side(height, self.config.stride), inference.bucket_side(width, self.config.stride)
-            group = waiting.setdefault(bucket, [])
-            group.append(item)
-            if len(group) == batch_size:
-                yield waiting.pop(bucket)
-        yield from waiting.values()
-
-    def inference_size(self, shape: Sequence[int]) -> tuple[int, int]:
-        """Height and width at which an image of `shape` (H, W, ...) is segmented."""
-        return image_files.rescaled_size(shape[0], shape[1], self.inference.short_side, self.inference.long_side)
-
-    def grid_probabilities(
-        self, images: Sequence[np.ndarray], words: WordEmbeddings, rounds: Sequence[int], batch_size: int = 1
-    ) -> tuple[list[jax.Array], list[tuple[int, int]]]:
-        """Probabilities on padded grids, for several numbers of averaging rounds after one forward pass.
+        categories: Sequence[str] | None = None,
+        settings: Inference | None = None,
+        **options: Any,
+    ) -> Iterator[Segmentation]:
+        """Segments a stream of images, in its order; see `Segmenter.segment_each`.
 
         Args:
-            images: uint8 [H, W, 3] each, original sizes that share a bucket.
-            words: from `word_embeddings`.
-            rounds: rounds of kNN averaging, 0 for none.
-            batch_size: the batch is filled up to this size, so that its shape is static.
-
-        Returns:
-            Per entry of `rounds` float32 [batch_size, h, w, M]; and the valid (rows, columns) of each image.
+            images, labels, options: as there.
+            knn: average probabilities over nearest neighbours as the settings say.
+            categories: the same as `labels`.
+            settings: by default `inference`.
         """
-        sizes = [self.inference_size(image.shape) for image in images]
-        resized = [image_files.resize_image(image, size) for image, size in zip(images, sizes, strict=True)]
-        resized += resized[-1:] * (batch_size - len(resized))
-        batch, valid = inference.pad_images(resized, self.config.stride)
-        prediction = inference.predict(self.config, self.variables, words, batch, valid)
-        probabilities = jax.nn.softmax(prediction.logits, axis=-1)
-        results = [self._average(probabilities, prediction, number) for number in rounds]
-        stride = self.config.stride
-        return results, [(-(-height // stride), -(-width // stride)) for height, width in sizes]
+        chosen = settings or self.inference
+        if not knn:
+            chosen = dataclasses.replace(chosen, knn_iterations=0)
+        return super().segment_each(images, _labels(labels, categories), settings=chosen, **options)
 
-    def _average(self, probabilities: jax.Array, prediction: Prediction, rounds: int) -> jax.Array:
+    def batch_key(self, shape: Sequence[int], settings: Sequence[Inference]) -> tuple[int, ...]:
+        """Padded sizes; see `Segmenter.batch_key`."""
+        sides = (side for wanted in settings for side in _size(shape, wanted))
+        return tuple(inference.bucket_side(side, self.config.stride) for side in sides)
+
+    def scores(
+        self, images: Sequence[np.ndarray], embeddings: WordEmbeddings, settings: Sequence[Inference], batch_size: int
+    ) -> list[list[Scores]]:
+        """See `Segmenter.scores`; settings of one size share a forward pass."""
+        stride, sizes = self.config.stride, [image.shape[:2] for image in images]
+        predictions: dict[tuple[int, int], tuple[Prediction, list[tuple[int, int]]]] = {}
+        batches = []
+        for wanted in settings:
+            sides = wanted.short_side, wanted.long_side
+            if sides not in predictions:
+                resized = [image_files.resize_image(image, _size(image.shape, wanted)) for image in images]
+                grids = [(-(-image.shape[0] // stride), -(-image.shape[1] // stride)) for image in resized]
+                resized += resized[-1:] * (batch_size - len(resized))
+                batch, valid = inference.pad_images(resized, stride)
+                predicted = inference.predict(self.config, self.variables, embeddings, batch, valid)
+                predictions[sides] = predicted, grids
+            prediction, grids = predictions[sides]
+            batches.append(GridScores(_probabilities(prediction, wanted), grids, sizes))
+        return [[ImageScores(batch, row) for batch in batches] for row in range(len(images))]
+
+    def variants(self) -> list[Variant]:
+        """Without and with averaging, if the model averages; see `Segmenter.variants`."""
+        plain = Variant("plain", "without kNN averaging", dataclasses.replace(self.inference, knn_iterations=0))
+        k, rounds = self.inference.knn_k, self.inference.knn_iterations
         if not rounds:
-            return probabilities
-        batch, rows, columns, categories = probabilities.shape
-        mask = inference.cell_mask(prediction.cells, rows, columns)
-        features = prediction.features.reshape(batch, rows * columns, -1)
-        flat = probabilities.reshape(batch, rows * columns, categories)
-        return knn_average(flat, features, self.inference.knn_k, rounds, mask).reshape(probabilities.shape)
+            return [plain]
+        return [plain, Variant("knn", f"with kNN averaging ({k} neighbours, {rounds} rounds)", self.inference)]
 
-    @staticmethod
-    def label_maps(
-        probabilities: jax.Array, grids: Sequence[tuple[int, int]], sizes: Sequence[tuple[int, ...]]
-    ) -> list[np.ndarray]:
-        """int32 [H, W] label maps of original `sizes` from padded grid probabilities [B, h, w, M]."""
-        return _at_sizes(inference.label_maps, probabilities, grids, sizes)
+    def image_function(self, settings: Inference) -> jax.tree_util.Partial:
+        """See `Segmenter.image_function`; probabilities are averaged as the settings say."""
+        # The words are looked up already, and their table would be a third of an exported file.
+        flat = rules.flatten(self.variables)
+        variables = {name: value for name, value in flat.items() if "/word_embedding/" not in name}
+        config = self.config
 
-    @staticmethod
-    def best_categories(
-        probabilities: jax.Array, grids: Sequence[tuple[int, int]], sizes: Sequence[tuple[int, ...]]
-    ) -> list[tuple[np.ndarray, np.ndarray]]:
-        """The same with the probability float32 [H, W] of each pixel's category."""
-        return list(zip(*_at_sizes(inference.best_categories, probabilities, grids, sizes), strict=True))
+        def segment(arrays: tuple[dict[str, Any], WordEmbeddings], images: jax.Array) -> dict[str, jax.Array]:
+            variables, words = arrays
+            batch, height, width, _ = images.shape
+            prediction = inference.predict(config, rules.unflatten(variables), words, images)
+            probabilities = _probabilities(prediction, settings)
+            sizes = jnp.broadcast_to(jnp.asarray([height, width], jnp.int32), (batch, 2))
+            best, _ = best_categories(probabilities, None, sizes, 1, height, width)
+            return {"probabilities": probabilities, "label_map": best[..., 0]}
 
-    def adapt(self, categories: Sequence[str], steps: int | None = None, **settings: Any) -> "IFSeg":
+        return jax.tree_util.Partial(segment, (variables, self.embed()))
+
+    @property
+    def export_size(self) -> tuple[int, int]:
+        return self.config.image_grid * self.config.stride, 1
+
+    def adapt(
+        self,
+        labels: Sequence[str] | None = None,
+        steps: int | None = None,
+        *,
+        categories: Sequence[str] | None = None,
+        **settings: Any,
+    ) -> "IFSeg":
         """Adapts the model to categories without any image (Sec. 2.3 of the paper).
 
         Args:
-            categories: names.
+            labels: names; by default the model's own. categories: the same.
             steps: optimization steps; by default the model's own number, or the official 2,000.
-            settings: any field of `ifseg_jax.adaptation.Adaptation`, e.g. `batch_size`, `learning_rate`, `seed`.
+            settings: any field of `ifseg_jax.settings.Adaptation`, e.g. `batch_size`, `learning_rate`, `seed`.
 
         Returns:
             A new model whose default categories are these.
@@ -306,64 +234,65 @@ class IFSeg:
         Raises:
             VocabularyError: as in `words`. ConfigError: a setting that does not exist, or is out of range.
         """
-        from ifseg_jax import adaptation
+        # Imported here because it brings the optimizers, which take half a second.
+        from ifseg_jax import objective
 
         given = settings if steps is None else {"steps": steps, **settings}
-        return adaptation.adapt(self, categories, adaptation.Adaptation.from_dict({**self.adaptation, **given}))
+        chosen = settings_of.read(Adaptation, {**self.adaptation, **given}, "adaptation")
+        labels = _labels(labels, categories)
+        names, words = self.names(labels), self.embed(labels)
+        task = objective.ImageFree(self.config, chosen, len(names), words.prompt.shape[1])
+        copied = jax.tree.map(jnp.copy, self.variables)  # updates give the buffers of their state away
+        state, needed, frozen = task.split(copied)
+        constants = {"frozen": needed, "words": words}
+        state = program.run_in_memory(task, state, constants, chosen.steps, title="adapt")
+        return adapted(self, names)({**frozen, **state["params"]})
 
-    def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
-        """Writes a directory of safetensors and JSON that `load` reads anywhere; whole or not at all.
-
-        It may be one of a bucket (`gs://...`), where a part of it is never taken for a model.
-
-        Raises:
-            StorageError: it exists and `overwrite` is False, or it cannot be written.
-            ConfigError: a package for its bucket is missing.
-        """
+    def stored(self) -> Stored:
+        weights = Weights(jax.tree.map(np.asarray, dict(self.variables)), dict(self.carried), self.tied, self.fresh)
         settings = {
             "inference": dataclasses.asdict(self.inference),
             "adaptation": dict(self.adaptation),
             "categories": list(self.categories),
         }
-        storage.write_directory(path, self.config, self.converted(), settings, self.words_file, overwrite)
-
-    def converted(self) -> Converted:
-        """The model as `ifseg_jax.official` and `ifseg_jax.storage` take it."""
-        variables = jax.tree.map(np.asarray, dict(self.variables))
-        return Converted(variables, dict(self.carried), self.tied, self.fresh)
+        others = {checkpoint.WORDS_FILE: self.words_file.read_bytes()} if self.words_file else {}
+        return Stored(self.config, weights, settings, others=others)
 
 
-def _at_sizes(
-    upsample: Callable[..., Any],
-    probabilities: jax.Array,
-    grids: Sequence[tuple[int, int]],
-    sizes: Sequence[tuple[int, ...]],
-) -> Any:
-    """What a function of `ifseg_jax.inference` makes of padded grid probabilities [B, h, w, M], cut to each image.
-
-    Returns:
-        A list of arrays [H, W] on the host, one for each of `sizes`; or for several results a tuple of such lists.
-    """
-    filler = len(probabilities) - len(sizes)
-    height = inference.output_side(max(size[0] for size in sizes))
-    width = inference.output_side(max(size[1] for size in sizes))
-    grid_array = np.asarray([*grids, *[grids[-1]] * filler], np.int32)
-    size_array = np.asarray([*sizes, *[sizes[-1]] * filler], np.int32)
-
-    def cut(maps: np.ndarray) -> list[np.ndarray]:
-        return [maps[row, : size[0], : size[1]] for row, size in enumerate(sizes)]
-
-    return jax.tree.map(
-        lambda maps: cut(np.asarray(maps)), upsample(probabilities, grid_array, size_array, height, width)
-    )
+def adapted(model: IFSeg, categories: tuple[str, ...]) -> Callable[[Mapping[str, Any]], IFSeg]:
+    """The model for these categories as a function of its variables, flat; it keeps none of the present ones alive."""
+    rest = {f.name: getattr(model, f.name) for f in dataclasses.fields(model) if f.name != "variables"}
+    carried = {name: tensor for name, tensor in model.carried.items() if ".seg_" not in name}
+    rest |= {"categories": categories, "carried": carried, "fresh": ()}
+    return lambda flat: IFSeg(variables=rules.unflatten(flat), **rest)
 
 
-def _on_host(image: Any) -> Any:
-    return np.asarray(image) if isinstance(image, jax.Array) else image
+def _labels(labels: Sequence[str] | None, categories: Sequence[str] | None) -> Sequence[str] | None:
+    if labels is not None and categories is not None:
+        raise VocabularyError("labels and categories mean the same: give one of them")
+    return categories if labels is None else labels
+
+
+def _size(shape: Sequence[int], settings: Inference) -> tuple[int, int]:
+    """Height and width at which an image of `shape` (H, W, ...) is segmented."""
+    return image_files.rescaled_size(shape[0], shape[1], settings.short_side, settings.long_side)
+
+
+def _probabilities(prediction: Prediction, settings: Inference) -> jax.Array:
+    """Probabilities float32 [B, h, w, M] on the padded grid, averaged as the settings say (Eq. 18)."""
+    probabilities = jax.nn.softmax(prediction.logits, axis=-1)
+    if not settings.knn_iterations:
+        return probabilities
+    batch, rows, columns, categories = probabilities.shape
+    mask = inference.cell_mask(prediction.cells, rows, columns)
+    features = prediction.features.reshape(batch, rows * columns, -1)
+    flat = probabilities.reshape(batch, rows * columns, categories)
+    averaged = knn_average(flat, features, settings.knn_k, settings.knn_iterations, mask)
+    return averaged.reshape(probabilities.shape)
 
 
 def load(
-    source: str | os.PathLike[str] = BUNDLED,
+    source: str | os.PathLike[str] = checkpoint.BUNDLED,
     tokenizer: Tokenizer | str | os.PathLike[str] | None = None,
     **options: Any,
 ) -> IFSeg:
@@ -373,53 +302,35 @@ def load(
         source: "tiny" (bundled), the name of an official checkpoint such as "ofa_base" (downloaded once), an official
             `.pt`, or a directory written by `IFSeg.save`; either also in a bucket (`gs://...`, copied once).
         tokenizer: a callable from a text to ids, or what `load_tokenizer` takes; by default the model's own, if any.
-        options: fields of `OFAConfig` named in `OPTIONS`, e.g. `dtype="bfloat16"`.
+        options: fields of `ifseg_jax.settings.Options`, e.g. `dtype="bfloat16"`.
 
     Raises:
         CheckpointError, ConfigError, VocabularyError, DownloadError: with one line that says what to do.
     """
-    unknown = sorted(set(options) - set(OPTIONS))
-    if unknown:
-        raise ConfigError(f"a loaded model has no option {', '.join(unknown)}; there are {', '.join(OPTIONS)}")
-    path = resolve(source)
-    stored = storage.read(path, place=lambda array: jnp.asarray(array, jnp.float32))
+    given = settings_of.read(Options, options, "a loaded model")
+    path = checkpoint.resolve(source)
+    stored = checkpoint.read(path, place=lambda array: jnp.asarray(array, jnp.float32))
     words_file = None
-    if stored.directory is not None and (stored.directory / storage.WORDS_FILE).exists():
-        words_file = stored.directory / storage.WORDS_FILE
+    if stored.directory is not None and (stored.directory / checkpoint.WORDS_FILE).exists():
+        words_file = stored.directory / checkpoint.WORDS_FILE
     if tokenizer is None and words_file is not None:
         tokenizer = words_file.parent
     if tokenizer is not None and not callable(tokenizer):
         tokenizer = load_tokenizer(tokenizer)
     try:
-        settings = Inference(**stored.settings.get("inference", {}))
-    except (TypeError, ConfigError) as error:
-        raise CheckpointError(f"{path / storage.CONFIG_FILE} cannot be used: {error}") from error
+        seen = settings_of.read(Inference, stored.settings.get("inference", {}), "inference")
+    except (AttributeError, ConfigError) as error:
+        raise CheckpointError(f"{path / directory.CONFIG_FILE} cannot be used: {error}") from error
+    chosen = {name: value for name, value in dataclasses.asdict(given).items() if value is not None}
     return IFSeg(
-        config=dataclasses.replace(stored.config, **options),
-        variables=stored.converted.variables,
+        config=dataclasses.replace(stored.config, **chosen),
+        variables=stored.weights.variables,
         tokenizer=tokenizer,
-        inference=settings,
+        inference=seen,
         adaptation=stored.settings.get("adaptation", {}),
         categories=tuple(stored.settings.get("categories", ())),
-        carried=stored.converted.carried,
-        tied=stored.converted.tied,
-        fresh=stored.converted.fresh,
+        carried=stored.weights.carried,
+        tied=stored.weights.tied,
+        fresh=stored.weights.fresh,
         words_file=words_file,
     )
-
-
-def resolve(source: str | os.PathLike[str]) -> Path:
-    """Path of a checkpoint given as for `load`; official ones and those in buckets are downloaded at the first use."""
-    from ifseg_jax import download
-
-    name = os.fspath(source)
-    if name == BUNDLED:  # a folder of that name is ./tiny
-        return Path(__file__).with_name(BUNDLED)
-    if files.is_remote(name):
-        return remote.local_copy(name, storage.CONFIG_FILE, CheckpointError)
-    if Path(name).exists():
-        return Path(name)
-    if name in download.OFFICIAL_CHECKPOINTS:
-        return download.fetch(name)
-    known = ", ".join([BUNDLED, *download.OFFICIAL_CHECKPOINTS])
-    raise CheckpointError(f"no such checkpoint: {name} is neither a file, a directory nor one of {known}")

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from einops import rearrange
 
 from ifseg_jax import positions
 from ifseg_jax.config import OFAConfig
@@ -21,13 +22,14 @@ from ifseg_jax.transformer import (
     DecoderLayer,
     EncoderContext,
     EncoderLayer,
-    PositionPair,
     dense,
     layer_norm,
+    position_pair,
     stack,
 )
-from vlseg.nn.resnet import ResNet, halve
-from vlseg.sharding import batch_sharded, for_each_shard
+from vlseg.nn.layers import halve
+from vlseg.nn.resnet import ResNet
+from vlseg.sharding import batch_sharded
 
 WORD_TYPE, IMAGE_TYPE = 0, 1
 
@@ -51,6 +53,12 @@ class Encoded(NamedTuple):
     def image_tokens(self) -> jax.Array:
         """[B, N, D]."""
         return self.tokens[:, : self.grid.cells if self.grid else 0]
+
+
+def joined(*parts: jax.Array) -> jax.Array:
+    """Sequences [b, n, ...] one after another: [B, sum of n, ...]; each b is B, or 1 for what the batch shares."""
+    (batch,) = jnp.broadcast_shapes(*(part.shape[:1] for part in parts))
+    return jnp.concatenate([jnp.broadcast_to(part, (batch, *part.shape[1:])) for part in parts], axis=1)
 
 
 def drop_path_rates(config: OFAConfig, layers: int) -> jax.Array:
@@ -81,19 +89,6 @@ class Encoder(nn.Module):
         self.norm = layer_norm(config)
         self.dropout = nn.Dropout(config.dropout)
 
-    def image_features(self, images: jax.Array, size: jax.Array | None = None, *, train: bool = False) -> jax.Array:
-        """Trunk features [B, h, w, C] of images [B, H, W, 3] in [-1, 1]; see `vlseg.nn.ResNet`."""
-        return self.resnet(images, size, train=train)[-1]
-
-    def image_embeddings(self, features: jax.Array) -> jax.Array:
-        """Linear map of trunk features [B, h, w, C] into the embedding space: [B, h, w, D] (Eq. 6)."""
-        return self.image_projection(features)
-
-    def image_position_embeddings(self, grid: Grid) -> jax.Array:
-        """Raw position embeddings [b, N, D] of the cells."""
-        config = self.config
-        return positions.image_position_embeddings(self.image_positions, grid, config.image_grid, config.image_bucket)
-
     def __call__(
         self,
         words: jax.Array,
@@ -108,7 +103,7 @@ class Encoder(nn.Module):
         Args:
             words: word embeddings [b, T, D]; b is B, or 1 for one text shared by the batch.
             word_mask: bool [b, T], False at padding, or None.
-            cells: embeddings in the place of image cells [B, h, w, D]: from `image_embeddings`, or word embeddings
+            cells: embeddings in the place of image cells [B, h, w, D]: from `OFA.image_embeddings`, or word embeddings
                 for an artificial image (Eq. 16-17).
             cell_size: int32 [B, 2] valid rows and columns of `cells`, or None.
             deterministic: False switches dropout and stochastic depth on (rng stream "dropout").
@@ -123,17 +118,15 @@ class Encoder(nn.Module):
         grid = None
         if cells is not None:
             grid = Grid(cells.shape[1], cells.shape[2], cell_size)
-            image = cells.reshape(batch, grid.cells, -1).astype(config.dtype)
+            image = rearrange(cells, "b h w d -> b (h w) d").astype(config.dtype)
+            table, trained, bucket = self.image_positions, config.image_grid, config.image_bucket
+            raw = positions.image_position_embeddings(table, grid, trained, bucket)
             image = self.image_norm(image + self.type_embedding[IMAGE_TYPE].astype(image.dtype))
-            x = jnp.concatenate([image, x], axis=1)
-            image_position = self.image_position_norm(self.image_position_embeddings(grid))
-            position = jnp.broadcast_to(position, (image_position.shape[0], *position.shape[1:]))
-            position = jnp.concatenate([image_position, position], axis=1)
+            x = joined(image, x)
+            position = joined(self.image_position_norm(raw), position)
         x = batch_sharded(self.dropout(x, deterministic=deterministic))
         mask = _joint_mask(grid, word_mask, batch, length)
-        scale = (2 * config.width // config.heads) ** -0.5
-        queries, keys = self.position_query(position) * scale, self.position_key(position)
-        pair = PositionPair(for_each_shard(queries), for_each_shard(keys))
+        pair = position_pair(config, self.position_query, self.position_key, position, position)
         axes = positions.relative_axes(grid, config.image_grid) if grid else None
         context = EncoderContext(pair, axes, mask)
         x, _ = self.layers(x, context, drop_path_rates(config, config.encoder_layers), deterministic)
@@ -152,7 +145,7 @@ def _joint_mask(grid: Grid | None, word_mask: jax.Array | None, batch: int, leng
         return word_mask
     if cell_mask is None:
         cell_mask = jnp.ones((batch, grid.cells), bool)
-    return jnp.concatenate([cell_mask, word_mask], axis=1)
+    return joined(cell_mask, word_mask)
 
 
 class Decoder(nn.Module):
@@ -203,13 +196,10 @@ class Decoder(nn.Module):
         config, grid = self.config, encoded.grid
         assert grid is not None, "spatially conditioned decoding needs image cells"
         inputs = encoded.image_tokens
-        bos = jnp.broadcast_to(bos.astype(inputs.dtype), (inputs.shape[0], 1, config.width))
-        inputs = jnp.concatenate([bos, inputs], axis=1)
+        inputs = joined(bos.astype(inputs.dtype)[None, None], inputs)
         if encoder_positions is None:
-            first = self.cell_positions[:1][None]
-            square = self.cell_positions[1:].reshape(config.segmentation_grid, config.segmentation_grid, -1)
-            cells = positions.resized_square(square, grid)
-            raw = jnp.concatenate([jnp.broadcast_to(first, (cells.shape[0], 1, config.width)), cells], axis=1)
+            square = rearrange(self.cell_positions[1:], "(h w) d -> h w d", h=config.segmentation_grid)
+            raw = joined(self.cell_positions[:1][None], positions.resized_square(square, grid))
             position = self.cell_position_norm(raw)
             trained = config.segmentation_grid
         else:
@@ -217,9 +207,7 @@ class Decoder(nn.Module):
             trained = config.image_grid
         axes = positions.relative_axes(grid, trained)
         valid = grid.valid()
-        mask = None
-        if valid is not None:
-            mask = jnp.concatenate([jnp.ones((valid.shape[0], 1), bool), valid], axis=1)
+        mask = None if valid is None else joined(jnp.ones((1, 1), bool), valid)
         x = self._run(self.embedding_norm(inputs), position, encoded, axes, mask, deterministic)
         if grid.size is None:
             return x[:, : grid.cells]  # the last cell conditions nothing
@@ -236,11 +224,9 @@ class Decoder(nn.Module):
     ) -> jax.Array:
         config = self.config
         x = batch_sharded(self.dropout(x, deterministic=deterministic))
-        scale = (2 * config.width // config.heads) ** -0.5
-        queries, keys = self.self_position_query(position) * scale, self.self_position_key(position)
-        self_pair = PositionPair(for_each_shard(queries), for_each_shard(keys))
-        queries, keys = self.cross_position_query(position) * scale, self.cross_position_key(encoded.positions)
-        cross_pair = PositionPair(for_each_shard(queries), for_each_shard(keys))
+        self_pair = position_pair(config, self.self_position_query, self.self_position_key, position, position)
+        query, key = self.cross_position_query, self.cross_position_key
+        cross_pair = position_pair(config, query, key, position, encoded.positions)
         context = DecoderContext(encoded.tokens, encoded.mask, self_pair, cross_pair, axes, mask)
         x, _ = self.layers(x, context, drop_path_rates(config, config.decoder_layers), deterministic)
         return self.norm(x)
@@ -267,24 +253,12 @@ class OFA(nn.Module):
         return self.word_embedding(ids)
 
     def image_features(self, images: jax.Array, size: jax.Array | None = None, *, train: bool = False) -> jax.Array:
-        """Trunk features: images float [B, H, W, 3] in [-1, 1] -> [B, h, w, C]."""
-        return self.encoder.image_features(images, size, train=train)
+        """Trunk features: images float [B, H, W, 3] in [-1, 1] -> [B, h, w, C]; see `vlseg.nn.resnet`."""
+        return self.encoder.resnet(images, size, train=train)[-1]
 
     def image_embeddings(self, features: jax.Array) -> jax.Array:
-        """Image tokens: trunk features [B, h, w, C] -> [B, h, w, D]."""
-        return self.encoder.image_embeddings(features)
-
-    def encode(
-        self,
-        words: jax.Array,
-        word_mask: jax.Array | None = None,
-        cells: jax.Array | None = None,
-        cell_size: jax.Array | None = None,
-        *,
-        deterministic: bool = True,
-    ) -> Encoded:
-        """See `Encoder.__call__`."""
-        return self.encoder(words, word_mask, cells, cell_size, deterministic=deterministic)
+        """Image tokens: a linear map of trunk features [B, h, w, C] into the embedding space, [B, h, w, D] (Eq. 6)."""
+        return self.encoder.image_projection(features)
 
     def decode_words(
         self, ids: jax.Array, encoded: Encoded, mask: jax.Array | None = None, *, deterministic: bool = True
@@ -312,7 +286,7 @@ class OFA(nn.Module):
             bos_embedding: [D], word embedding of <s>.
             cell_size: int32 [B, 2] valid rows and columns, or None; logits outside are meaningless.
         """
-        encoded = self.encode(prompt_embeddings, None, cells, cell_size, deterministic=deterministic)
+        encoded = self.encoder(prompt_embeddings, None, cells, cell_size, deterministic=deterministic)
         encoder_positions = None
         if self.config.decoder_positions == "encoder_image":
             encoder_positions = self._encoder_positions(encoded)
@@ -320,23 +294,21 @@ class OFA(nn.Module):
         logits = jnp.einsum(
             "bnd,md->bnm", hidden, category_embeddings.astype(hidden.dtype), preferred_element_type=jnp.float32
         )
-        return logits.reshape(*cells.shape[:3], -1)
+        return rearrange(logits, "b (h w) m -> b h w m", h=cells.shape[1])
 
     def _encoder_positions(self, encoded: Encoded) -> jax.Array:
         """Encoder image positions for <s> (row 0 of the table) and the cells, for the paper's variant."""
         cells = encoded.positions[:, : encoded.image_tokens.shape[1]]
         first = self.encoder.image_position_norm(self.encoder.image_positions[:1])[None]
-        return jnp.concatenate([jnp.broadcast_to(first, (cells.shape[0], *first.shape[1:])), cells], axis=1)
+        return joined(first, cells)
 
-    def __call__(self, images: jax.Array, ids: jax.Array, train: bool = False) -> jax.Array:
-        """Touches every parameter once, for initialisation: segments `images` into the words `ids` [M]."""
-        words = self.embed_words(ids)
-        cells = self.image_embeddings(self.image_features(images, train=train))
-        encoded = self.encode(words[None], None, cells)
-        decoded = self.decode_words(jnp.broadcast_to(ids, (images.shape[0], ids.shape[0])), encoded)
-        self.decoder.image_position_norm(self.decoder.image_positions[:1])
-        self.decoder.code_embedding_norm(self.decoder.image_positions[:1])
-        return self.segment(cells, words, words[None], words[0]).sum() + decoded.sum()
+    def __call__(self, images: jax.Array, ids: jax.Array) -> jax.Array:
+        """Touches every parameter once, for initialization: segments `images` into the words `ids` [M]."""
+        words, decoder = self.embed_words(ids), self.decoder
+        for norm in (decoder.word_position_norm, decoder.image_position_norm, decoder.cell_position_norm):
+            norm(decoder.image_positions[:1])
+        decoder.code_embedding_norm(decoder.image_positions[:1])
+        return self.segment(self.image_embeddings(self.image_features(images)), words, words[None], words[0])
 
 
 class WordEmbedding(nn.Module):

@@ -6,25 +6,29 @@ included.
 
 import re
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from ifseg_jax.config import OFAConfig
-from vlseg.errors import CheckpointError
-from vlseg.state_dicts import (
+from vlseg.checkpoints.directory import Weights
+from vlseg.checkpoints.rules import (
     SAME,
     Rule,
+    Tensors,
     TensorSource,
-    Variables,
     assemble,
+    beside,
+    check_names,
     disassemble,
+    each,
     linear,
-    mismatch,
     norm,
     residual_stages,
+    stacked,
     stem,
 )
+from vlseg.errors import CheckpointError
 
 
 def _table(official: str, ours: str) -> list[Rule]:
@@ -32,75 +36,75 @@ def _table(official: str, ours: str) -> list[Rule]:
 
 
 def _attention(official: str, ours: str) -> list[Rule]:
-    rules = [Rule(f"{official}.c_attn", f"params/{ours}/head_scale", SAME)]
-    for name, path in (("q_proj", "query"), ("k_proj", "key"), ("v_proj", "value"), ("out_proj", "out")):
-        rules += linear(f"{official}.{name}", f"{ours}/{path}")
-    return rules
+    names = {"q_proj": "query", "k_proj": "key", "v_proj": "value", "out_proj": "out"}
+    return [Rule(f"{official}.c_attn", f"params/{ours}/head_scale", SAME), *each(linear, official, ours, names)]
 
 
-def _feed_forward(official: str, ours: str) -> list[Rule]:
-    return [
-        *linear(f"{official}.fc1", f"{ours}/ffn/fc1"),
-        *linear(f"{official}.fc2", f"{ours}/ffn/fc2"),
-        *norm(f"{official}.ffn_layernorm", f"{ours}/ffn/norm"),
-        *norm(f"{official}.final_layer_norm", f"{ours}/ffn_norm"),
+_FEED_FORWARD_NORMS = {"ffn_layernorm": "ffn/norm", "final_layer_norm": "ffn_norm"}
+
+
+def _layers(
+    part: str, count: int, attentions: Mapping[str, str], norms: Mapping[str, str], tables: Mapping[str, str]
+) -> list[Rule]:
+    """The layers of `part`, encoder or decoder: their attentions, norms, and tables of relative positions."""
+    official, ours = f"{part}.layers.{{}}", f"{part}/layers"
+    lists = {f"{name}_rel_pos_table_list.{{}}": f"layers/{table}" for name, table in tables.items()}
+    layer = [
+        *each(_attention, official, ours, attentions),
+        *each(linear, official, ours, {"fc1": "ffn/fc1", "fc2": "ffn/fc2"}),
+        *each(norm, official, ours, {**norms, **_FEED_FORWARD_NORMS}),
+        *each(_table, part, part, lists),
     ]
+    return stacked(range(count), layer)
 
 
 def _encoder(config: OFAConfig) -> list[Rule]:
-    rules = _table("encoder.type_embedding", "encoder/type_embedding")
-    trunk, ours = "encoder.embed_images", "encoder/resnet"
-    rules += stem(f"{trunk}.conv1", f"{trunk}.bn1", ours)
-    names = [f"{trunk}.layer{stage}" for stage in range(1, len(config.resnet_stages) + 1)]
-    rules += residual_stages(names, ours, config.resnet_stages)
-    rules += linear("encoder.image_proj", "encoder/image_projection")
-    rules += norm("encoder.layernorm_embedding", "encoder/word_norm")
-    rules += norm("encoder.patch_layernorm_embedding", "encoder/image_norm")
-    rules += _table("encoder.embed_positions", "encoder/word_positions")
-    rules += _table("encoder.embed_image_positions", "encoder/image_positions")
-    rules += norm("encoder.pos_ln", "encoder/word_position_norm")
-    rules += norm("encoder.image_pos_ln", "encoder/image_position_norm")
-    rules += linear("encoder.pos_q_linear", "encoder/position_query")
-    rules += linear("encoder.pos_k_linear", "encoder/position_key")
-    rules += norm("encoder.layer_norm", "encoder/norm")
-    for layer in range(config.encoder_layers):
-        source, target = f"encoder.layers.{layer}", "encoder/layers"
-        stacked = _attention(f"{source}.self_attn", f"{target}/attention")
-        stacked += norm(f"{source}.self_attn_layer_norm", f"{target}/attention_norm")
-        stacked += norm(f"{source}.attn_ln", f"{target}/attention_output_norm")
-        stacked += _feed_forward(source, target)
-        stacked += _table(f"encoder.token_rel_pos_table_list.{layer}", f"{target}/token_table")
-        stacked += _table(f"encoder.image_rel_pos_table_list.{layer}", f"{target}/image_table")
-        rules += [rule._replace(layer=layer) for rule in stacked]
-    return rules
+    part, backbone, resnet = "encoder", "encoder.embed_images", "encoder/resnet"
+    tables = {"type_embedding": "type_embedding"}
+    tables |= {"embed_positions": "word_positions", "embed_image_positions": "image_positions"}
+    linears = {"image_proj": "image_projection", "pos_q_linear": "position_query", "pos_k_linear": "position_key"}
+    norms = {"layernorm_embedding": "word_norm", "patch_layernorm_embedding": "image_norm", "layer_norm": "norm"}
+    norms |= {"pos_ln": "word_position_norm", "image_pos_ln": "image_position_norm"}
+    stages = [f"{backbone}.layer{stage}" for stage in range(1, len(config.resnet_stages) + 1)]
+    return [
+        *each(_table, part, part, tables),
+        *stem(f"{backbone}.conv1", f"{backbone}.bn1", resnet),
+        *residual_stages(stages, resnet, config.resnet_stages),
+        *each(linear, part, part, linears),
+        *each(norm, part, part, norms),
+        *_layers(
+            part,
+            config.encoder_layers,
+            attentions={"self_attn": "attention"},
+            norms={"self_attn_layer_norm": "attention_norm", "attn_ln": "attention_output_norm"},
+            tables={"token": "token_table", "image": "image_table"},
+        ),
+    ]
 
 
 def _decoder(config: OFAConfig) -> list[Rule]:
-    rules = norm("decoder.layernorm_embedding", "decoder/embedding_norm")
-    rules += norm("decoder.code_layernorm_embedding", "decoder/code_embedding_norm")
-    rules += _table("decoder.embed_positions", "decoder/word_positions")
-    rules += _table("decoder.embed_image_positions", "decoder/image_positions")
-    rules += _table("decoder.embed_seg_positions", "decoder/cell_positions")
-    rules += norm("decoder.pos_ln", "decoder/word_position_norm")
-    rules += norm("decoder.image_pos_ln", "decoder/image_position_norm")
-    rules += norm("decoder.seg_pos_ln", "decoder/cell_position_norm")
-    for kind in ("self", "cross"):
-        rules += linear(f"decoder.{kind}_pos_q_linear", f"decoder/{kind}_position_query")
-        rules += linear(f"decoder.{kind}_pos_k_linear", f"decoder/{kind}_position_key")
-    rules += norm("decoder.layer_norm", "decoder/norm")
-    for layer in range(config.decoder_layers):
-        source, target = f"decoder.layers.{layer}", "decoder/layers"
-        stacked = _attention(f"{source}.self_attn", f"{target}/attention")
-        stacked += _attention(f"{source}.encoder_attn", f"{target}/cross_attention")
-        stacked += norm(f"{source}.self_attn_layer_norm", f"{target}/attention_norm")
-        stacked += norm(f"{source}.self_attn_ln", f"{target}/attention_output_norm")
-        stacked += norm(f"{source}.encoder_attn_layer_norm", f"{target}/cross_attention_norm")
-        stacked += norm(f"{source}.cross_attn_ln", f"{target}/cross_attention_output_norm")
-        stacked += _feed_forward(source, target)
-        for name, ours in (("token", "token"), ("image", "image"), ("seg", "cell")):
-            stacked += _table(f"decoder.{name}_rel_pos_table_list.{layer}", f"{target}/{ours}_table")
-        rules += [rule._replace(layer=layer) for rule in stacked]
-    return rules
+    part = "decoder"
+    tables = {"embed_positions": "word_positions", "embed_image_positions": "image_positions"}
+    tables |= {"embed_seg_positions": "cell_positions"}
+    linears = {"self_pos_q_linear": "self_position_query", "self_pos_k_linear": "self_position_key"}
+    linears |= {"cross_pos_q_linear": "cross_position_query", "cross_pos_k_linear": "cross_position_key"}
+    norms = {"layernorm_embedding": "embedding_norm", "code_layernorm_embedding": "code_embedding_norm"}
+    norms |= {"pos_ln": "word_position_norm", "image_pos_ln": "image_position_norm"}
+    norms |= {"seg_pos_ln": "cell_position_norm", "layer_norm": "norm"}
+    layer_norms = {"self_attn_layer_norm": "attention_norm", "self_attn_ln": "attention_output_norm"}
+    layer_norms |= {"encoder_attn_layer_norm": "cross_attention_norm", "cross_attn_ln": "cross_attention_output_norm"}
+    return [
+        *each(_table, part, part, tables),
+        *each(linear, part, part, linears),
+        *each(norm, part, part, norms),
+        *_layers(
+            part,
+            config.decoder_layers,
+            attentions={"self_attn": "attention", "encoder_attn": "cross_attention"},
+            norms=layer_norms,
+            tables={"token": "token_table", "image": "image_table", "seg": "cell_table"},
+        ),
+    ]
 
 
 def rules(config: OFAConfig) -> list[Rule]:
@@ -128,21 +132,6 @@ CARRIED = re.compile(
 """Names that the model does not compute with: constant buffers; category embeddings, which are made anew from the
 category names; and OFA's projection onto words where it is not tied, which the official IFSeg code drops. They are
 carried along so that a state dict survives the round trip."""
-
-
-class Converted(NamedTuple):
-    """An official state dict in our terms.
-
-    variables: nested dict of arrays in our layout.
-    carried: official name -> tensor, what only the official code needs (tied copies excepted); still in the file.
-    tied: which of the names in `TIED` the state dict held.
-    fresh: which parameters it lacked, so that they were started fresh; they are left out on the way back.
-    """
-
-    variables: Variables
-    carried: dict[str, TensorSource]
-    tied: tuple[str, ...]
-    fresh: tuple[str, ...] = ()
 
 
 def config_from_official(shapes: Mapping[str, tuple[int, ...]]) -> OFAConfig:
@@ -190,11 +179,11 @@ def config_from_official(shapes: Mapping[str, tuple[int, ...]]) -> OFAConfig:
 
 
 def from_official(
-    tensors: Mapping[str, TensorSource],
+    tensors: Tensors,
     config: OFAConfig,
     seed: int = 0,
     place: Callable[[np.ndarray], Any] = np.ascontiguousarray,
-) -> Converted:
+) -> Weights:
     """Official state dict -> our variables.
 
     Args:
@@ -208,15 +197,12 @@ def from_official(
         CheckpointError: names are missing or left over (both are listed), shapes do not fit, or a tied copy differs.
     """
     table = rules(config)
-    ours = {rule.official for rule in table}
     words = tensors[WORDS].read() if WORDS in tensors and not tensors.keys().isdisjoint(TIED) else None
     tied = tuple(name for name in TIED if name in tensors and _is_copy(tensors[name], words))
-    carried = [name for name in tensors if name not in ours and name not in tied and CARRIED.match(name)]
+    carried = {name: tensor for name, tensor in beside(table, tensors, CARRIED).items() if name not in tied}
     fresh = tuple(rule.official for rule in table if rule.official not in tensors)
-    missing = [name for name in fresh if not ADDED_BY_IFSEG.match(name)]
-    unused = set(tensors) - ours - set(TIED) - set(carried)
-    if missing or unused:
-        raise CheckpointError(mismatch(missing, unused, "an OFA or IFSeg model"))
+    found = tensors.keys() - carried.keys() - set(TIED) | set(filter(ADDED_BY_IFSEG.match, fresh))
+    check_names(found, [rule.official for rule in table], "an OFA or IFSeg model")
     different = [name for name in TIED if name in tensors and name not in tied and name not in carried]
     if different:
         raise CheckpointError(
@@ -227,14 +213,14 @@ def from_official(
         name = rule.official
         return tensors[name].read() if name in tensors else _fresh(name, config, seed)
 
-    return Converted(assemble(table, read, place), {name: tensors[name] for name in carried}, tied, fresh)
+    return Weights(assemble(table, read, place), carried, tied, fresh)
 
 
 def _is_copy(tensor: TensorSource, words: np.ndarray | None) -> bool:
     return words is not None and tuple(tensor.shape) == words.shape and np.array_equal(tensor.read(), words)
 
 
-def to_official(converted: Converted, config: OFAConfig) -> dict[str, np.ndarray]:
+def to_official(converted: Weights, config: OFAConfig) -> dict[str, np.ndarray]:
     """Inverse of `from_official`: official name -> array; tied names share one array."""
     table = [rule for rule in rules(config) if rule.official not in converted.fresh]
     state = disassemble(table, converted.variables)

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from einops import rearrange
 
 from vlseg.nn.resize import Size, interpolation_matrix
 from vlseg.sharding import for_each_shard
@@ -44,7 +45,7 @@ class Grid(NamedTuple):
             return None
         rows = jnp.arange(self.rows) < self.size[:, :1]
         columns = jnp.arange(self.columns) < self.size[:, 1:]
-        return (rows[:, :, None] & columns[:, None, :]).reshape(-1, self.cells)
+        return rearrange(rows[:, :, None] & columns[:, None, :], "b h w -> b (h w)")
 
     def preceding(self) -> jax.Array:
         """Where the decoder's output for each cell comes from: int32 [B or 1, N].
@@ -58,7 +59,7 @@ class Grid(NamedTuple):
         same_row = row * self.columns + column
         previous_row = (row - 1) * self.columns + last + 1
         element = jnp.where(column > 0, same_row, previous_row)
-        return jnp.where((row == 0) & (column == 0), 0, element).reshape(-1, self.cells)
+        return rearrange(jnp.where((row == 0) & (column == 0), 0, element), "b h w -> b (h w)")
 
 
 class RelativeAxes(NamedTuple):
@@ -93,9 +94,8 @@ def relative_axes(grid: Grid, trained: int) -> RelativeAxes:
 def offsets_table(table: jax.Array, bucket: int, trained: int) -> jax.Array:
     """The 2-D offsets that occur in a trained grid: rows of `table` [(2 * bucket - 1)**2 + 3, H] -> [2g-1, 2g-1, H]."""
     side = 2 * bucket - 1
-    return table[: side * side].reshape(side, side, -1)[bucket - trained : bucket + trained - 1][
-        :, bucket - trained : bucket + trained - 1
-    ]
+    trained_part = slice(bucket - trained, bucket + trained - 1)
+    return rearrange(table[: side * side], "(y x) h -> y x h", y=side)[trained_part][:, trained_part]
 
 
 def relative_bias(
@@ -143,7 +143,7 @@ def token_bias(table: jax.Array, buckets: np.ndarray, length: int) -> jax.Array:
     padded = jnp.concatenate([by_key, jnp.zeros((1, heads), values.dtype)])
     skewed = jnp.broadcast_to(padded, (length, 2 * length, heads)).reshape(-1, heads)[: -length or None]
     skewed = skewed.reshape(length, 2 * length - 1, heads)[:, length - 1 :]
-    return skewed.transpose(2, 0, 1)[None]
+    return rearrange(skewed, "q k h -> 1 h q k")
 
 
 def image_position_embeddings(table: jax.Array, grid: Grid, trained: int, bucket: int) -> jax.Array:
@@ -154,7 +154,7 @@ def image_position_embeddings(table: jax.Array, grid: Grid, trained: int, bucket
     """
     row, column = np.divmod(np.arange(grid.cells), grid.columns)
     index = np.minimum(row * bucket + column + 1, bucket * bucket)
-    square = table[1:].reshape(bucket, bucket, -1)[:trained, :trained]
+    square = rearrange(table[1:], "(h w) d -> h w d", h=bucket)[:trained, :trained]
     if grid.size is None:
         if grid.cells > trained * trained:
             return resized_square(square, grid)
@@ -170,4 +170,4 @@ def resized_square(square: jax.Array, grid: Grid) -> jax.Array:
     rows, columns = (matrix.reshape(-1, *matrix.shape[-2:]) for matrix in (rows, columns))
     resized = jnp.einsum("zra,abd->zrbd", rows, square, precision="highest")
     resized = jnp.einsum("zcb,zrbd->zrcd", columns, resized, precision="highest")
-    return resized.reshape(resized.shape[0], grid.cells, -1)
+    return rearrange(resized, "b h w d -> b (h w) d")

@@ -8,17 +8,16 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from einops import rearrange
 from jax.ad_checkpoint import checkpoint_name
 
 from ifseg_jax import positions
 from ifseg_jax.config import OFAConfig
 from ifseg_jax.positions import RelativeAxes
 from vlseg.nn import attention
-from vlseg.nn.attention import MASKED, KeyBlock, QueryBlock, attend, causal_bias
-from vlseg.nn.broadcast import broadcast_batch
-from vlseg.nn.drop_path import DropPath
-from vlseg.nn.layer_norm import LayerNorm
-from vlseg.sharding import batch_sharded
+from vlseg.nn.attention import MASKED, KeyBlock, QueryBlock, attend, broadcast_batch, causal_bias
+from vlseg.nn.layers import DropPath, LayerNorm
+from vlseg.sharding import batch_sharded, for_each_shard
 
 PRODUCT = "product"
 """Name under which a recomputation policy finds the results of linear layers."""
@@ -49,10 +48,21 @@ def dense(config: OFAConfig, features: int, name: str | None = None) -> nn.Dense
     return nn.Dense(features, dtype=jnp.dtype(config.dtype), kernel_init=initializer, name=name)
 
 
+def position_pair(
+    config: OFAConfig, query: nn.Dense, key: nn.Dense, queries: jax.Array, keys: jax.Array
+) -> PositionPair:
+    """Projects position embeddings [b, n, D] of queries and [b, m, D] of keys."""
+    return PositionPair(for_each_shard(query(queries) * score_scale(config)), for_each_shard(key(keys)))
+
+
+def score_scale(config: OFAConfig) -> float:
+    """What both summands of a score, content and position, are multiplied by."""
+    return (2 * config.width // config.heads) ** -0.5
+
+
 def split_heads(x: jax.Array, heads: int) -> jax.Array:
     """[B, n, D] -> [B, H, n, D / H]."""
-    batch, length, width = x.shape
-    return x.reshape(batch, length, heads, width // heads).transpose(0, 2, 1, 3)
+    return rearrange(x, "b n (h d) -> b h n d", h=heads)
 
 
 class Attention(nn.Module):
@@ -76,8 +86,7 @@ class Attention(nn.Module):
         """Attends from `x` [B, n, D] to `memory` [B, m, D]; `key_mask` bool [B, m] is False at padding."""
         config = self.config
         heads = config.heads
-        scale = (2 * config.width // heads) ** -0.5
-        query = checkpoint_name(dense(config, config.width, "query")(x), PRODUCT) * scale
+        query = checkpoint_name(dense(config, config.width, "query")(x), PRODUCT) * score_scale(config)
         key = checkpoint_name(dense(config, config.width, "key")(memory), PRODUCT)
         value = split_heads(checkpoint_name(dense(config, config.width, "value")(memory), PRODUCT), heads)
         head_scale = self.param("head_scale", nn.initializers.ones, (heads,))
@@ -90,9 +99,7 @@ class Attention(nn.Module):
         mask = None if key_mask is None else jnp.where(key_mask, 0.0, MASKED)[:, None, None, :]
 
         output = attend(query, key, value, blocks, mask) * head_scale[:, None, None].astype(value.dtype)
-        batch, _, length, _ = output.shape
-        output = output.transpose(0, 2, 1, 3).reshape(batch, length, config.width)
-        return checkpoint_name(dense(config, config.width, "out")(output), PRODUCT)
+        return checkpoint_name(dense(config, config.width, "out")(rearrange(output, "b h n d -> b n (h d)")), PRODUCT)
 
 
 class FeedForward(nn.Module):
@@ -121,6 +128,49 @@ class Residual(nn.Module):
         return batch_sharded(x + DropPath()(branch, drop_path, deterministic=deterministic))
 
 
+class Layer(nn.Module):
+    """What the layers of encoder and decoder share: tables of relative positions of their own, and branches.
+
+    Layers run under `nn.scan`: one compiled body, parameters stacked along a leading axis.
+    """
+
+    config: OFAConfig
+
+    def relative_table(self, name: str, rows: int) -> jax.Array:
+        """A bias for each head: [rows, H], initially 0."""
+        return self.param(name, nn.initializers.zeros, (rows, self.config.heads))
+
+    def token_table(self) -> jax.Array:
+        """The table of 1-D offsets between words."""
+        return self.relative_table("token_table", 2 * self.config.token_bucket - 1)
+
+    def grid_table(self, name: str, side: int) -> jax.Array:
+        """A table of 2-D offsets in a grid of `side` x `side`, and of three special pairs."""
+        return self.relative_table(name, (2 * side - 1) ** 2 + 3)
+
+    def attention(
+        self,
+        name: str,
+        x: jax.Array,
+        memory: jax.Array | None,
+        position: PositionPair,
+        blocks: Sequence[QueryBlock],
+        key_mask: jax.Array | None,
+        drop_path: jax.Array,
+        deterministic: bool,
+    ) -> jax.Array:
+        """The attention branch, see `Attention`, added to `x`; without `memory`, self-attention."""
+        y = layer_norm(self.config, f"{name}_norm")(x)
+        y = Attention(self.config, name=name)(y, y if memory is None else memory, position, blocks, key_mask)
+        y = layer_norm(self.config, f"{name}_output_norm")(y)
+        return Residual(self.config)(x, y, drop_path, deterministic)
+
+    def feed_forward(self, x: jax.Array, drop_path: jax.Array, deterministic: bool) -> jax.Array:
+        """The feed-forward branch added to `x`."""
+        y = FeedForward(self.config, name="ffn")(layer_norm(self.config, "ffn_norm")(x))
+        return Residual(self.config)(x, y, drop_path, deterministic)
+
+
 class EncoderContext(NamedTuple):
     """What every encoder layer shares. The grid is empty for words alone.
 
@@ -134,13 +184,8 @@ class EncoderContext(NamedTuple):
     mask: jax.Array | None
 
 
-class EncoderLayer(nn.Module):
-    """Self-attention and feed-forward, with the layer's own tables of relative positions.
-
-    Layers run under `nn.scan`: one compiled body, parameters stacked along a leading axis.
-    """
-
-    config: OFAConfig
+class EncoderLayer(Layer):
+    """Self-attention and feed-forward."""
 
     @nn.compact
     def __call__(
@@ -148,16 +193,10 @@ class EncoderLayer(nn.Module):
     ) -> tuple[jax.Array, None]:
         """[B, n, D] -> ([B, n, D], None)."""
         config = self.config
-        zeros = nn.initializers.zeros
-        token_table = self.param("token_table", zeros, (2 * config.token_bucket - 1, config.heads))
-        image_table = self.param("image_table", zeros, ((2 * config.image_bucket - 1) ** 2 + 3, config.heads))
+        token_table, image_table = self.token_table(), self.grid_table("image_table", config.image_bucket)
         blocks = encoder_blocks(config, context.axes, token_table, image_table, x.shape[1])
-        y = layer_norm(config, "attention_norm")(x)
-        y = Attention(config, name="attention")(y, y, context.position, blocks, context.mask)
-        y = layer_norm(config, "attention_output_norm")(y)
-        x = Residual(config)(x, y, drop_path, deterministic)
-        y = FeedForward(config, name="ffn")(layer_norm(config, "ffn_norm")(x))
-        return Residual(config)(x, y, drop_path, deterministic), None
+        x = self.attention("attention", x, None, context.position, blocks, context.mask, drop_path, deterministic)
+        return self.feed_forward(x, drop_path, deterministic), None
 
 
 class DecoderContext(NamedTuple):
@@ -177,10 +216,8 @@ class DecoderContext(NamedTuple):
     mask: jax.Array | None
 
 
-class DecoderLayer(nn.Module):
-    """Self-attention, cross-attention and feed-forward, with the layer's own tables of relative positions."""
-
-    config: OFAConfig
+class DecoderLayer(Layer):
+    """Self-attention, cross-attention and feed-forward."""
 
     @nn.compact
     def __call__(
@@ -188,10 +225,8 @@ class DecoderLayer(nn.Module):
     ) -> tuple[jax.Array, None]:
         """[B, n, D] -> ([B, n, D], None)."""
         config = self.config
-        zeros = nn.initializers.zeros
-        token_table = self.param("token_table", zeros, (2 * config.token_bucket - 1, config.heads))
-        image_table = self.param("image_table", zeros, ((2 * config.image_bucket - 1) ** 2 + 3, config.heads))
-        cell_table = self.param("cell_table", zeros, ((2 * config.segmentation_grid - 1) ** 2 + 3, config.heads))
+        token_table, image_table = self.token_table(), self.grid_table("image_table", config.image_bucket)
+        cell_table = self.grid_table("cell_table", config.segmentation_grid)
         if context.axes is None:
             blocks = word_blocks(config, token_table, x.shape[1])
         elif config.decoder_positions == "encoder_image":
@@ -200,19 +235,12 @@ class DecoderLayer(nn.Module):
         else:
             offsets = positions.offsets_table(cell_table, config.segmentation_grid, config.segmentation_grid)
             blocks = cell_blocks(config, context.axes, offsets, cell_table[-2])
-        y = layer_norm(config, "attention_norm")(x)
-        y = Attention(config, name="attention")(y, y, context.self_position, blocks, context.mask)
-        y = layer_norm(config, "attention_output_norm")(y)
-        x = Residual(config)(x, y, drop_path, deterministic)
-        y = layer_norm(config, "cross_attention_norm")(x)
-        blocks = all_to_all(x.shape[1], context.memory.shape[1], config.query_blocks)
-        y = Attention(config, name="cross_attention")(
-            y, context.memory, context.cross_position, blocks, context.memory_mask
-        )
-        y = layer_norm(config, "cross_attention_output_norm")(y)
-        x = Residual(config)(x, y, drop_path, deterministic)
-        y = FeedForward(config, name="ffn")(layer_norm(config, "ffn_norm")(x))
-        return Residual(config)(x, y, drop_path, deterministic), None
+        memory, how = context.memory, (drop_path, deterministic)
+        x = self.attention("attention", x, None, context.self_position, blocks, context.mask, *how)
+        every_key = [KeyBlock(slice(0, memory.shape[1]))]
+        blocks = [QueryBlock(queries, every_key) for queries in row_blocks(x.shape[1], config.query_blocks)]
+        x = self.attention("cross_attention", x, memory, context.cross_position, blocks, context.memory_mask, *how)
+        return self.feed_forward(x, *how), None
 
 
 def stack(layer: type[nn.Module], config: OFAConfig, length: int, name: str | None = None) -> nn.Module:
@@ -234,11 +262,6 @@ def row_blocks(rows: int, blocks: int) -> list[slice]:
     """Splits `rows` into at most `blocks` nearly equal ranges."""
     edges = np.unique(np.linspace(0, rows, min(blocks, rows) + 1).astype(int))
     return [slice(int(a), int(b)) for a, b in itertools.pairwise(edges)]
-
-
-def all_to_all(queries: int, keys: int, blocks: int) -> list[QueryBlock]:
-    """Every query attends to every key without a relative bias, in blocks of queries."""
-    return [QueryBlock(block, [KeyBlock(slice(0, keys))]) for block in row_blocks(queries, blocks)]
 
 
 def encoder_blocks(

@@ -1,79 +1,206 @@
-"""Categories as words: the M category names and the prompt that lists them.
+"""Tokenizers: from a text to the ids of OFA's dictionary.
 
-IFSeg describes the task to OFA in words: "what is the segmentation map of the image? object: cat grass dog unknown".
-A category is the mean of the embeddings of its sub-words, so all the model needs from a name are its ids.
+OFA inherits the dictionary of fairseq's BART: four specials, then the GPT-2 byte-pair vocabulary in the order of
+`dict.txt`. Three sets of files hold the same mapping (the official `utils/BPE` folder, and the two Hugging Face
+layouts); a fourth, a plain list of words, serves the bundled tiny model. All of them encode by one rule: every
+white-space separated word on its own, with one leading space, and no special ids added.
 """
 
 from __future__ import annotations
 
-import operator
-from collections.abc import Sequence
-from dataclasses import dataclass
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-from ifseg_jax.tokenizers import BOS, EOS, PAD, UNK, Tokenizer, load_tokenizer
-from vlseg.errors import VocabularyError
-from vlseg.labels import check_names, shown
+from vlseg.errors import VocabularyError, one_line
+from vlseg.labels.tokens import FAST, MERGES, VOCABULARY, tokenizer_directory
 
-__all__ = [
-    "BOS",
-    "EOS",
-    "PAD",
-    "PROMPT",
-    "UNK",
-    "UNKNOWN",
-    "Tokenizer",
-    "Words",
-    "encode_categories",
-    "load_tokenizer",
-]
+if TYPE_CHECKING:
+    import tokenizers
 
-PROMPT = "what is the segmentation map of the image? object:"
-UNKNOWN = "unknown"
+Tokenizer = Callable[[str], Sequence[int]]
 
+BOS, PAD, EOS, UNK = 0, 1, 2, 3
+SPECIALS = ("<s>", "<pad>", "</s>", "<unk>")
 
-@dataclass(frozen=True)
-class Words:
-    """M categories in OFA's ids.
-
-    Attributes:
-      names: the M category names, each with single spaces.
-      category_ids: the sub-word ids of each category, at least one each.
-      prompt_ids: the whole source sequence: <s>, prompt, every category, "unknown", </s>.
-    """
-
-    names: tuple[str, ...]
-    category_ids: tuple[tuple[int, ...], ...]
-    prompt_ids: tuple[int, ...]
+_OFFICIAL = ("encoder.json", "vocab.bpe", "dict.txt")
+_WORDS = ("words.txt",)
+_HUGGING_FACE_BPE = (VOCABULARY, MERGES)
+_EXPECTED = (
+    "encoder.json + vocab.bpe + dict.txt (the official utils/BPE), tokenizer.json or vocab.json + merges.txt "
+    "(Hugging Face), or words.txt (one word per line)"
+)
 
 
-def encode_categories(categories: Sequence[str], tokenizer: Tokenizer, prompt: str = PROMPT) -> Words:
-    """Turns category names into ids, as the official IFSeg data set does.
+def load_tokenizer(directory_or_hub_name: str | os.PathLike[str]) -> Tokenizer:
+    """Reads a tokenizer that gives OFA ids (int, >= 0, without <s> and </s>).
 
     Args:
-      categories: M >= 1 names. White space around and between their words does not matter.
-      tokenizer: from a text to its ids (>= 0, at least one, without <s> and </s>). Called once with the whole prompt,
-        once with each name and once with "unknown".
-      prompt: the text before the names.
+      directory_or_hub_name: a directory with one of these, the first found being used: the official files
+        (encoder.json, vocab.bpe, dict.txt of OFA's and IFSeg's `utils/BPE`); words.txt, a closed list of lower-case
+        words, one per line, whose ids are the line's index + 4; tokenizer.json; vocab.json and merges.txt. Or the
+        "owner/name" of a Hugging Face model such as "OFA-Sys/ofa-base", whose tokenizer files are then taken from
+        the local cache or the network.
+
+    Returns:
+      A function from a text to the list of its ids. Case is kept, but for words.txt, which is lower-case. What a
+      vocabulary lacks becomes `UNK`, but for words.txt, where it is a `VocabularyError`.
 
     Raises:
-      VocabularyError: a bare string or not strings, no name, a blank name, a name given twice (case ignored), or a
-        tokenizer that returns something else than ids.
+      VocabularyError: no such directory, missing or damaged files, ids that are not OFA's, or a hub name that can
+        neither be fetched nor found in the cache.
     """
-    names = check_names(categories, "category", "categories")
-    prefix = _encode(tokenizer, prompt)
-    category_ids = tuple(_encode(tokenizer, name) for name in names)
-    listed = (index for ids in (*category_ids, _encode(tokenizer, UNKNOWN)) for index in ids)
-    return Words(names=names, category_ids=category_ids, prompt_ids=(BOS, *prefix, *listed, EOS))
+    directory = tokenizer_directory(directory_or_hub_name, _EXPECTED)
+    present = {entry.name for entry in directory.iterdir()}
+    for files, load in (
+        (_OFFICIAL, _load_official),
+        (_WORDS, _load_words),
+        ((FAST,), _load_hugging_face_fast),
+        (_HUGGING_FACE_BPE, _load_hugging_face_bpe),
+    ):
+        if present.isdisjoint(files):
+            continue
+        if missing := [name for name in files if name not in present]:
+            raise VocabularyError(f"tokenizer directory {directory} lacks {', '.join(missing)}: put it beside the rest")
+        return load(directory)
+    raise VocabularyError(f"tokenizer directory {directory} holds no tokenizer: expected {_EXPECTED}")
 
 
-def _encode(tokenizer: Tokenizer, text: str) -> tuple[int, ...]:
-    returned = tokenizer(text)
+def _load_official(directory: Path) -> Tokenizer:
+    encoder_path, merges_path, dictionary_path = (directory / name for name in _OFFICIAL)
+    bpe = _byte_level_bpe(_read_vocabulary(encoder_path), encoder_path, _read_merges(merges_path), merges_path)
+    ofa_ids = _read_dictionary(dictionary_path)
+
+    def tokenize(text: str) -> list[int]:
+        return [ofa_ids.get(str(gpt2_id), UNK) for gpt2_id in _encode_words(bpe, text)]
+
+    return tokenize
+
+
+def _load_words(directory: Path) -> Tokenizer:
+    path = directory / _WORDS[0]
+    ids: dict[str, int] = {}
+    for number, line in enumerate(_read_lines(path), start=1):
+        if line.split() != [line] or line != line.lower() or line in ids:
+            raise VocabularyError(f"{path}, line {number}: {line!r} is not one new lower-case word: correct the list")
+        ids[line] = len(SPECIALS) + len(ids)
+
+    def tokenize(text: str) -> list[int]:
+        words = text.lower().split()
+        for word in words:
+            if word not in ids:
+                raise VocabularyError(
+                    f"the word {word!r} is unknown to this model: use words of {path} or a model with a full vocabulary"
+                )
+        return [ids[word] for word in words]
+
+    return tokenize
+
+
+def _load_hugging_face_fast(directory: Path) -> Tokenizer:
+    import tokenizers
+
+    path = directory / FAST
+    text = _read_text(path)
     try:
-        ids = tuple(operator.index(index) for index in returned)
-    except TypeError as error:
-        raise VocabularyError(
-            f"the tokenizer returned {shown(returned)} for {text!r}: it must return a list of integer ids"
-        ) from error
-    if not ids or min(ids) < 0:
-        raise VocabularyError(f"the tokenizer returned {shown(ids)} for {text!r}: it must return ids, none below 0")
+        tokenizer = tokenizers.Tokenizer.from_str(text)
+    except Exception as error:  # the library raises nothing more specific
+        raise VocabularyError(f"{path} is not a tokenizer ({one_line(error)}): fetch it again") from error
+    # Ids must not depend on a batch that this function never makes.
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    _check_specials({index: tokenizer.id_to_token(index) for index in range(len(SPECIALS))}, path)
+    return lambda text: _encode_words(tokenizer, text)
+
+
+def _load_hugging_face_bpe(directory: Path) -> Tokenizer:
+    vocabulary_path, merges_path = (directory / name for name in _HUGGING_FACE_BPE)
+    vocabulary = _read_vocabulary(vocabulary_path)
+    _check_specials({index: token for token, index in vocabulary.items()}, vocabulary_path)
+    bpe = _byte_level_bpe(vocabulary, vocabulary_path, _read_merges(merges_path), merges_path)
+    return lambda text: _encode_words(bpe, text)
+
+
+def _encode_words(tokenizer: tokenizers.Tokenizer, text: str) -> list[int]:
+    return [index for word in text.split() for index in tokenizer.encode(f" {word}", add_special_tokens=False).ids]
+
+
+def _byte_level_bpe(
+    vocabulary: dict[str, int], vocabulary_path: Path, merges: list[tuple[str, str]], merges_path: Path
+) -> tokenizers.Tokenizer:
+    """GPT-2's byte-level byte-pair encoding."""
+    import tokenizers
+
+    # The library drops what it has no piece for. With a piece for each byte there is no such thing.
+    if any(byte not in vocabulary for byte in tokenizers.pre_tokenizers.ByteLevel.alphabet()):
+        raise VocabularyError(f"{vocabulary_path} lacks some of the 256 byte pieces of GPT-2: fetch it again")
+    for left, right in merges:
+        if not {left, right, left + right} <= vocabulary.keys():
+            raise VocabularyError(
+                f"{merges_path} merges {left!r} and {right!r}, which {vocabulary_path} does not know: "
+                "take both files from one tokenizer"
+            )
+    tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE(vocab=vocabulary, merges=merges))
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    return tokenizer
+
+
+def _check_specials(tokens: Mapping[int, str | None], path: Path) -> None:
+    """Refuses the vocabulary of another model (GPT-2's, for one), whose ids would silently mean other words."""
+    for index, special in enumerate(SPECIALS):
+        if tokens.get(index) not in (special, None):
+            raise VocabularyError(
+                f"{path} is not OFA's vocabulary (id {index} is {tokens[index]!r}, not {special}): "
+                "give the tokenizer of an OFA or BART model"
+            )
+
+
+def _read_vocabulary(path: Path) -> dict[str, int]:
+    try:
+        vocabulary = json.loads(_read_text(path))
+    except json.JSONDecodeError as error:
+        raise VocabularyError(f"{path} is not JSON ({one_line(error)}): fetch it again") from error
+    if not isinstance(vocabulary, dict) or not all(type(i) is int and i >= 0 for i in vocabulary.values()):
+        raise VocabularyError(f"{path} does not map pieces to ids: fetch it again")
+    return vocabulary
+
+
+def _read_merges(path: Path) -> list[tuple[str, str]]:
+    lines = _read_lines(path)
+    # Only the first line is a comment: "#" is also a piece that merges.
+    if lines and lines[0].startswith("#version"):
+        lines = lines[1:]
+    merges = []
+    for line in lines:
+        pair = line.split(" ")
+        if len(pair) != 2 or not all(pair):
+            raise VocabularyError(f"{path}: {line!r} is not a pair of pieces: fetch the file again")
+        merges.append((pair[0], pair[1]))
+    return merges
+
+
+def _read_dictionary(path: Path) -> dict[str, int]:
+    """fairseq's dictionary: lines of "<GPT-2 id> <count>" -> OFA id by GPT-2 id."""
+    ids: dict[str, int] = {}
+    for line in _read_lines(path):
+        symbol, _, count = line.rpartition(" ")
+        if not symbol or not count.isdecimal() or symbol in ids:
+            raise VocabularyError(f"{path}: {line!r} is not a new '<GPT-2 id> <count>': fetch the file again")
+        ids[symbol] = len(SPECIALS) + len(ids)
     return ids
+
+
+def _read_lines(path: Path) -> list[str]:
+    lines = _read_text(path).rstrip("\n").split("\n")
+    if lines == [""]:
+        raise VocabularyError(f"{path} is empty: fetch it again")
+    return lines
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise VocabularyError(f"{path} cannot be read ({one_line(error)}): fetch it again") from error

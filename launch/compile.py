@@ -27,9 +27,8 @@ if __package__ in (None, ""):
     sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from absl import flags
-from ml_collections import config_flags
 
-from vlseg import cli, files
+from vlseg import cli, files, packages, settings
 from vlseg.errors import ConfigError, VlsegError
 
 ENVIRONMENT = {
@@ -63,33 +62,28 @@ def devices(topology: str, slices: int = 1) -> list[Any]:
 
     generation, _, shape = topology.partition(":")
     if generation not in GENERATIONS or not shape:
-        raise TopologyError(
-            f"topology {topology!r} is not like v5e:4x4; known generations are {', '.join(GENERATIONS)}"
-        )
+        known = ", ".join(GENERATIONS)
+        raise TopologyError(f"topology {topology!r} is not like v5e:4x4; known generations are {known}")
     try:
         with _quiet():
-            found = topologies.get_topology_desc(
-                platform="tpu",
-                topology_name=topology,
-                chip_config_name=GENERATIONS[generation],
-                chips_per_host_bounds=HOST,
-                num_slices=slices,
-            )
+            chips = {"chip_config_name": GENERATIONS[generation], "chips_per_host_bounds": HOST, "num_slices": slices}
+            found = topologies.get_topology_desc(topology, "tpu", **chips)
     except Exception as error:  # several kinds, from C++
         raise TopologyError(f"libtpu knows no topology {topology}: {str(error).splitlines()[0]}") from error
     return list(found.devices)
 
 
-def report(program: Any, mesh: Any, slices: int = 1) -> dict[str, Any]:
-    """Compiles a program of `launch.programs` and reads what a chip does in it.
+def report(program: Any, slices: int = 1) -> dict[str, Any]:
+    """Compiles a program of `vlseg.training.program` and reads what a chip does in it.
 
     Returns:
         JSON-ready: fits, seconds of compiling, bytes, FLOPs, exchanges, and the roofline. A program that does not fit
         has only "fits" and "reason".
     """
-    from launch import hlo
+    from launch import program_costs
     from vlseg import chips
 
+    mesh = program.mesh
     chip = chips.chip_of(mesh.devices.flat[0])
     assert chip is not None, "the generations that can be asked for are in the table"
     found: dict[str, Any] = {"program": program.name, "images": program.images, "chips": mesh.size, "slices": slices}
@@ -103,7 +97,7 @@ def report(program: Any, mesh: Any, slices: int = 1) -> dict[str, Any]:
     memory = compiled.memory_analysis()
     peak = memory.argument_size_in_bytes + memory.temp_size_in_bytes
     peak += memory.output_size_in_bytes - memory.alias_size_in_bytes
-    costs = hlo.costs(compiled.as_text(), mesh.size)
+    costs = program_costs.costs(compiled.as_text(), mesh.size)
     sent = sum(exchange.sent for exchange in costs.collectives)
     times = {
         "compute_seconds": costs.flops / chip.flops,
@@ -113,7 +107,7 @@ def report(program: Any, mesh: Any, slices: int = 1) -> dict[str, Any]:
     step = max(times.values())
     return found | {
         "fits": peak <= chip.memory,
-        "state_bytes": program.state,
+        "state_bytes": program.held,
         "peak_bytes": peak,
         "memory_bytes": chip.memory,
         "flops": costs.flops,
@@ -200,20 +194,26 @@ def main(_: list[str]) -> int:
     find_libtpu(options.libtpu)
     import jax
 
-    from launch.programs import programs
     from vlseg import chips, sharding
+    from vlseg.training import program
 
     jax.config.update("jax_exec_time_optimization_effort", options.effort)
     config = options.config
+    package = packages.find(config.package)
     found_devices = devices(options.topology, options.slices)[: options.chips]
     mesh = sharding.make_mesh(options.mesh or config.mesh, found_devices)
     chip = chips.chip_of(mesh.devices.flat[0])
     if chip is None:
         raise ConfigError(f"{mesh.devices.flat[0].device_kind}: its peaks are not in vlseg/chips.py")
+    outline = package.outline(config, options.labels)
+    programs = (
+        program.training(outline.task, mesh, package.axes),
+        program.inference(outline.inference, mesh, package.axes),
+    )
     found = []
-    for program in programs(config, mesh, options.labels):
-        if program.name in options.programs:
-            found.append(report(program, mesh, options.slices))
+    for one in programs:
+        if one.name in options.programs:
+            found.append(report(one, options.slices))
             print(text(found[-1], chip.name) + "\n", flush=True)
     if options.out:
         settings = {"topology": options.topology, "slices": options.slices, "mesh": dict(mesh.shape)}
@@ -222,13 +222,12 @@ def main(_: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    config_flags.DEFINE_config_file("config", help_string="A file such as configs/coco.py.")
-    flags.mark_flag_as_required("config")
+    settings.define_flag("A file such as configs/coco.py.")
     flags.DEFINE_string("topology", None, "Chips, such as v5e:4x4.", required=True)
     flags.DEFINE_integer("slices", 1, "How many of them.", lower_bound=1)
     flags.DEFINE_integer("chips", None, "Use only so many of them.", lower_bound=1)
     flags.DEFINE_string("mesh", None, "Instead of config.mesh, such as data=4,fsdp=4.")
-    flags.DEFINE_integer("labels", 150, "Labels of LSeg's label set.", lower_bound=1)
+    flags.DEFINE_integer("labels", 150, "Labels of a label set, where only the data would tell.", lower_bound=1)
     flags.DEFINE_list("programs", ["train", "inference"], "What is compiled.")
     flags.DEFINE_float("effort", -1.0, "What the compiler spends on speed.", lower_bound=-1.0, upper_bound=1.0)
     flags.DEFINE_string("libtpu", None, "Folder that libtpu was installed into.")

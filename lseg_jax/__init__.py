@@ -5,7 +5,9 @@ model = lseg_jax.load("demo_e200.ckpt")
 model.segment("photo.jpg", ["cat", "grass", "other"]).overlay().show()
 """
 
-from lseg_jax.model import LSeg, Rejection, Segmentation, load
+from lseg_jax.model import LSeg, load
+from lseg_jax.package import PACKAGE
 from vlseg.evaluation.sliding_window import Scheme
+from vlseg.segmenter import Rejection, Segmentation
 
-__all__ = ["LSeg", "Rejection", "Scheme", "Segmentation", "load"]
+__all__ = ["PACKAGE", "LSeg", "Rejection", "Scheme", "Segmentation", "load"]

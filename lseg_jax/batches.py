@@ -6,11 +6,11 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from lseg_jax import training
-from lseg_jax.training import Batch, Training
-from vlseg.data import fewshot, transforms
-from vlseg.data.fewshot import Episode, FewShotDataset
-from vlseg.data.folder import Example
+from lseg_jax.objective import Batch
+from lseg_jax.settings import Training
+from vlseg.data import transforms
+from vlseg.data.episodes import Episode, FewShotDataset
+from vlseg.data.examples import IGNORE_LABEL, IGNORED, Example
 from vlseg.data.sources import Dataset
 from vlseg.data.stream import Stream
 
@@ -36,9 +36,9 @@ def pair_batches(dataset: Dataset, settings: Training, **reading: Any) -> Callab
 
     def prepare(example: Example, _: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, int]:
         image, label = _view(example, dataset.ignore_label, settings, rng)
-        present = np.unique(label[label != training.IGNORED])
+        present = np.unique(label[label != IGNORED])
         chosen = int(rng.choice(present)) if len(present) else 0
-        target = np.where(label == training.IGNORED, training.IGNORED, label == chosen)
+        target = np.where(label == IGNORED, IGNORED, label == chosen)
         return image, target.astype(np.int32), chosen
 
     return _batches(Stream([dataset], settings.batch_size, settings.seed, **reading), prepare)
@@ -51,7 +51,7 @@ def episode_batches(dataset: FewShotDataset, settings: Training, **reading: Any)
     def prepare(episode: Episode, _: int, __: np.random.Generator) -> tuple[np.ndarray, np.ndarray, int]:
         image, mask = squeezed(episode.image, episode.mask, settings.crop_size)
         # The authors train the boundaries of objects, which evaluation ignores, as "others".
-        return image, np.where(mask == fewshot.IGNORED, 0, mask), places[episode.class_id]
+        return image, np.where(mask == IGNORE_LABEL, 0, mask), places[episode.class_id]
 
     parts = dataset.by_class() if dataset.balanced else [dataset]
     weights = [1.0] * len(parts) if dataset.balanced else None
@@ -76,7 +76,7 @@ def _view(
     example: Example, ignore_label: int, settings: Training, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
     """A random view of an example, with IGNORED for what does not count."""
-    label = np.where(example.label == ignore_label, training.IGNORED, example.label).astype(np.int32)
+    label = np.where(example.label == ignore_label, IGNORED, example.label).astype(np.int32)
     return transforms.scale_and_crop(
         example.image,
         label,
@@ -84,7 +84,7 @@ def _view(
         base_size=settings.base_size,
         crop_size=settings.crop_size,
         scale_range=settings.scale_range,
-        ignore_label=training.IGNORED,
+        ignore_label=IGNORED,
     )
 
 

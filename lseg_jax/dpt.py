@@ -6,14 +6,18 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from einops import rearrange
 
-from lseg_jax.transformer import exact_gelu
+from vlseg.nn.layers import BatchNorm, Convolution
 from vlseg.nn.resize import resize_bilinear
-from vlseg.nn.resnet import BatchNorm, Convolution
 from vlseg.sharding import batch_sharded
 
 SCALES: dict[int, tuple[float, ...]] = {8: (2, 1, 0.5, 0.25), 16: (4, 2, 1, 0.5), 32: (8, 4, 2, 1)}
 """Resampling of each level by patch size: levels are at 1/4, 1/8, 1/16 and 1/32 of the image."""
+
+REASSEMBLY_AXES = ((r"/reassemble_\d+/.*kernel$", ("embed",)),)
+DECODER_AXES = ((r"/decoder/.*kernel$", ("embed",)),)
+"""Of the parameters of either part, see `lseg_jax.encoders.base.Axes`."""
 
 
 class Reassemble(nn.Module):
@@ -27,8 +31,9 @@ class Reassemble(nn.Module):
     def __call__(self, tokens: jax.Array, rows: int, columns: int) -> jax.Array:
         """[B, 1 + rows * columns, D] -> [B, rows * scale, columns * scale, features]."""
         dtype = jnp.dtype(self.dtype)
-        x = exact_gelu(Readout(dtype, name="readout")(tokens))
-        x = nn.Dense(self.features, dtype=dtype, name="project")(x).reshape(-1, rows, columns, self.features)
+        x = jax.nn.gelu(Readout(dtype, name="readout")(tokens), approximate=False)
+        x = nn.Dense(self.features, dtype=dtype, name="project")(x)
+        x = rearrange(x, "b (h w) c -> b h w c", h=rows, w=columns)
         if self.scale == 1:
             return x
         if self.scale < 1:
@@ -67,8 +72,21 @@ class Enlarge(nn.Module):
         kernel = self.param("kernel", nn.initializers.lecun_normal(), shape).astype(x.dtype)
         bias = self.param("bias", nn.initializers.zeros, (self.features,)).astype(x.dtype)
         x = jnp.einsum("bhwc,yxcd->bhywxd", x, kernel) + bias
-        batch, rows, factor, columns, _, features = x.shape
-        return x.reshape(batch, rows * factor, columns * factor, features)
+        return rearrange(x, "b h y w x d -> b (h y) (w x) d")
+
+
+def reassembly_flops(width: int, channels: Sequence[int], patch: int, rows: int, columns: int) -> int:
+    """Readout, projection and resampling of all levels from `rows` x `columns` tokens of this width."""
+    tokens = rows * columns
+    total = 0
+    for features, scale in zip(channels, SCALES[patch], strict=True):
+        total += 2 * (2 * width**2 + width * features) * tokens
+        if scale > 1:
+            total += 2 * round(scale) ** 2 * features**2 * tokens
+        elif scale < 1:
+            stride = round(1 / scale)
+            total += 2 * 9 * features**2 * -(-rows // stride) * -(-columns // stride)
+    return total
 
 
 class ResidualUnit(nn.Module):

@@ -9,16 +9,18 @@ image; cell (i, j) is at the pixel (i * (H - 1) / (h - 1), j * (W - 1) / (w - 1)
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from absl import flags
 from tqdm import tqdm
 
-from lseg_jax import model_flags
 from lseg_jax.model import LSeg
+from lseg_jax.package import PACKAGE
 from vlseg import cli, files
+from vlseg.commands import models
+from vlseg.commands.predict import output_names
 from vlseg.data import images as image_files
-from vlseg.predictions import output_names
 
 REPORT = "embeddings.json"
 
@@ -37,7 +39,7 @@ def main(_: list[str]) -> None:
     """The command."""
     options = flags.FLAGS
     paths = image_files.list_checked_images(options.images)
-    model = model_flags.load_model(options)
+    model: Any = models.load(PACKAGE, options)
     names = output_names(paths)
     with files.output_directory(options.out) as out:
         (out / REPORT).unlink(missing_ok=True)  # an earlier run's: a run that fails leaves none
@@ -48,7 +50,7 @@ def main(_: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    model_flags.define()
+    models.define(PACKAGE, "embed")
     flags.DEFINE_string("images", None, "A file, a directory, a pattern, or several with commas.", required=True)
     flags.DEFINE_string("out", None, "Where the results go.", required=True)
     flags.DEFINE_integer("long_side", None, "Pixels of the long side, as the model sees it.", lower_bound=32)

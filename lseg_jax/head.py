@@ -4,7 +4,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from vlseg.nn.resnet import shifted_windows
+from vlseg.nn.layers import shifted_windows
 
 ACTIVATIONS = {"relu": jax.nn.relu, "lrelu": jax.nn.leaky_relu, "tanh": jnp.tanh}
 

@@ -4,9 +4,10 @@ An image is seen through square windows (`vlseg.evaluation.sliding_window`), who
 size. Scores of many labels never exist at once: labels come in chunks, and only the best few of each pixel are kept.
 """
 
+import dataclasses
 import functools
-from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +18,9 @@ from lseg_jax.lseg import LOGIT_SCALE, LSegNet
 from vlseg.errors import VocabularyError
 from vlseg.evaluation import sliding_window
 from vlseg.evaluation.sliding_window import Scheme
+from vlseg.segmenter import Scores
+
+State = TypeVar("State")
 
 SCORES = 2**26
 """Scores, pixels times labels, that are held at a time."""
@@ -158,58 +162,6 @@ def chunk_size(pixels: int, labels: int) -> int:
     return min(labels, room)
 
 
-def chunks(
-    config: LSegConfig, scheme: Scheme, variables: Any, image: np.ndarray, labels: jax.Array, batch_size: int = 1
-) -> Iterator[tuple[int, jax.Array]]:
-    """Summed scores of an image for all labels, chunk by chunk.
-
-    Args:
-        image: uint8 [H, W, 3].
-        labels: float32 [N, C].
-        batch_size: windows of a forward pass.
-
-    Yields:
-        (index of the chunk's first label, float32 [H', W', n]); H' and W' are the image's sides rounded up. Beyond the
-        last label scores are without meaning.
-
-    Raises:
-        VocabularyError: more labels than a block that mixes them can take.
-    """
-    height, width = image.shape[:2]
-    padded = sliding_window.bucket(height), sliding_window.bucket(width)
-    canvas = np.zeros((*padded, 3), np.uint8)
-    canvas[:height, :width] = image
-    count, features = labels.shape
-    chunk = chunk_size(padded[0] * padded[1], count)
-    if config.block == "bottleneck" and count > MIXED_LABELS:
-        raise VocabularyError(
-            f"{count} labels are too many for a bottleneck block, which compares every label with all others: it takes "
-            f"at most {MIXED_LABELS}; give fewer, or use a model without a block"
-        )
-    size = jnp.asarray([height, width], jnp.int32)
-    batches = sliding_window.batches(sliding_window.windows(height, width, scheme), batch_size)
-    encoded = ((encode_windows(config, scheme, variables, canvas, size, batch), batch) for batch in batches)
-    starts = range(0, count, chunk)
-    if len(starts) > 1 and config.block == "none" and cells(scheme, batches) > padded[0] * padded[1]:
-        # Scores are linear in the embeddings, so these can be put together first, once for all labels, if that leaves
-        # fewer of them to be kept and compared.
-        total = jnp.zeros((*padded, features))
-        for pixels, batch in encoded:
-            total = _add_embeddings(scheme, total, pixels, size, batch)
-        for start in starts:
-            yield start, _compare(total, _filled(labels[start : start + chunk], chunk))
-        return
-    kept = list(encoded) if len(starts) > 1 else encoded
-    mixed = config.block == "bottleneck"
-    for start in starts:
-        scores = jnp.zeros((*padded, chunk))
-        part = _filled(labels, chunk) if mixed else _filled(labels[start : start + chunk], chunk)
-        first = jnp.asarray(start if mixed else 0)
-        for pixels, batch in kept:
-            scores = _add_scores(config, scheme, variables, scores, pixels, part, first, size, batch)
-        yield start, scores
-
-
 def _filled(labels: jax.Array, multiple: int) -> jax.Array:
     """Label embeddings, the last repeated until their number is a multiple; that changes no maximum over labels."""
     return jnp.pad(labels, ((0, -len(labels) % multiple), (0, 0)), mode="edge")
@@ -224,26 +176,6 @@ def cells(scheme: Scheme, batches: np.ndarray) -> int:
 def views(scheme: Scheme) -> int:
     """How many scores are summed for each pixel."""
     return len(scheme.scales) * (2 if scheme.flip else 1)
-
-
-def rank(
-    config: LSegConfig,
-    scheme: Scheme,
-    variables: Any,
-    image: np.ndarray,
-    labels: jax.Array,
-    top_k: int = 1,
-    batch_size: int = 1,
-) -> Ranking:
-    """The best labels of every pixel of an image, at its size; arguments as for `chunks`, `top_k` at most N."""
-    height, width = image.shape[:2]
-    padded = sliding_window.bucket(height), sliding_window.bucket(width)
-    empty = Ranking(jnp.full((*padded, top_k), -jnp.inf), jnp.full((*padded, top_k), -1, jnp.int32))
-    count, seen = jnp.asarray(len(labels)), jnp.asarray(views(scheme), jnp.float32)
-    ranking = empty
-    for start, scores in chunks(config, scheme, variables, image, labels, batch_size):
-        ranking = _rank(ranking, scores, jnp.asarray(start, jnp.int32), count, seen)
-    return Ranking(*(array[:height, :width] for array in ranking))
 
 
 class Best(NamedTuple):
@@ -272,34 +204,101 @@ def _improve(best: Best, scores: jax.Array, start: jax.Array, labels: jax.Array,
     )
 
 
-def most_probable(
-    config: LSegConfig, scheme: Scheme, variables: Any, image: np.ndarray, labels: jax.Array, batch_size: int = 1
-) -> tuple[jax.Array, jax.Array]:
-    """The most probable label of every pixel, and its probability among all labels as `probabilities` has it.
+@dataclasses.dataclass(frozen=True)
+class WindowScores(Scores):
+    """The scores of one image seen through windows, computed anew by each of the methods.
 
-    Arguments are those of `chunks`; the probabilities of all labels never exist at once.
-
-    Returns:
-        int32 [H, W] and float32 [H, W].
+    Attributes:
+        image: uint8 [H, W, 3].
+        labels: float32 [N, C].
+        batch_size: windows of a forward pass.
     """
-    height, width = image.shape[:2]
-    padded = sliding_window.bucket(height), sliding_window.bucket(width)
-    lowest = jnp.full(padded, -jnp.inf)
-    best = Best(jnp.full(padded, -1, jnp.int32), lowest, jnp.copy(lowest))
-    count, seen = jnp.asarray(len(labels)), jnp.asarray(views(scheme), jnp.float32)
-    for start, scores in chunks(config, scheme, variables, image, labels, batch_size):
-        best = _improve(best, scores, jnp.asarray(start, jnp.int32), count, seen)
-    return best.labels[:height, :width], jnp.exp(best.logits - best.total)[:height, :width]
 
+    config: LSegConfig
+    scheme: Scheme
+    variables: Any
+    image: np.ndarray
+    labels: jax.Array
+    batch_size: int = 1
 
-def probabilities(
-    config: LSegConfig, scheme: Scheme, variables: Any, image: np.ndarray, labels: jax.Array, batch_size: int = 1
-) -> np.ndarray:
-    """Softmax over labels of the mean logits: float32 [H, W, N]; arguments as for `chunks`."""
-    height, width = image.shape[:2]
-    parts = [
-        np.asarray(scores)[:height, :width]
-        for _, scores in chunks(config, scheme, variables, image, labels, batch_size)
-    ]
-    mean = np.concatenate(parts, axis=-1)[..., : len(labels)] / views(scheme)
-    return np.asarray(jax.nn.softmax(mean, axis=-1))
+    def chunks(self) -> Iterator[tuple[int, jax.Array]]:
+        """Summed scores for all labels, chunk by chunk.
+
+        Yields:
+            (index of the chunk's first label, float32 [H', W', n]); H' and W' are the image's sides rounded up. Beyond
+            the last label scores are without meaning.
+
+        Raises:
+            VocabularyError: more labels than a block that mixes them can take.
+        """
+        config, scheme, labels = self.config, self.scheme, self.labels
+        height, width = self.image.shape[:2]
+        padded = self._padded()
+        canvas = np.zeros((*padded, 3), np.uint8)
+        canvas[:height, :width] = self.image
+        count, features = labels.shape
+        chunk = chunk_size(padded[0] * padded[1], count)
+        mixed = config.block == "bottleneck"
+        if mixed and count > MIXED_LABELS:
+            raise VocabularyError(
+                f"{count} labels are too many for a bottleneck block, which compares every label with all others: it "
+                f"takes at most {MIXED_LABELS}; give fewer, or use a model without a block"
+            )
+        size = jnp.asarray([height, width], jnp.int32)
+        batches = sliding_window.batches(sliding_window.windows(height, width, scheme), self.batch_size)
+        encoded = ((encode_windows(config, scheme, self.variables, canvas, size, batch), batch) for batch in batches)
+        starts = range(0, count, chunk)
+        if len(starts) > 1 and config.block == "none" and cells(scheme, batches) > padded[0] * padded[1]:
+            # Scores are linear in the embeddings, so these can be put together first, once for all labels, if that
+            # leaves fewer of them to be kept and compared.
+            total = jnp.zeros((*padded, features))
+            for pixels, batch in encoded:
+                total = _add_embeddings(scheme, total, pixels, size, batch)
+            for start in starts:
+                yield start, _compare(total, _filled(labels[start : start + chunk], chunk))
+            return
+        kept = list(encoded) if len(starts) > 1 else encoded
+        for start in starts:
+            scores = jnp.zeros((*padded, chunk))
+            part = _filled(labels, chunk) if mixed else _filled(labels[start : start + chunk], chunk)
+            first = jnp.asarray(start if mixed else 0)
+            for pixels, batch in kept:
+                scores = _add_scores(config, scheme, self.variables, scores, pixels, part, first, size, batch)
+            yield start, scores
+
+    def top(self, count: int) -> tuple[jax.Array, jax.Array]:
+        """See `Scores.top`; scores are `Ranking.similarities`."""
+        shape = (*self._padded(), count)
+        ranking = self._folded(_rank, Ranking(jnp.full(shape, -jnp.inf), jnp.full(shape, -1, jnp.int32)))
+        return self._cropped(ranking.labels), self._cropped(ranking.similarities)
+
+    def label_map(self) -> jax.Array:
+        return self.top(1)[0][..., 0]
+
+    def most_probable(self) -> tuple[jax.Array, jax.Array]:
+        lowest = jnp.full(self._padded(), -jnp.inf)
+        best = self._folded(_improve, Best(jnp.full(lowest.shape, -1, jnp.int32), lowest, jnp.copy(lowest)))
+        return self._cropped(best.labels), self._cropped(jnp.exp(best.logits - best.total))
+
+    def probabilities(self) -> np.ndarray:
+        """The softmax over labels of the mean logits: float32 [H, W, N]."""
+        parts = [self._cropped(np.asarray(scores)) for _, scores in self.chunks()]
+        mean = np.concatenate(parts, axis=-1)[..., : len(self.labels)] / views(self.scheme)
+        return np.asarray(jax.nn.softmax(mean, axis=-1))
+
+    def _padded(self) -> tuple[int, int]:
+        """The image's sides rounded up."""
+        height, width = self.image.shape[:2]
+        return sliding_window.bucket(height), sliding_window.bucket(width)
+
+    def _cropped(self, array: Any) -> Any:
+        """[H', W', ...] -> [H, W, ...]."""
+        height, width = self.image.shape[:2]
+        return array[:height, :width]
+
+    def _folded(self, add: Callable[..., State], state: State) -> State:
+        """A state, `_rank`'s or `_improve`'s, with all chunks taken into account."""
+        count, seen = jnp.asarray(len(self.labels)), jnp.asarray(views(self.scheme), jnp.float32)
+        for start, scores in self.chunks():
+            state = add(state, scores, jnp.asarray(start, jnp.int32), count, seen)
+        return state

@@ -4,27 +4,17 @@ Everything is a pure function of (variables, inputs). Arrays are [B, ...]; N is 
 common space.
 """
 
-from typing import Any
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from lseg_jax.clip_text import CLIPText
-from lseg_jax.config import LSegConfig, TextConfig, ViTConfig
-from lseg_jax.dpt import SCALES, Decoder, Reassemble, doubled
+from lseg_jax.config import LSegConfig
+from lseg_jax.dpt import Decoder, doubled
+from lseg_jax.encoders.base import normalized
 from lseg_jax.head import LogitBlock
-from lseg_jax.vit import ViT
-from vlseg.nn.resnet import ResNet
 
 LOGIT_SCALE = 1 / 0.07
 """Inverse temperature of the correlation, a constant (Sec. 3, t = 0.07)."""
-
-
-def normalized(x: jax.Array) -> jax.Array:
-    """`x` divided by its l2 norm along the last axis, float32."""
-    x = x.astype(jnp.float32)
-    return x / jnp.linalg.norm(x, axis=-1, keepdims=True)
 
 
 def similarities(pixels: jax.Array, labels: jax.Array) -> jax.Array:
@@ -40,26 +30,14 @@ class LSegNet(nn.Module):
 
     def setup(self) -> None:
         config = self.config
-        if isinstance(config.text, TextConfig):
-            self.text = CLIPText(config.text)
-        self.image = self.image_encoder()
-        if isinstance(config.image, ViTConfig):
-            scales = SCALES[config.image.patch]
-            self.reassemble = [
-                Reassemble(features, scale, config.dtype)
-                for features, scale in zip(config.image.reassembled, scales, strict=True)
-            ]
+        if not config.text.trained_apart:
+            self.text = config.text.module()
+        self.image = config.image.module(config.dtype, config.remat)
+        self.reassemble = config.image.reassembly(config.dtype)
         self.decoder = Decoder(config.features, config.dtype)
         self.projection = nn.Dense(config.text.features, dtype=jnp.dtype(config.dtype))
         if config.block != "none":
             self.block = LogitBlock(config.block, config.block_depth, config.activation)
-
-    def image_encoder(self) -> Any:
-        """The vision transformer or the ResNet of the configuration."""
-        config = self.config
-        if isinstance(config.image, ViTConfig):
-            return ViT(config.image, config.dtype, config.remat)
-        return ResNet(config.image.stages, config.image.width, jnp.dtype(config.dtype))
 
     def encode_text(self, tokens: jax.Array) -> jax.Array:
         """Label embeddings: int [N, context] -> float32 [N, C], l2-normalised."""
@@ -79,24 +57,7 @@ class LSegNet(nn.Module):
 
     def levels(self, images: jax.Array, *, train: bool = False) -> list[jax.Array]:
         """Maps at a quarter, an eighth, a 16th and a 32nd of the resolution, as the decoder takes them."""
-        if not isinstance(self.config.image, ViTConfig):
-            return self.image(images, train=train)
-        rows, columns = images.shape[1] // self.config.image.patch, images.shape[2] // self.config.image.patch
-        return [
-            reassemble(tokens, rows, columns)
-            for reassemble, tokens in zip(self.reassemble, self.image(images), strict=True)
-        ]
-
-    def correlate(self, pixels: jax.Array, labels: jax.Array) -> jax.Array:
-        """Logits of every pixel for every label, at the size of the image.
-
-        Args:
-            pixels, labels: see `cell_logits`.
-
-        Returns:
-            float32 [B, 2h, 2w, N].
-        """
-        return doubled(self.cell_logits(pixels, labels))
+        return self.config.image.levels(self.image, self.reassemble, images, train=train)
 
     def cell_logits(self, pixels: jax.Array, labels: jax.Array) -> jax.Array:
         """Logits before the last upsampling (Sec. 3, word-pixel correlation and spatial regularization).
@@ -125,7 +86,7 @@ class LSegNet(nn.Module):
         return self.regularized(doubled(similarities(features, labels)) / lengths)
 
     def segment(self, images: jax.Array, labels: jax.Array, *, train: bool = False) -> jax.Array:
-        """Logits float32 [B, H, W, N] of images float [B, H, W, 3] for label embeddings, see `correlate`."""
+        """Logits float32 [B, H, W, N] of images float [B, H, W, 3] for label embeddings, see `cell_logits`."""
         return doubled(self.image_cells(images, labels, train=train))
 
     def __call__(self, images: jax.Array, tokens: jax.Array, *, train: bool = False) -> jax.Array:

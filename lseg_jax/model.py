@@ -3,101 +3,38 @@
 import dataclasses
 import functools
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
-from PIL import Image
 
-from lseg_jax import inference, storage, text
-from lseg_jax.config import DTYPES, LSegConfig, TextConfig
-from lseg_jax.official import Converted
-from lseg_jax.tokenizers import Tokenizer, check_labels, clip_tokenizer, load_tokenizer, tokenize
-from vlseg import files, remote, visualize
+from lseg_jax import checkpoint, inference
+from lseg_jax.config import DTYPES, LSegConfig
+from lseg_jax.inference import WindowScores
+from lseg_jax.lseg import LSegNet
+from lseg_jax.tokenizers import Tokenizer, check_labels, load_tokenizer
+from vlseg import settings
+from vlseg.checkpoints.directory import CONFIG_FILE, Stored, Weights
+from vlseg.checkpoints.rules import TensorSource
 from vlseg.data import images as image_files
 from vlseg.data.images import ImageSource
 from vlseg.errors import CheckpointError, ConfigError, ImageError, VocabularyError
 from vlseg.evaluation.sliding_window import Scheme
 from vlseg.nn.resize import resize_bilinear
-from vlseg.state_dicts import TensorSource
-
-BUNDLED = "tiny"
-NONE = "none of these"
-"""The label of pixels that are rejected."""
+from vlseg.segmenter import Scores, Segmenter
 
 OFFICIAL_SCHEME = Scheme()
 """The official windows at one scale."""
 
 STRIDE = 32
-"""Sides of images are multiples of this: the coarsest level of the decoder has one cell for so many pixels."""
+"""Sides of images are multiples of this: the coarsest level of the decoder has one position for so many pixels."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Rejection:
-    """When a pixel is "none of these" (the first failure case of Li et al. 2022, Sec. 5.4).
-
-    Attributes:
-        min_similarity: least similarity of the best label, see `inference.Ranking`; the cosine without a block.
-        min_margin: least difference of the best label's similarity to the second's.
-    """
-
-    min_similarity: float | None = None
-    min_margin: float | None = None
-
-    def __bool__(self) -> bool:
-        return self != Rejection()
-
-
-@dataclasses.dataclass(frozen=True)
-class Segmentation:
-    """The segmentation of one image.
-
-    Attributes:
-        label_map: int32 [H, W], indices into `labels`, at the image's original size.
-        labels: the label names; with rejection, "none of these" comes last.
-        top_labels: int32 [H, W, k], the best labels of each pixel, best first, rejected or not.
-        top_similarities: float32 [H, W, k], theirs: mean logit divided by the logit scale, the cosine of pixel and
-            label for a model without a block.
-        image: the image, uint8 [H, W, 3].
-    """
-
-    label_map: np.ndarray
-    labels: tuple[str, ...]
-    top_labels: np.ndarray
-    top_similarities: np.ndarray
-    image: np.ndarray
-    _source: "Source" = dataclasses.field(repr=False)
-
-    @property
-    def probabilities(self) -> np.ndarray:
-        """float32 [H, W, N], softmax over the labels asked for; computed anew at each access because it is large."""
-        return self._source.probabilities(self.image)
-
-    def overlay(self, alpha: float = 0.5) -> Image.Image:
-        """The image under its coloured label map, with a legend."""
-        return visualize.overlay(self.image, self.label_map, self.labels, alpha)
-
-
-@dataclasses.dataclass(frozen=True)
-class Source:
-    """What a segmentation was made with."""
-
-    model: "LSeg"
-    embeddings: jax.Array
-    scheme: Scheme
-
-    def probabilities(self, image: np.ndarray) -> np.ndarray:
-        """See `Segmentation.probabilities`."""
-        model = self.model
-        return inference.probabilities(model.config, self.scheme, model.variables, image, self.embeddings)
-
-
-@dataclasses.dataclass(frozen=True)
-class LSeg:
+class LSeg(Segmenter[Scheme]):
     """A model whose pixels and labels are embedded in one space. Frozen: methods return new objects.
 
     Attributes:
@@ -105,9 +42,11 @@ class LSeg:
         tokenizer: from a text to CLIP's ids; None for the installed one (`tokenizers.clip_tokenizer`).
         inference: how whole images are seen.
         labels: the default labels of the methods below; empty if there are none.
-        carried: what an official checkpoint held besides; see `lseg_jax.official.Converted`.
+        carried: what an official checkpoint held besides; see `vlseg.checkpoints.directory.Weights`.
         known: embeddings of labels that came with the model, float32 [C] each; they need no text encoder.
     """
+
+    package = checkpoint.FORMAT
 
     config: LSegConfig
     variables: Mapping[str, Any] = dataclasses.field(repr=False)
@@ -117,19 +56,8 @@ class LSeg:
     carried: Mapping[str, TensorSource] = dataclasses.field(default_factory=dict, repr=False)
     known: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict, repr=False)
 
-    def names(self, labels: Sequence[str] | None = None) -> tuple[str, ...]:
-        """Labels as they are used, the model's own by default.
-
-        Raises:
-            VocabularyError: none, blanks, duplicates.
-        """
-        chosen = self.labels if labels is None else labels
-        if labels is None and not chosen:
-            raise VocabularyError('this model has no labels of its own: name some, e.g. --labels="cat,grass,dog"')
-        return check_labels(chosen)
-
     def encode_text(self, labels: Sequence[str] | None = None) -> jax.Array:
-        """Embeddings of labels: float32 [N, C], l2-normalised; kept on disk (`lseg_jax.text`).
+        """Embeddings of labels: float32 [N, C], l2-normalised; kept on disk (`lseg_jax.labels`).
 
         Raises:
             VocabularyError: as in `names`; or there is no tokenizer.
@@ -137,16 +65,14 @@ class LSeg:
         names = self.names(labels)
         if all(name in self.known for name in names):
             return jnp.asarray(np.stack([self.known[name] for name in names]))
-        settings, texts = self.config.text, [self.config.text_of(name) for name in names]
-        if not isinstance(settings, TextConfig):
-            return jnp.asarray(text.embed_sentences(texts))
-        tokenizer = self.tokenizer or clip_tokenizer()
-        tokens = tokenize(texts, tokenizer, context=settings.context, vocabulary=settings.vocabulary)
-        return jnp.asarray(text.embed_tokens(self.config, self.variables, self._text_fingerprint, tokens))
+        texts = [self.config.text_of(name) for name in names]
+        return jnp.asarray(self.config.text.embed(texts, self.variables, self._text_identity, self.tokenizer))
+
+    embed = encode_text
 
     @functools.cached_property
-    def _text_fingerprint(self) -> str:
-        return text.fingerprint(self.variables)
+    def _text_identity(self) -> str:
+        return self.config.text.identity(self.variables)
 
     def encode_pixels(self, images: ArrayLike) -> jax.Array:
         """Embeddings of pixels.
@@ -184,91 +110,41 @@ class LSeg:
         normalized = inference.normalize(self.config, jnp.asarray(pixels))
         return resize_bilinear(normalized[None], rows, columns, align_corners=True)
 
-    def segment(
-        self,
-        image: ImageSource | Sequence[ImageSource],
-        labels: Sequence[str] | None = None,
-        *,
-        top_k: int = 1,
-        rejection: Rejection = Rejection(),
-    ) -> Any:
-        """Segments an image, or each of a list.
+    def scores(
+        self, images: Sequence[np.ndarray], embeddings: jax.Array, settings: Sequence[Scheme], batch_size: int
+    ) -> list[list[Scores]]:
+        """See `Segmenter.scores`; they are computed when they are asked for."""
+        return [
+            [WindowScores(self.config, scheme, self.variables, image, embeddings, batch_size) for scheme in settings]
+            for image in images
+        ]
 
-        Args:
-            image: a path, a PIL image or uint8 [H, W, 3]; or a list of them.
-            labels: any N names; by default the model's own.
-            top_k: how many labels to give for each pixel, with their similarities.
-            rejection: which pixels are none of these labels.
+    def image_function(self, settings: Scheme) -> jax.tree_util.Partial:
+        """See `Segmenter.image_function`; images are seen whole, whatever the settings."""
+        del settings
+        config = self.config
 
-        Returns:
-            A `Segmentation`, or a list of them in the order of the images.
+        def segment(arrays: tuple[dict[str, Any], jax.Array], images: jax.Array) -> dict[str, jax.Array]:
+            variables, labels = arrays
+            net: Any = LSegNet(config)
+            pixels = net.apply(variables, inference.normalize(config, images), method=LSegNet.encode_pixels)
+            cells = net.apply(variables, pixels, labels, method=LSegNet.cell_logits)
+            logits = resize_bilinear(cells, images.shape[1], images.shape[2], align_corners=True)
+            label_map = jnp.argmax(logits, axis=-1).astype(jnp.int32)
+            return {"probabilities": jax.nn.softmax(cells, axis=-1), "label_map": label_map}
 
-        Raises:
-            VocabularyError: as in `names`. ImageError: an image that cannot be read. ConfigError: `top_k` is not in
-            [1, N].
-        """
-        if not isinstance(image, str | os.PathLike | Image.Image | np.ndarray | jax.Array):
-            return list(self.segment_each(image, labels, top_k=top_k, rejection=rejection))
-        return next(self.segment_each([image], labels, top_k=top_k, rejection=rejection))
+        # Label embeddings are already computed, so the text encoder is left out.
+        params = {name: value for name, value in self.variables["params"].items() if name != "text"}
+        return jax.tree_util.Partial(segment, ({**self.variables, "params": params}, self.encode_text()))
 
-    def segment_each(
-        self,
-        images: Iterable[ImageSource],
-        labels: Sequence[str] | None = None,
-        *,
-        top_k: int = 1,
-        rejection: Rejection = Rejection(),
-        batch_size: int = 1,
-    ) -> Iterator[Segmentation]:
-        """Segments a stream of images, each read when it is its turn; `batch_size` windows in a forward pass."""
-        names, source = self.names(labels), Source(self, self.encode_text(labels), self.inference)
-        if not 1 <= top_k <= len(names):
-            raise ConfigError(f"top_k is {top_k}; it must be from 1 to the number of labels, {len(names)}")
-        if rejection and NONE in map(str.casefold, names):
-            raise VocabularyError(f"{NONE!r} is what rejected pixels are called: leave it out of the labels")
-        for item in images:
-            pixels = image_files.read_image(np.asarray(item) if isinstance(item, jax.Array) else item)
-            yield _segmented(source, pixels, names, top_k, rejection, batch_size)
+    @property
+    def export_size(self) -> tuple[int, int]:
+        return self.inference.crop_size, STRIDE
 
-    def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
-        """Writes a directory of safetensors and JSON that `load` reads anywhere; whole or not at all.
-
-        It may be one of a bucket (`gs://...`), where a part of it is never taken for a model.
-
-        Raises:
-            StorageError: it exists and `overwrite` is False, or it cannot be written.
-            ConfigError: a package for its bucket is missing.
-        """
+    def stored(self) -> Stored:
+        weights = Weights(jax.tree.map(np.asarray, dict(self.variables)), dict(self.carried))
         settings = {"inference": dataclasses.asdict(self.inference), "labels": list(self.labels)}
-        storage.write_directory(path, self.config, self.converted(), settings, self.known, overwrite)
-
-    def converted(self) -> Converted:
-        """The model as `lseg_jax.official` and `lseg_jax.storage` take it."""
-        return Converted(jax.tree.map(np.asarray, dict(self.variables)), dict(self.carried))
-
-
-def _segmented(
-    source: Source, image: np.ndarray, names: tuple[str, ...], top_k: int, rejection: Rejection, batch_size: int
-) -> Segmentation:
-    model = source.model
-    wanted = min(max(top_k, 2 if rejection.min_margin is not None else 1), len(names))
-    ranking = inference.rank(model.config, source.scheme, model.variables, image, source.embeddings, wanted, batch_size)
-    similarities, best = (np.asarray(array) for array in ranking)
-    label_map = np.ascontiguousarray(best[..., 0])
-    if rejection:
-        label_map = np.where(_rejected(similarities, rejection), len(names), label_map).astype(np.int32)
-        names = (*names, NONE)
-    return Segmentation(label_map, names, best[..., :top_k], similarities[..., :top_k], image, source)
-
-
-def _rejected(similarities: np.ndarray, rejection: Rejection) -> np.ndarray:
-    """bool [H, W] of the similarities [H, W, k] of the best labels."""
-    rejected = np.zeros(similarities.shape[:2], bool)
-    if rejection.min_similarity is not None:
-        rejected |= similarities[..., 0] < rejection.min_similarity
-    if rejection.min_margin is not None and similarities.shape[-1] > 1:
-        rejected |= similarities[..., 0] - similarities[..., 1] < rejection.min_margin
-    return rejected
+        return Stored(self.config, weights, settings, arrays={checkpoint.LABELS_FILE: self.known})
 
 
 def _checked(images: ArrayLike) -> jax.Array:
@@ -286,7 +162,7 @@ def _checked(images: ArrayLike) -> jax.Array:
 
 
 def load(
-    source: str | os.PathLike[str] = BUNDLED,
+    source: str | os.PathLike[str] = checkpoint.BUNDLED,
     tokenizer: Tokenizer | str | os.PathLike[str] | None = None,
     *,
     block: str | None = None,
@@ -310,8 +186,8 @@ def load(
     """
     if dtype is not None and dtype not in DTYPES:
         raise ConfigError(f"dtype {dtype!r} is none of {', '.join(DTYPES)}")
-    path = resolve(source)
-    stored = storage.read(
+    path = checkpoint.resolve(source)
+    stored = checkpoint.read(
         path,
         place=lambda array: jnp.asarray(array, jnp.float32),
         block=block,
@@ -321,39 +197,18 @@ def load(
     config = stored.config if dtype is None else dataclasses.replace(stored.config, dtype=dtype)
     if tokenizer is not None and not callable(tokenizer):
         tokenizer = load_tokenizer(tokenizer)
+    try:
+        scheme = settings.read(Scheme, stored.settings.get("inference", {}), "inference")
+        labels = stored.settings.get("labels")
+        names = check_labels(labels) if labels else ()
+    except (AttributeError, ConfigError, VocabularyError) as error:
+        raise CheckpointError(f"{path / CONFIG_FILE} cannot be used: {error}") from error
     return LSeg(
         config=config,
-        variables=stored.converted.variables,
+        variables=stored.weights.variables,
         tokenizer=tokenizer,
-        inference=_scheme(stored.settings.get("inference", {}), path),
-        labels=_labels(stored.settings.get("labels"), path),
-        carried=stored.converted.carried,
-        known=stored.known,
+        inference=scheme,
+        labels=names,
+        carried=stored.weights.carried,
+        known=checkpoint.known_labels(stored),
     )
-
-
-def _scheme(values: Any, path: Path) -> Scheme:
-    try:
-        lists = {name: tuple(value) for name, value in values.items() if isinstance(value, list)}
-        return Scheme(**{**values, **lists})
-    except (TypeError, AttributeError, ConfigError) as error:
-        raise CheckpointError(f"{path / storage.CONFIG_FILE} cannot be used: {error}") from error
-
-
-def _labels(values: Any, path: Path) -> tuple[str, ...]:
-    try:
-        return check_labels(values) if values else ()
-    except VocabularyError as error:
-        raise CheckpointError(f"{path / storage.CONFIG_FILE} cannot be used: {error}") from error
-
-
-def resolve(source: str | os.PathLike[str]) -> Path:
-    """Path of a checkpoint given as for `load`; those in buckets are downloaded at the first use."""
-    name = os.fspath(source)
-    if name == BUNDLED:  # a folder of that name is ./tiny
-        return Path(__file__).with_name(BUNDLED)
-    if files.is_remote(name):
-        return remote.local_copy(name, storage.CONFIG_FILE, CheckpointError)
-    if Path(name).exists():
-        return Path(name)
-    raise CheckpointError(f"no such checkpoint: {name} is neither a file, a directory nor {BUNDLED}")

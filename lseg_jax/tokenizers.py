@@ -8,9 +8,7 @@ from __future__ import annotations
 import html
 import importlib
 import logging
-import operator
 import os
-import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -20,6 +18,7 @@ import numpy as np
 
 from vlseg.errors import VocabularyError
 from vlseg.labels import check_names, shown
+from vlseg.labels.tokens import FAST, MERGES, VOCABULARY, token_ids, tokenizer_directory
 
 if TYPE_CHECKING:
     import tokenizers
@@ -31,13 +30,8 @@ START, END = "<|startoftext|>", "<|endoftext|>"
 """The last two pieces of CLIP's vocabulary."""
 
 _END_OF_WORD = "</w>"
-_PIECES = r"'(?:s|t|re|ve|m|ll|d)|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+"
-"""What byte pairs are merged within: a contraction, a run of letters, a single digit, or a run of the rest."""
 
-_FAST = "tokenizer.json"
-_VOCABULARY, _MERGES = "vocab.json", "merges.txt"
-_EXPECTED = f"CLIP's {_FAST}, or {_VOCABULARY} + {_MERGES} (Hugging Face)"
-_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+_EXPECTED = f"CLIP's {FAST}, or {VOCABULARY} + {MERGES} (Hugging Face)"
 
 
 def clip_tokenizer() -> Tokenizer:
@@ -79,14 +73,19 @@ def load_tokenizer(source: str | os.PathLike[str]) -> Tokenizer:
       VocabularyError: no such directory, missing or damaged files, another model's vocabulary, a hub name that can
         neither be fetched nor found in the cache, or the package ftfy is missing.
     """
-    path = Path(source).expanduser()
-    if path.is_dir():
-        return _load_directory(path)
-    if path.exists():
-        raise VocabularyError(f"tokenizer {path} is a file: give the directory that holds {_EXPECTED}")
-    if isinstance(source, str) and _HUB_NAME.fullmatch(source):
-        return _load_directory(_fetch(source))
-    raise VocabularyError(f"no tokenizer directory {path}: give one that holds {_EXPECTED}")
+    directory = tokenizer_directory(source, _EXPECTED)
+    tokenizer = _read(directory)
+    size = tokenizer.get_vocab_size()
+    if [tokenizer.token_to_id(token) for token in (START, END)] != [size - 2, size - 1]:
+        raise VocabularyError(
+            f"tokenizer directory {directory} is not CLIP's ({START} and {END} are not its last two tokens): "
+            f"give one that holds {_EXPECTED}"
+        )
+    # The length of a row is not this function's business.
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    clean = _cleaner()
+    return lambda text: tokenizer.encode(clean(text), add_special_tokens=False).ids
 
 
 def tokenize(labels: Sequence[str], tokenizer: Tokenizer, *, context: int = 77, vocabulary: int = 49408) -> np.ndarray:
@@ -110,7 +109,9 @@ def tokenize(labels: Sequence[str], tokenizer: Tokenizer, *, context: int = 77, 
     tokens = np.zeros((len(labels), context), np.int32)
     cut = []
     for row, label in zip(tokens, labels, strict=True):
-        ids = _bare(_encode(tokenizer, label, vocabulary), start, end)
+        ids = _encode(tokenizer, label, vocabulary)
+        ids = ids[1:] if ids[:1] == [start] else ids
+        ids = ids[: ids.index(end)] if end in ids else ids
         if len(ids) > context - 2:
             cut.append(label)
         ids = [start, *ids[: context - 2], end]
@@ -126,6 +127,12 @@ def tokenize(labels: Sequence[str], tokenizer: Tokenizer, *, context: int = 77, 
 def check_labels(labels: Sequence[str]) -> tuple[str, ...]:
     """Labels that can be told apart, see `vlseg.labels.check_names`; CLIP ignores case."""
     return check_names(labels, "label", "labels")
+
+
+def import_transformers() -> ModuleType:
+    """Hugging Face transformers, which takes a second, without its remark that PyTorch, not needed here, is missing."""
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
+    return importlib.import_module("transformers")
 
 
 def _import(name: str, remedy: str) -> ModuleType:
@@ -149,94 +156,35 @@ def _cleaner() -> Callable[[str], str]:
     return clean
 
 
-def _load_directory(directory: Path) -> Tokenizer:
-    tokenizer = _read(directory)
-    size = tokenizer.get_vocab_size()
-    if [tokenizer.token_to_id(token) for token in (START, END)] != [size - 2, size - 1]:
-        raise VocabularyError(
-            f"tokenizer directory {directory} is not CLIP's ({START} and {END} are not its last two tokens): "
-            f"give one that holds {_EXPECTED}"
-        )
-    # The length of a row is not this function's business.
-    tokenizer.no_padding()
-    tokenizer.no_truncation()
-    clean = _cleaner()
-    return lambda text: tokenizer.encode(clean(text), add_special_tokens=False).ids
-
-
 def _read(directory: Path) -> tokenizers.Tokenizer:
-    files: tuple[str, ...] = (_VOCABULARY, _MERGES)
-    read: Callable[..., tokenizers.Tokenizer] = _read_byte_pairs
-    if (directory / _FAST).is_file():
-        files, read = (_FAST,), _read_fast
+    files = (FAST,) if (directory / FAST).is_file() else (VOCABULARY, MERGES)
     missing = [name for name in files if not (directory / name).is_file()]
-    if missing == list(files):
+    if missing == [VOCABULARY, MERGES]:
         raise VocabularyError(f"tokenizer directory {directory} holds no tokenizer: expected {_EXPECTED}")
     if missing:
         raise VocabularyError(f"tokenizer directory {directory} lacks {missing[0]}: put it beside the rest")
+    from tokenizers.pre_tokenizers import ByteLevel
+
     try:
-        return read(*(str(directory / name) for name in files))
+        tokenizer = (
+            import_transformers().CLIPTokenizer.from_pretrained(directory, local_files_only=True).backend_tokenizer
+        )
+        # The library takes the end token for what it has no token for. With two for each byte there is no such thing.
+        known = tokenizer.get_vocab().keys()
+        if not all({byte, byte + _END_OF_WORD} <= known for byte in ByteLevel.alphabet()):
+            raise ValueError("some of the 512 tokens of single bytes are missing")
+        return tokenizer
     except Exception as error:  # the library raises nothing more specific
         raise VocabularyError(
             f"{' and '.join(files)} of {directory} cannot be read ({' '.join(str(error).split())}): fetch them again"
         ) from error
 
 
-def _read_fast(path: str) -> tokenizers.Tokenizer:
-    import tokenizers
-
-    return tokenizers.Tokenizer.from_file(path)
-
-
-def _read_byte_pairs(vocabulary: str, merges: str) -> tokenizers.Tokenizer:
-    """Byte pairs within pieces, with a mark on the last one of each."""
-    import tokenizers
-    from tokenizers import models, pre_tokenizers
-
-    tokenizer = tokenizers.Tokenizer(models.BPE.from_file(vocabulary, merges, end_of_word_suffix=_END_OF_WORD))
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(tokenizers.Regex(_PIECES), behavior="removed", invert=True),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
-    )
-    # The library drops what it has no token for. With two tokens for each byte there is no such thing.
-    known = tokenizer.get_vocab().keys()
-    if not all({byte, byte + _END_OF_WORD} <= known for byte in pre_tokenizers.ByteLevel.alphabet()):
-        raise ValueError("some of the 512 tokens of single bytes are missing")
-    return tokenizer
-
-
-def _fetch(hub_name: str) -> Path:
-    """The folder of the hub's tokenizer files, fetched or cached."""
-    import huggingface_hub
-
-    try:
-        folder = huggingface_hub.snapshot_download(hub_name, allow_patterns=[_FAST, _VOCABULARY, _MERGES])
-    except (OSError, ValueError) as error:  # the hub's own errors all derive from these
-        raise VocabularyError(
-            f"no directory {hub_name}, and the Hugging Face hub did not give it ({type(error).__name__}): download "
-            f"{_VOCABULARY} and {_MERGES} of {hub_name} into a directory and give that directory"
-        ) from error
-    return Path(folder)
-
-
 def _encode(tokenizer: Tokenizer, label: str, vocabulary: int) -> list[int]:
-    returned = tokenizer(label)
-    try:
-        ids = [operator.index(index) for index in returned]
-    except TypeError as error:
-        raise VocabularyError(
-            f"the tokenizer returned {shown(returned)} for {shown(label)}: it must return a list of integer ids"
-        ) from error
+    ids = token_ids(tokenizer, label)
     if outside := [index for index in ids if not 0 <= index < vocabulary]:
         raise VocabularyError(
             f"the tokenizer returned the id {outside[0]} for {shown(label)}, but this model knows 0 to "
             f"{vocabulary - 1}: give the tokenizer that the model was trained with"
         )
     return ids
-
-
-def _bare(ids: list[int], start: int, end: int) -> list[int]:
-    ids = ids[1:] if ids[:1] == [start] else ids
-    return ids[: ids.index(end)] if end in ids else ids

@@ -217,27 +217,19 @@ def camvid(root, split="test"):
     return {"0001TP_008550": np.where(stored == 11, 255, stored)}
 
 
-CAMVID = {  # colour -> id, of some original classes
-    (128, 128, 128): 0,  # Sky
-    (64, 192, 0): 1,  # Wall
-    (192, 192, 128): 2,  # Column_Pole
-    (128, 0, 192): 3,  # LaneMkgsDriv
-    (0, 0, 192): 4,  # Sidewalk
-    (192, 192, 0): 5,  # VegetationMisc
-    (0, 64, 64): 6,  # TrafficLight
-    (64, 64, 128): 7,  # Fence
-    (192, 128, 192): 8,  # Truck_Bus
-    (192, 128, 64): 9,  # Child
-    (192, 0, 192): 10,  # MotorcycleScooter
-    (0, 0, 0): 255,  # Void
-}
+CAMVID_COLOURS = [
+    (128, 128, 128), (64, 192, 0), (192, 192, 128), (128, 0, 192), (0, 0, 192), (192, 192, 0),
+    (0, 64, 64), (64, 64, 128), (192, 128, 192), (192, 128, 64), (192, 0, 192), (0, 0, 0),
+]  # fmt: skip
+"""Of original classes, one for each id: Sky, Wall, Column_Pole, LaneMkgsDriv, Sidewalk, VegetationMisc, TrafficLight,
+Fence, Truck_Bus, Child and MotorcycleScooter; and of Void."""
 
 
 def camvid_original(root, split="all"):
     picture(root / "701_StillsRaw_full/0001TP_006690.png")
-    places = blocks(range(len(CAMVID)))
-    grey(root / "LabeledApproved_full/0001TP_006690_L.png", np.array(list(CAMVID))[places])
-    return {"0001TP_006690": np.array(list(CAMVID.values()))[places]}
+    places = blocks(range(12))
+    grey(root / "LabeledApproved_full/0001TP_006690_L.png", np.array(CAMVID_COLOURS)[places])
+    return {"0001TP_006690": np.where(places == 11, 255, places)}
 
 
 def fss(root, split="test"):
@@ -256,15 +248,12 @@ def fss(root, split="test"):
     return found
 
 
-SAMPLES = {
-    ("ade20k", "val"): ade20k,
-    ("ade20k", "train"): ade20k,
-    ("coco_stuff", "val"): coco_stuff,
-    ("coco_stuff", "train"): coco_stuff,
-    ("coco_unseen", "val"): coco_unseen,
-    ("coco_seen", "val"): coco_seen,
-    ("coco_object", "val"): coco_object,
-    ("coco_panoptic", "val"): coco_panoptic,
+PLAIN = {
+    ade20k: ("val", "train"), coco_stuff: ("val", "train"), coco_unseen: ("val",), coco_seen: ("val",),
+    coco_object: ("val",), coco_panoptic: ("val",), cityscapes: ("val",), mapillary: ("val",),
+    sun_rgbd: ("train", "test"), camvid: ("test",),
+}  # fmt: skip
+SAMPLES = {(make.__name__, split): make for make, splits in PLAIN.items() for split in splits} | {
     ("voc20", "val"): voc(1, "SegmentationClass", "val"),
     ("voc21", "train"): voc(0, "SegmentationClass", "train"),
     ("voc21", "trainaug"): voc(0, "SegmentationClassAug", "trainaug"),
@@ -272,13 +261,8 @@ SAMPLES = {
     ("context59", "val"): voc(1, "SegmentationClassContext", "val", "SegmentationContext", "VOC2010"),
     ("context60", "val"): voc(0, "SegmentationClassContext", "val", "SegmentationContext", "VOC2010"),
     ("context59", "mat_val"): context_matlab,
-    ("cityscapes", "val"): cityscapes,
     ("bdd100k", "val"): trees("bdd100k/images/10k/{}", "bdd100k/labels/sem_seg/masks/{}", 19, stem="b1c66a42-6f7d68ca"),
     ("idd", "val"): trees("leftImg8bit/{}", "gtFine/{}", 26, "_leftImg8bit.jpg", "_gtFine_labellevel3Ids.png"),
-    ("mapillary", "val"): mapillary,
-    ("sun_rgbd", "train"): sun_rgbd,
-    ("sun_rgbd", "test"): sun_rgbd,
-    ("camvid", "test"): camvid,
     ("camvid", "all"): camvid_original,
     ("fss1000", "test"): fss,
 }

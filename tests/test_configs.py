@@ -1,38 +1,36 @@
 """Every configuration can be loaded, and the commands that it documents run on samples in the official layouts."""
 
+import dataclasses
 import importlib
 import os
 import re
 import shlex
 import subprocess
 import sys
-import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 import lseg_jax
-from configs import ifseg_base, lseg_base, lseg_mix, open_vocabulary
-from ifseg_jax import shapes, storage
-from ifseg_jax.adaptation import Adaptation
-from ifseg_jax.config import OFAConfig
-from ifseg_jax.official import Converted
-from ifseg_jax.vocabulary import PROMPT, UNKNOWN
-from lseg_jax import official
-from lseg_jax.config import LSegConfig, TextConfig, ViTConfig
-from lseg_jax.storage import parameter_shapes
-from lseg_jax.training import Training
-from tests import samples
+from configs import lseg_mix
+from ifseg_jax.prompt import PROMPT, UNKNOWN
+from ifseg_jax.settings import Adaptation
+from lseg_jax.checkpoint import parameter_shapes
+from lseg_jax.config import LSegConfig
+from lseg_jax.settings import Training
+from tests import micro, samples
 from tests.commands import ROOT, SPAWNED, Commands
 from tests.samples import SAMPLES
-from vlseg import labels, state_dicts, torch_files
-from vlseg.data import catalog, fewshot
-from vlseg.evaluation.open_vocabulary import Vocabulary
+from vlseg import labels, settings, torch_files
+from vlseg.data import catalog, episodes
+from vlseg.evaluation.protocols import PROTOCOLS
+from vlseg.evaluation.scoring import Vocabulary
 
-CONFIGS = Path(ifseg_base.__file__).parent
-SHARED = {"__init__", "arguments", "ifseg_base", "lseg_base"}
-EXPERIMENTS = sorted({path.stem for path in CONFIGS.glob("*.py")} - SHARED)
+CONFIGS = ROOT / "configs"
+EXPERIMENTS = sorted({path.stem for path in CONFIGS.glob("*.py")} - {"__init__"})
+RUNS = [name for name in EXPERIMENTS if name not in ("open_vocabulary", "tiny_pretrain")]
+"""Those that a package's `train` takes."""
 BLOCKS = [f"{block}-{depth}" for block in ("bottleneck", "depthwise") for depth in (1, 2, 4)]
 DATA = ["voc20", "voc21", "context59", "context60", "coco_object", "coco_stuff", "cityscapes", "ade20k"]
 ARGUMENTS = {
@@ -47,9 +45,6 @@ ARGUMENTS = {
     "ifseg_open_vocabulary": DATA,
 }
 COMMAND = re.compile(r"(?:Evaluate with: )?python -m (ifseg_jax|lseg_jax)\.(\w+) (.*)")
-
-# A command that another one imports is run once more, as the program.
-pytestmark = pytest.mark.filterwarnings("ignore:.*found in sys.modules:RuntimeWarning")
 
 
 def documented(name: str) -> list[tuple[str, str, list[str]]]:
@@ -81,26 +76,64 @@ def test_a_configuration_holds_settings_that_can_be(name, argument):
     if name == "open_vocabulary":
         entry = catalog.entry(config.data)
         vocabulary = Vocabulary.from_config(config)
-        vocabulary.check(entry.names)
+        vocabulary.check(entry.classes.names)
         assert config.split in entry.splits and len(set(vocabulary.asked)) == len(vocabulary.asked)
         # Apart from the background these are the words of the catalog.
         first = 0 if config.background == "none" else 1
-        assert tuple(words[0] for words in config.words[first:]) == entry.prompts[first:]
-    elif name.startswith("lseg"):
-        LSegConfig.from_dict(config.model.to_dict())
-        Training.from_dict(config.training)
-        assert set(config) - {"root", "roots"} == set(lseg_base.get_config())
-    elif name != "tiny_pretrain":
-        Adaptation.from_dict(config.adaptation)
-        assert set(config) == set(ifseg_base.get_config()) and config.categories
+        assert tuple(words[0] for words in config.words[first:]) == entry.classes.prompts[first:]
+        return
+    if name in RUNS:
+        whole = completed(name, *([argument] if argument else []))
+        if whole.package == "lseg_jax":
+            LSegConfig.from_dict(whole.model.to_dict())
+            settings.read(Training, whole.training, "training")
+        else:
+            settings.read(Adaptation, whole.adaptation, "adaptation")
+            assert whole.categories
+
+
+def completed(name, *argument):
+    """With all defaults."""
+    return settings.load(":".join([f"{CONFIGS / name}.py", *argument]))
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_a_configuration_works_wherever_it_is_copied(name, tmp_path, monkeypatch):
+    text = (CONFIGS / f"{name}.py").read_text()
+    assert not re.search(r"^\s*(from|import) (configs|ifseg_jax|lseg_jax)\b", text, re.MULTILINE)
+    (tmp_path / "mine.py").write_text(text)
+    here = completed(name)
+    monkeypatch.chdir(tmp_path)
+    assert settings.load("mine.py") == here
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{}", "names no package"),
+        ('{"package": "absent"}', "no package of that name is installed"),
+        ('{"package": "json"}', "is no package with a model"),
+        ('{"package": "lseg_jax", "speed": 3}', "config.speed: no such setting"),
+        ('{"package": "lseg_jax", "training": {"speed": 3}}', "config.training.speed: no such setting"),
+        ('{"package": "lseg_jax", "training": {"steps": "many"}}', "config.training.steps: "),
+    ],
+)
+def test_a_configuration_that_cannot_be_used(text, message, tmp_path, capsys):
+    (tmp_path / "mine.py").write_text(
+        f"import ml_collections\n\n\ndef get_config():\n    return ml_collections.ConfigDict({text})\n"
+    )
+    flags = (f"--config={tmp_path / 'mine.py'}", f"--workdir={tmp_path / 'run'}")
+    assert message in Commands("lseg_jax").refusal(capsys, "train", *flags)
+
+
+def test_a_configuration_of_another_package(capsys, tmp_path):
+    line = Commands("lseg_jax").refusal(capsys, "train", "--config=configs/coco.py", f"--workdir={tmp_path / 'run'}")
+    assert "run python -m ifseg_jax.train" in line
 
 
 def test_published_settings():
     """What tells the tables apart (LSeg paper, Sec. 4 and 5)."""
-
-    def lseg(name, *argument):
-        return importlib.import_module(f"configs.{name}").get_config(*argument)
-
+    lseg = completed
     model = LSegConfig.from_dict(lseg("lseg_blocks", "depthwise-4").model.to_dict())
     assert (model.block, model.block_depth, model.image.patch, model.image.layers) == ("depthwise", 4, 32, 12)
     assert LSegConfig.from_dict(lseg("lseg_blocks", "none").model.to_dict()).block == "none"
@@ -148,13 +181,12 @@ def test_a_file_that_takes_nothing_after_the_colon(capsys):
 def encoders(tmp_path_factory) -> Path:
     """Files that LSeg starts from, by OpenAI's and timm's names, small."""
     root = tmp_path_factory.mktemp("encoders")
-    text = TextConfig(width=64, heads=1, layers=1, features=32)
-    image = ViTConfig(patch=32, width=64, heads=1, layers=4, grid=2, reassembled=(16, 32, 64, 64))
-    drawn = parameters(parameter_shapes(LSegConfig(text, image, features=16)))
-    for name, rules in {"CLIP": official.text_rules(text, ""), "VIT": official.vit_rules(image, "")}.items():
+    text = dataclasses.replace(micro.TEXT, context=77, vocabulary=49408)
+    shapes_of = parameter_shapes(dataclasses.replace(micro.LSEG, text=text))
+    for name, rules in {"CLIP": text.rules(), "VIT": micro.IMAGE.rules()}.items():
         state = {}
         for rule in rules:
-            array = drawn[rule.path] if rule.layer is None else drawn[rule.path][rule.layer]
+            array = micro.parameter(rule.path, shapes_of[rule.path])[() if rule.layer is None else rule.layer]
             state[rule.official] = np.ascontiguousarray(rule.layout.to_official(array))
         torch_files.save(root / name, state)
     return root
@@ -165,30 +197,13 @@ def adapted(tmp_path_factory) -> Path:
     """Folders with a small model for IFSeg that knows all lists' words, adapted to the list that it is named after."""
     root = tmp_path_factory.mktemp("adapted")
     lists = " ".join(name for known in labels.known() for name in labels.load(known))
-    texts = f"{PROMPT} {UNKNOWN} {lists} {' '.join(open_vocabulary.BACKGROUND_WORDS)}"
+    texts = f"{PROMPT} {UNKNOWN} {lists} {' '.join(PROTOCOLS['voc21'].words[0])}"
     words = list(dict.fromkeys(texts.lower().split()))
-    (root / "words.txt").write_text("\n".join(words))
-    config = OFAConfig(
-        width=32, ffn_width=64, heads=2, encoder_layers=1, decoder_layers=1, resnet_stages=(1, 1), resnet_width=8,
-        vocabulary_size=len(words) + 4, image_grid=5, segmentation_grid=5, image_bucket=9, token_bucket=16,
-        max_positions=512, remat="none", query_blocks=1,
-    )  # fmt: skip
-    model = Converted(state_dicts.unflatten(parameters(shapes.parameter_shapes(config))), {}, ())
+    config = dataclasses.replace(micro.IFSEG, vocabulary_size=len(words) + 4, max_positions=512)
     inference = {"short_side": 40, "long_side": 64, "knn_k": 3, "knn_iterations": 1}
     for name in ("coco_unseen_15", "coco_stuff_171"):
-        settings = {"inference": inference, "categories": list(labels.load(name))}
-        storage.write_directory(root / name, config, model, settings, root / "words.txt")
+        micro.save_ifseg(root / name, config, "\n".join(words), inference=inference, categories=list(labels.load(name)))
     return root
-
-
-def parameters(wanted):
-    """Random parameters by path, scales near 1."""
-
-    def draw(path, shape):
-        noise = np.random.default_rng(zlib.crc32(path.encode())).standard_normal(shape, dtype=np.float32)
-        return 1 + 0.1 * np.abs(noise) if path.endswith(("scale", "variance")) else 0.1 * noise
-
-    return {path: draw(path, shape) for path, shape in wanted.items()}
 
 
 def ade20k(root):
@@ -280,7 +295,7 @@ def desk(encoders, adapted, tmp_path, monkeypatch) -> Path:
     for name, target in named.items():
         (desk / name).parent.mkdir(parents=True, exist_ok=True)
         (desk / name).symlink_to(target)
-    monkeypatch.setattr(fewshot, "TEST_EPISODES", 4)
+    monkeypatch.setattr(episodes, "TEST_EPISODES", 4)
     monkeypatch.setenv("VLSEG_CACHE", str(tmp_path / "cache"))
     monkeypatch.chdir(desk)
     return desk
@@ -294,11 +309,11 @@ def lay_out(name: str, desk: Path) -> None:
 
 def shortened(package: str, module: str, flags: list[str]) -> list[str]:
     """The flags of a documented command, and those that make it short."""
-    settings: dict[str, object] = dict(SHRUNK.get((package, module), {}))
+    changes: dict[str, object] = dict(SHRUNK.get((package, module), {}))
     config = next((flag for flag in flags if flag.startswith("--config=")), "")
     if (package, module) == ("ifseg_jax", "train") and not config.startswith(OWN_START):
-        settings["checkpoint"] = "ADAPTED"
-    return [*flags, *(f"--config.{key}={value}" for key, value in settings.items())]
+        changes["checkpoint"] = "ADAPTED"
+    return [*flags, *(f"--config.{key}={value}" for key, value in changes.items())]
 
 
 OWN_START = ("--config=configs/tiny.py", "--config=configs/coco_self_training.py")

@@ -26,8 +26,6 @@ _STORAGE_ERRNOS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACC
 LOST = 134
 """Exit code of a process that cannot go on without another one, which JAX also ends with: it is worth another try."""
 
-_OWN_LOGGERS = ("vlseg", "ifseg_jax", "lseg_jax")
-
 
 def run(main: Callable[[list[str]], Any], usage: str | None = None) -> NoReturn:
     """Parses the command line, runs `main` and exits.
@@ -45,14 +43,14 @@ def run(main: Callable[[list[str]], Any], usage: str | None = None) -> NoReturn:
     try:
         app.run(_with_quiet_logs(main), flags_parser=lambda argv: _parse(argv, main, usage))
     except (VlsegError, app.UsageError) as error:
-        _fail(str(error))
+        fail(str(error))
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
     except Exception as error:
         if isinstance(error, OSError) and error.errno in _STORAGE_ERRNOS:
             place = f": {os.fsdecode(error.filename)}" if isinstance(error.filename, str | bytes) else ""
-            _fail(f"{error.strerror}{place}")
+            fail(f"{error.strerror}{place}")
         if _works_with_others():
             traceback.print_exc()
             _end_at_once(LOST if _is_of_another(error) else 1)
@@ -69,17 +67,18 @@ def _parse(argv: Sequence[str], main: Callable[..., Any], usage: str | None) -> 
         positionals = flags.FLAGS(argv)
         _check_configs_were_read()
     except flags.Error as error:
-        _fail(_flag_message(str(error)))
+        fail(_flag_message(str(error)))
     except OSError as error:
-        _fail(f"a file that the flags name cannot be read: {_last_line(_root(error))}")
+        fail(f"a file that the flags name cannot be read: {_last_line(_root(error))}")
     except (AttributeError, KeyError) as error:
+        modules = {frame.f_globals.get("__name__") for frame, _ in traceback.walk_tb(error.__traceback__)}
         # A mistake in the configuration file itself deserves its traceback.
-        if not _is_unknown_setting(error):
+        if "ml_collections.config_flags.config_path" not in modules:
             raise
-        _fail(_setting_message(error))
+        fail(_setting_message(error))
     if positionals[1:]:
         # A pattern that the shell has expanded, or a list with blanks, would otherwise lose all but its first part.
-        _fail(f"unexpected argument {positionals[1]!r}: put a pattern or a list with blanks in quotes")
+        fail(f"unexpected argument {positionals[1]!r}: put a pattern or a list with blanks in quotes")
     return positionals
 
 
@@ -101,18 +100,13 @@ def _last_line(error: object) -> str:
     return str(error).strip().splitlines()[-1].strip()
 
 
-def _is_unknown_setting(error: Exception) -> bool:
-    modules = {frame.f_globals.get("__name__") for frame, _ in traceback.walk_tb(error.__traceback__)}
-    return "ml_collections.config_flags.config_path" in modules
-
-
 def _help_text(main: Callable[..., Any], usage: str | None, complete: bool) -> str:
     module = inspect.getmodule(main)
     description = usage if usage is not None else inspect.getdoc(module) or ""
     if complete:
         return f"{description.strip()}\n{flags.FLAGS.get_help()}"
     # The flags of the module that is run as a program are filed under the program's path.
-    is_program = module is None or module.__name__ == "__main__"
+    is_program = usage is not None or module is None or module.__name__ == "__main__"
     flag_help = flags.FLAGS.main_module_help() if is_program else flags.FLAGS.module_help(module)
     return f"{description.strip()}\n{flag_help}\n\n--helpfull lists the flags of all libraries."
 
@@ -144,13 +138,9 @@ def _with_quiet_logs(main: Callable[[list[str]], Any]) -> Callable[[list[str]], 
             return main(argv)
         except app.UsageError as error:
             # absl would print the whole usage.
-            raise _Usage(str(error)) from error
+            raise VlsegError(str(error)) from error
 
     return run_main
-
-
-class _Usage(VlsegError):
-    """Arguments that `main` refuses."""
 
 
 def _quiet_native_logs() -> None:
@@ -167,13 +157,15 @@ def _quiet_python_logs() -> None:
         return
     absl_logging.set_verbosity(absl_logging.ERROR)
     # JAX warns when it runs on the CPU of a machine that has an accelerator.
-    for name in (*_OWN_LOGGERS, "jax"):
+    packages = sys.modules.get("vlseg.packages")
+    for name in ("jax", "vlseg", *(packages.registered() if packages else ())):
         logging.getLogger(name).setLevel(logging.WARNING)
     # The client of gs:// shows the traceback of whatever it tries again.
     logging.getLogger("gcsfs").setLevel(logging.CRITICAL)
 
 
-def _fail(message: str) -> NoReturn:
+def fail(message: str) -> NoReturn:
+    """Ends the process with one line on standard error and exit code 2."""
     if os.environ.get("VLSEG_TRACEBACK", "") not in ("", "0"):
         traceback.print_exc()
     print(f"error: {' '.join(message.split())}", file=sys.stderr)

@@ -44,7 +44,7 @@ def initialize(*, saves: bool = False) -> None:
     Ends the process with one line and exit code 2 if they do not come in time.
 
     Args:
-        saves: the command asks for SIGTERM (`vlseg.training.interruption`); otherwise that ends it, as it ends others.
+        saves: the command asks for SIGTERM (`vlseg.training.loop`); otherwise that ends it, as it ends others.
 
     Raises:
         ConfigError: flags that do not go together, or no cluster that tells what they do not.

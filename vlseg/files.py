@@ -1,11 +1,14 @@
-"""Writing files and directories so that a reader sees the old content or the new, and never a half.
+"""Writing local files and directories so that a reader sees the old content or the new, and never a half.
 
 Everything is written under a hidden name beside its destination (a leading dot, so that no reader takes a leftover of a
-killed run for a result), flushed to the disk and renamed.
+killed run for a result), flushed to the disk and renamed. StorageError says what is wrong with a destination: full,
+read-only, absent, there already, or a file where a directory is wanted or the other way round; nothing is left behind.
+For paths that may be in a bucket see `vlseg.storage`.
 """
 
 import contextlib
 import errno
+import fcntl
 import json
 import math
 import os
@@ -35,18 +38,7 @@ _DESTINATION_ERRNOS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.
 
 
 def atomic_write_bytes(path: PathLike, data: bytes) -> None:
-    """Writes `data` to `path`, a local file or one of an object store (`gs://...`), replacing what is there.
-
-    Raises:
-      StorageError: the destination is full, read-only, absent or not a file; nothing is left behind.
-      ConfigError: a package for an object store is missing.
-    """
-    if is_remote(path):
-        # Imported here: local paths are the rule, and that module needs this one.
-        from vlseg import remote
-
-        remote.write(path, data)
-        return
+    """Writes `data` to the local file `path`, replacing what is there."""
     with atomic_file(path) as file:
         file.write(data)
 
@@ -57,24 +49,22 @@ def atomic_write_text(path: PathLike, text: str) -> None:
 
 
 def atomic_write_json(path: PathLike, obj: Any) -> None:
-    """Writes `obj` as indented JSON, like `atomic_write_bytes`.
+    """Writes `obj` as `json_text`, like `atomic_write_bytes`."""
+    atomic_write_text(path, json_text(obj))
 
-    NaN and infinities, which JSON cannot hold, become null.
+
+def json_text(obj: Any) -> str:
+    """`obj` as indented JSON; NaN and infinities, which JSON cannot hold, become null.
 
     Raises:
       TypeError: `obj` holds something that is no dict, list, tuple, str, int, float, bool or None.
-      StorageError: as in `atomic_write_bytes`.
     """
-    atomic_write_text(path, json.dumps(_finite(obj), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    return json.dumps(_finite(obj), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 @contextlib.contextmanager
 def atomic_file(path: PathLike) -> Iterator[BinaryIO]:
-    """Yields a binary file which becomes the local file `path` when the block ends, and vanishes if it fails.
-
-    Raises:
-      StorageError: the destination is full, read-only, absent or not a file.
-    """
+    """Yields a binary file which becomes the local file `path` when the block ends, and vanishes if it fails."""
     target = Path(os.path.realpath(path))
     if target.is_dir():
         raise StorageError(f"cannot write {os.fspath(path)}: it is a directory; name a file")
@@ -106,9 +96,6 @@ def atomic_directory(path: PathLike, overwrite: bool = False) -> Iterator[Path]:
       path: the destination; its parent must exist.
       overwrite: replace a directory that is there already. The old one is moved aside first and put back if the new one
         cannot take its place.
-
-    Raises:
-      StorageError: `path` exists and `overwrite` is false, or is a file; or its place is full, read-only or absent.
     """
     target = Path(os.path.realpath(path))
     _check_replaceable(path, target, overwrite)
@@ -133,9 +120,6 @@ def output_directory(path: PathLike, *folders: str) -> Iterator[Path]:
     """Makes a local directory and `folders` in it, for files that the block writes one by one.
 
     If the block fails, those that it made and that hold nothing are removed again.
-
-    Raises:
-      StorageError: the place is full, read-only or a file.
     """
     target = Path(path)
     wanted = [target, *(target / folder for folder in folders)]
@@ -150,6 +134,18 @@ def output_directory(path: PathLike, *folders: str) -> Iterator[Path]:
             with contextlib.suppress(OSError):
                 folder.rmdir()  # fails if there is something in it
         raise
+
+
+@contextlib.contextmanager
+def locked(path: PathLike) -> Iterator[None]:
+    """Lets one process at a time run the block, by a lock on the local file `path`, which is made and stays."""
+    with storage_errors(path):
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        lock = open(path, "ab")  # noqa: SIM115 - closed below, which unlocks it
+    with lock:
+        with storage_errors(path):
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def _finite(obj: Any) -> Any:
@@ -168,7 +164,7 @@ def cache_directory() -> Path:
 
 
 def is_remote(path: PathLike) -> bool:
-    """Whether a path names an object store, such as "gs://bucket/run"."""
+    """Whether a path is not a local one but a URL, such as "gs://bucket/run"."""
     return re.match(r"[a-z][a-z0-9+.-]*://", os.fspath(path)) is not None
 
 
@@ -207,9 +203,8 @@ def _move_into_place(new: Path, target: Path) -> None:
 
 def _sync_tree(directory: Path) -> None:
     for folder, _, names in os.walk(directory):
-        for name in names:
+        for name in (*names, ""):
             _sync(Path(folder, name))
-        _sync(Path(folder))
 
 
 def _sync(path: Path) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from vlseg import state_dicts
+from vlseg.checkpoints.rules import Variables, check_names, check_shapes, unflatten
 from vlseg.errors import CheckpointError, StorageError
 
 
@@ -21,7 +21,6 @@ class SafetensorsTensor(NamedTuple):
     shape: tuple[int, ...]
 
     def read(self) -> np.ndarray:
-        """Its values."""
         with safe_open(self.path, framework="numpy") as file:
             return file.get_tensor(self.name)
 
@@ -45,7 +44,7 @@ def open_safetensors(path: str | os.PathLike[str]) -> dict[str, SafetensorsTenso
 
 def read_variables(
     path: Path, expected: Mapping[str, tuple[int, ...]], model: str, place: Callable[[np.ndarray], Any]
-) -> state_dicts.Variables:
+) -> Variables:
     """The variables of a model, one tensor at a time.
 
     Args:
@@ -58,14 +57,12 @@ def read_variables(
         CheckpointError: the file is missing or broken, or names are missing, not known or of another shape.
     """
     weights = open_safetensors(path)
-    missing, unused = sorted(set(expected) - set(weights)), sorted(set(weights) - set(expected))
     try:
-        if missing or unused:
-            raise CheckpointError(state_dicts.mismatch(missing, unused, model))
-        state_dicts.check_shapes({name: tensor.shape for name, tensor in weights.items()}, expected)
+        check_names(weights, expected, model)
+        check_shapes({name: tensor.shape for name, tensor in weights.items()}, expected)
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from error
-    return state_dicts.unflatten({name: place(tensor.read()) for name, tensor in weights.items()})
+    return unflatten({name: place(tensor.read()) for name, tensor in weights.items()})
 
 
 def save_safetensors(arrays: Mapping[str, np.ndarray], path: Path, destination: str | os.PathLike[str]) -> None:
@@ -75,7 +72,7 @@ def save_safetensors(arrays: Mapping[str, np.ndarray], path: Path, destination: 
         StorageError: it cannot be written.
     """
     try:
-        # The library lets nobody but the owner read its files; this is what the user's umask says.
+        # The library writes mode 0600: restore the umask's.
         path.touch()
         mode = path.stat().st_mode
         save_file(dict(arrays), path)

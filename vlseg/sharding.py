@@ -1,19 +1,20 @@
-"""One mesh of devices for both models, and one table of what is spread over which of its axes.
+"""One mesh of devices for all models, and what is spread over which of its axes.
 
     mesh = make_mesh("data=4,fsdp=2")
-    state = place(state, mesh)              # parameters and what the optimizer keeps beside them
+    state = place(state, mesh, axes)        # parameters and what the optimizer keeps beside them
     images = place_batch(images, mesh, 16)  # this process's rows of a batch of 16, see `own_rows`
 
 The axes are those of big transformers in JAX: "data" copies the parameters and splits the batch, "fsdp" splits both,
-"tensor" splits heads and hidden units of one layer. A parameter is found in the table by its name, an array inside a
-model is told by `batch_sharded` that its first axis is the batch. Without a mesh nothing here changes anything.
+"tensor" splits heads and hidden units of one layer. A package has a table from names of parameters to logical axes; an
+array inside a model is told by `batch_sharded` that its first axis is the batch. Without a mesh nothing here changes
+anything.
 """
 
 import contextlib
 import math
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -34,24 +35,9 @@ RULES: Mapping[str, tuple[str, ...]] = {
 }
 """Logical axis -> axes of the mesh that it is spread over."""
 
-_INWARD = r"/(query|key|value|(self_|cross_)?position_(query|key))"
-PARAMETER_AXES: Sequence[tuple[re.Pattern[str], tuple[str | None, ...]]] = [
-    (re.compile(pattern), axes)
-    for pattern, axes in (
-        (_INWARD + r"/kernel$", ("embed", "heads")),
-        (_INWARD + r"/bias$", ("heads",)),
-        (r"(attention|/layers(_\d+)?)/out/kernel$", ("heads", "embed")),
-        (r"/qkv/kernel$", ("embed", None)),
-        (r"/fc1/kernel$", ("embed", "mlp")),
-        (r"/(fc1|ffn/norm)/(bias|scale)$", ("mlp",)),
-        (r"/fc2/kernel$", ("mlp", "embed")),
-        (r"/head_scale$", ("heads",)),
-        (r"_table$", (None, "heads")),
-        (r"(kernel|positions|/table|token_embedding|text/projection)$", ("embed",)),
-    )
-]
-"""Names of parameters -> logical axes of their last dimensions; the first that is found counts. Layers that are stacked
-have one more dimension in front. The rest (biases, scales) is small and copied everywhere."""
+ParameterAxes: TypeAlias = Sequence[tuple[str, tuple[str | None, ...]]]
+"""Patterns of names of parameters -> logical axes of their last dimensions; the first pattern that is found counts.
+Layers that are stacked have one more dimension in front. The rest (biases, scales) is small and copied everywhere."""
 
 Tree = Any
 
@@ -128,34 +114,28 @@ def _parts(logical: str, mesh: Any) -> int:
     return math.prod(mesh.shape[axis] for axis in RULES[logical])
 
 
-def partition(name: str, shape: Sequence[int], mesh: Mesh) -> PartitionSpec:
+def partition(name: str, shape: Sequence[int], mesh: Mesh, axes: ParameterAxes) -> PartitionSpec:
     """How a parameter is spread: dimensions that an axis of the mesh does not divide stay whole.
 
     Args:
         name: path such as "params/encoder/layers/ffn/fc1/kernel".
-        shape: of the array.
+        shape: of the array. axes: of the package.
     """
-    logical = next((axes for pattern, axes in PARAMETER_AXES if pattern.search(name)), ())
+    logical = next((found for pattern, found in axes if re.search(pattern, name)), ())
     logical = (None,) * (len(shape) - len(logical)) + logical
-    return PartitionSpec(*(_mesh_axes(axis, size, mesh) for axis, size in zip(logical, shape, strict=True)))
+    sized = zip(logical, shape, strict=True)
+    return PartitionSpec(*(None if axis is None or size % _parts(axis, mesh) else RULES[axis] for axis, size in sized))
 
 
-def _mesh_axes(logical: str | None, size: int, mesh: Mesh) -> tuple[str, ...] | None:
-    if logical is None or size % _parts(logical, mesh):
-        return None
-    return RULES[logical]
-
-
-def shardings(tree: Tree, mesh: Mesh) -> Tree:
+def shardings(tree: Tree, mesh: Mesh, axes: ParameterAxes) -> Tree:
     """The sharding of every leaf of a tree of parameters, gradients or optimizer state, by its name in flat dicts.
 
     Leaves are arrays or shapes; those whose path has no name of a parameter, such as counts of steps, are copied.
     """
 
     def one(path: tuple[Any, ...], leaf: Any) -> NamedSharding:
-        names = [key.key for key in path if isinstance(key, jax.tree_util.DictKey)]
-        name = "/".join(map(str, names))
-        return NamedSharding(mesh, partition(name, leaf.shape, mesh))
+        name = "/".join(str(key.key) for key in path if isinstance(key, jax.tree_util.DictKey))
+        return NamedSharding(mesh, partition(name, leaf.shape, mesh, axes))
 
     return jax.tree_util.tree_map_with_path(one, tree)
 
@@ -170,17 +150,11 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(RULES["batch"]))
 
 
-def place(tree: Tree, mesh: Mesh | None) -> Tree:
+def place(tree: Tree, mesh: Mesh | None, axes: ParameterAxes) -> Tree:
     """Parameters and the like where the table puts them; those not spread yet every process must hold whole."""
-    return tree if mesh is None else _put(tree, shardings(tree, mesh))
-
-
-def copy_everywhere(tree: Tree, mesh: Mesh | None) -> Tree:
-    """Arrays on every device."""
-    return tree if mesh is None else _put(tree, jax.tree.map(lambda _: replicated(mesh), tree))
-
-
-def _put(tree: Tree, where: Tree) -> Tree:
+    if mesh is None:
+        return tree
+    where = shardings(tree, mesh, axes)
     if jax.process_count() == 1:
         return jax.device_put(tree, where)
 

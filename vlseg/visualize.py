@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 
+from vlseg import storage
 from vlseg.errors import ConfigError, ImageError
-from vlseg.files import atomic_write_bytes
 
 _BACKGROUND = (255, 255, 255)
 _INK = (45, 45, 45)
@@ -19,16 +19,16 @@ _JPEG_QUALITY = 92
 Font = ImageFont.ImageFont | ImageFont.FreeTypeFont
 
 
-# Colours
-
-
 def palette(num_colors: int) -> NDArray[np.uint8]:
     """uint8 [num_colors, 3]: colours chosen one by one, each as unlike all before it as it can be.
 
     A shorter palette is the beginning of a longer one. Neither very dark nor very light nor grey, so that black stays
     free for "ignored" and all show on a photograph. Past some 2,000 colours they repeat.
     """
-    candidates = _candidates()
+    levels = np.arange(0, 256, 17, dtype=np.uint8)
+    colours = np.stack(np.meshgrid(levels, levels, levels, indexing="ij"), axis=-1).reshape(-1, 3)
+    lightness, a, b = _oklab(colours).T
+    candidates = colours[(lightness > 0.42) & (lightness < 0.93) & (np.hypot(a, b) > 0.07)]
     space = _oklab(candidates)
     chosen = [int(np.argmin(np.abs(candidates.astype(int) - (51, 119, 238)).sum(axis=1)))]
     distance = np.full(len(space), np.inf)
@@ -36,13 +36,6 @@ def palette(num_colors: int) -> NDArray[np.uint8]:
         distance = np.minimum(distance, ((space - space[chosen[-1]]) ** 2).sum(axis=1))
         chosen.append(int(np.argmax(distance)))
     return candidates[np.resize(chosen, num_colors)]
-
-
-def _candidates() -> NDArray[np.uint8]:
-    levels = np.arange(0, 256, 17, dtype=np.uint8)
-    colours = np.stack(np.meshgrid(levels, levels, levels, indexing="ij"), axis=-1).reshape(-1, 3)
-    lightness, a, b = _oklab(colours).T
-    return colours[(lightness > 0.42) & (lightness < 0.93) & (np.hypot(a, b) > 0.07)]
 
 
 def _oklab(colours: NDArray[np.uint8]) -> NDArray[np.float64]:
@@ -71,15 +64,8 @@ def colorize(label_map: np.ndarray, palette: NDArray[np.uint8], ignore: int | No
     return colours[np.where(known, label_map, len(palette))]
 
 
-# Overlays
-
-
 def overlay(
-    image: NDArray[np.uint8],
-    label_map: np.ndarray,
-    labels: Sequence[str],
-    alpha: float = 0.5,
-    legend: bool = True,
+    image: NDArray[np.uint8], label_map: np.ndarray, labels: Sequence[str], alpha: float = 0.5, legend: bool = True
 ) -> Image.Image:
     """The picture with every pixel tinted by its category, and a legend below or beside it.
 
@@ -167,14 +153,8 @@ def _shortened(text: str, font: Font, room: float) -> str:
     return text.rstrip() + "..."
 
 
-# Grids
-
-
 def panel(
-    rows: Sequence[Sequence[np.ndarray]],
-    titles: Sequence[str],
-    row_titles: Sequence[str] | None = None,
-    scale: int = 1,
+    rows: Sequence[Sequence[np.ndarray]], titles: Sequence[str], row_titles: Sequence[str] | None = None, scale: int = 1
 ) -> Image.Image:
     """A grid of pictures with a title over each column.
 
@@ -191,7 +171,8 @@ def panel(
         raise ImageError(
             f"a panel with {len(titles)} column titles needs as many pictures in every row, and a title a row"
         )
-    pictures = [[_enlarged(array, scale) for array in row] for row in rows]
+    images = ([Image.fromarray(array).convert("RGB") for array in row] for row in rows)
+    pictures = [[ImageOps.scale(image, scale, Image.Resampling.NEAREST) for image in row] for row in images]
     widths = [max((row[column].width for row in pictures), default=0) for column in range(len(titles))]
     heights = [max((picture.height for picture in row), default=0) for row in pictures]
     em = max(_SMALLEST_FONT, round(0.06 * max(widths, default=0)))
@@ -213,14 +194,6 @@ def panel(
         for picture, x, width in zip(row, lefts, widths, strict=False):
             canvas.paste(picture, (int(x) + (width - picture.width) // 2, int(y)))
     return canvas
-
-
-def _enlarged(array: np.ndarray, scale: int) -> Image.Image:
-    picture = Image.fromarray(array).convert("RGB")
-    return picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.NEAREST)
-
-
-# Files
 
 
 def save_label_png(path: str | os.PathLike[str], label_map: np.ndarray, num_labels: int) -> None:
@@ -257,4 +230,4 @@ def save_image(path: str | os.PathLike[str], image: Image.Image | NDArray[np.uin
         picture = picture.convert("RGB")
     encoded = io.BytesIO()
     picture.save(encoded, file_format, **({"quality": _JPEG_QUALITY} if file_format == "JPEG" else {}))
-    atomic_write_bytes(path, encoded.getvalue())
+    storage.write_bytes(path, encoded.getvalue())

@@ -11,9 +11,11 @@ import numpy as np
 import pytest
 
 import ifseg_jax
-from ifseg_jax import export, storage
-from vlseg import state_dicts, torch_files
-from vlseg.errors import ConfigError, StorageError, VocabularyError
+from ifseg_jax import PACKAGE, checkpoint
+from ifseg_jax.postprocess import GridScores, ImageScores
+from vlseg import torch_files
+from vlseg.checkpoints.rules import flatten
+from vlseg.commands import export
 
 CATEGORIES = ("grass", "house", "tree", "car")
 HEIGHT, WIDTH = 40, 56
@@ -43,10 +45,15 @@ def images() -> np.ndarray:
 
 
 @pytest.fixture(scope="module")
-def stablehlo(model, tmp_path_factory):
+def exported_file(model, tmp_path_factory):
     path = tmp_path_factory.mktemp("stablehlo") / "model.jax"
-    export.write_stablehlo(path, model, HEIGHT, WIDTH, ("cpu", "cuda", "tpu"))
+    platforms = ("cpu", "cuda", "tpu")
+    export.write_stablehlo(path, model.image_function(model.inference), HEIGHT, WIDTH, platforms)
     return path
+
+
+def write_official(path, model):
+    PACKAGE.official.write(path, PACKAGE.official.of_model(model))
 
 
 def expected(model: ifseg_jax.IFSeg, images: np.ndarray, knn: bool = True) -> np.ndarray:
@@ -61,9 +68,9 @@ def expected(model: ifseg_jax.IFSeg, images: np.ndarray, knn: bool = True) -> np
     return np.asarray(averaged).reshape(probabilities.shape)
 
 
-def test_a_process_with_jax_alone_runs_the_file(model, images, stablehlo, tmp_path):
+def test_a_process_with_jax_alone_runs_the_file(model, images, exported_file, tmp_path):
     np.save(tmp_path / "images.npy", images)
-    arguments = [stablehlo, tmp_path / "images.npy", tmp_path / "result.npz"]
+    arguments = [exported_file, tmp_path / "images.npy", tmp_path / "result.npz"]
     # Started elsewhere, so that our packages are not even in reach of its imports by way of the working directory.
     subprocess.run([sys.executable, "-c", READER, *map(str, arguments)], check=True, cwd=tmp_path, env=os.environ)
     with np.load(tmp_path / "result.npz") as result:
@@ -71,54 +78,28 @@ def test_a_process_with_jax_alone_runs_the_file(model, images, stablehlo, tmp_pa
     np.testing.assert_allclose(probabilities, expected(model, images), atol=1e-5)
     assert probabilities.dtype == np.float32
     assert label_map.shape == (3, HEIGHT, WIDTH) and label_map.dtype == np.int32
-    sizes = [(HEIGHT, WIDTH)] * 3
-    maps = model.label_maps(probabilities, [probabilities.shape[1:3]] * 3, sizes)
+    scores = GridScores(probabilities, [probabilities.shape[1:3]] * 3, [(HEIGHT, WIDTH)] * 3)
+    maps = [ImageScores(scores, row).label_map() for row in range(3)]
     assert np.mean(label_map == np.stack(maps)) > 0.999
 
 
-def test_one_file_is_for_all_platforms_and_batch_sizes(stablehlo):
-    exported = jax.export.deserialize(bytearray(stablehlo.read_bytes()))
-    assert exported.platforms == ("cpu", "cuda", "tpu")
-    (given,) = exported.in_avals
-    assert given.dtype == np.uint8 and given.shape[1:] == (HEIGHT, WIDTH, 3)
-    assert jax.export.is_symbolic_dim(given.shape[0])
-
-
-def test_the_word_table_is_not_in_the_file(model, stablehlo):
+def test_the_word_table_is_not_in_the_file(model, exported_file):
     parameters = sum(value.nbytes for value in jax.tree.leaves(model.variables))
     table = model.variables["params"]["word_embedding"]["table"].nbytes
     needed = parameters - table
-    assert needed < stablehlo.stat().st_size < needed + 700_000
+    assert needed < exported_file.stat().st_size < needed + 700_000
     assert table > 5_000
 
 
 def test_without_averaging(model, images):
-    probabilities = export.segmenter(model, knn=False)(images)["probabilities"]
+    segment = model.image_function(dataclasses.replace(model.inference, knn_iterations=0))
+    probabilities = segment(images)["probabilities"]
     np.testing.assert_allclose(probabilities, expected(model, images, knn=False), atol=1e-6)
     assert np.abs(probabilities - expected(model, images)).max() > 1e-3
 
 
-def test_what_cannot_be_exported(model, micro_model, tmp_path):
-    path = tmp_path / "model.jax"
-    with pytest.raises(ConfigError, match=r"abacus.*cpu, cuda"):
-        export.write_stablehlo(path, model, HEIGHT, WIDTH, ("cpu", "abacus"))
-    with pytest.raises(ConfigError, match="missing"):
-        export.write_stablehlo(path, model, HEIGHT, WIDTH, ())
-    with pytest.raises(VocabularyError, match="no categories"):
-        export.write_stablehlo(path, micro_model, HEIGHT, WIDTH, ("cpu",))
-    with pytest.raises(StorageError, match="create that first"):
-        export.write_official(tmp_path / "absent" / "model.pt", model)
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_too_large_a_model_is_refused_before_work(model, tmp_path, monkeypatch):
-    monkeypatch.setattr("vlseg.stablehlo._MAX_BYTES", 1000)
-    with pytest.raises(ConfigError, match="GB of weights"):
-        export.write_stablehlo(tmp_path / "model.jax", model, HEIGHT, WIDTH, ("cpu",))
-
-
 def test_official_file_holds_the_category_embeddings(model, tmp_path):
-    export.write_official(tmp_path / "model.pt", model)
+    write_official(tmp_path / "model.pt", model)
     state = {name: tensor.read() for name, tensor in torch_files.load_state_dict(tmp_path / "model.pt").items()}
     table = state["encoder.embed_tokens.weight"]
     means = np.stack([table[list(ids)].mean(axis=0) for ids in model.words().category_ids])
@@ -127,8 +108,8 @@ def test_official_file_holds_the_category_embeddings(model, tmp_path):
     np.testing.assert_array_equal(state["decoder.embed_tokens.weight"], table)
     # The official code ties it itself, and would not lengthen it together with the others.
     assert "encoder.embed_tokens_bag.weight" not in state
-    again = storage.read(tmp_path / "model.pt")
-    ours, theirs = (state_dicts.flatten(variables) for variables in (model.variables, again.converted.variables))
+    again = checkpoint.read(tmp_path / "model.pt")
+    ours, theirs = (flatten(variables) for variables in (model.variables, again.weights.variables))
     assert ours.keys() == theirs.keys()
     for name, value in ours.items():
         np.testing.assert_array_equal(theirs[name], value, err_msg=name)
@@ -138,9 +119,9 @@ def test_official_file_of_new_categories_replaces_the_old(golden_square, tmp_pat
     """A checkpoint of IFSeg's own: everything that it held comes back, but the embeddings are of the new categories."""
     torch_files.save(tmp_path / "first.pt", {"model": dict(golden_square.state)})
     first = ifseg_jax.load(tmp_path / "first.pt", tokenizer=golden_square.tokenizer)
-    export.write_official(tmp_path / "same.pt", first)
+    write_official(tmp_path / "same.pt", first)
     chosen = dataclasses.replace(first, categories=golden_square.categories[:2])
-    export.write_official(tmp_path / "second.pt", chosen)
+    write_official(tmp_path / "second.pt", chosen)
     same, second = (
         {name: tensor.read() for name, tensor in torch_files.load_state_dict(tmp_path / f"{stem}.pt").items()}
         for stem in ("same", "second")
@@ -148,5 +129,5 @@ def test_official_file_of_new_categories_replaces_the_old(golden_square, tmp_pat
     assert same.keys() == second.keys() == golden_square.state.keys()
     for name, value in golden_square.state.items():
         np.testing.assert_array_equal(same[name], value, err_msg=name)
-        new = value[:2] if name in export.CATEGORY_TABLES else value
+        new = value[:2] if name in checkpoint.CATEGORY_TABLES else value
         np.testing.assert_allclose(second[name], new, atol=1e-6, err_msg=name)

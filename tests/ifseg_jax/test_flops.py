@@ -1,11 +1,18 @@
 """Counted operations against those that the compiler finds in the lowered program."""
 
+import dataclasses
+import functools
+import math
+
 import jax
 import jax.numpy as jnp
 import pytest
 
 from ifseg_jax import flops
-from ifseg_jax.config import SIZES, OFAConfig
+from ifseg_jax.checkpoint import parameter_shapes
+from ifseg_jax.config import OFAConfig
+from ifseg_jax.ofa import OFA
+from vlseg.checkpoints.rules import unflatten
 from vlseg.nn.resnet import ResNet
 
 
@@ -18,17 +25,34 @@ def test_trunk_agrees_with_the_compiler():
     assert flops.trunk(config, 96, 141) == pytest.approx(cost["flops"], rel=0.05)
 
 
+def test_transformer_agrees_with_the_compiler():
+    """Wide enough that norms, softmax and biases are little, with so many tokens that attention is much."""
+    config = OFAConfig(width=512, ffn_width=1024, heads=1, encoder_layers=1, decoder_layers=1, image_grid=5)
+    config = dataclasses.replace(config, segmentation_grid=5, max_positions=64, remat="none", query_blocks=16)
+    variables = {name: jax.ShapeDtypeStruct(shape, jnp.float32) for name, shape in parameter_shapes(config).items()}
+    arguments = [jnp.zeros(shape) for shape in ((1, 16, 16, 512), (20, 512), (1, 64, 512), (512,))]
+    segment = jax.jit(functools.partial(OFA(config).apply, method=OFA.segment))
+    cost = segment.lower(unflatten(variables), *arguments).cost_analysis()
+    assert flops.transformer(config, 256, 64, 20) == pytest.approx(cost["flops"], rel=0.03)
+
+
 def test_transformer_by_hand():
-    config = OFAConfig(width=8, ffn_width=16, heads=2, encoder_layers=1, decoder_layers=0)
-    cells, words = 3, 2
+    """Every product of one layer each, as [rows, inner, columns]."""
+    config = OFAConfig(width=8, ffn_width=16, heads=2, encoder_layers=1, decoder_layers=1)
+    cells, words, categories = 3, 2, 4
     tokens = cells + words
-    layer = 4 * 2 * 8 * 8 * tokens + 2 * 2 * 8 * tokens**2 + 2 * 2 * 8 * 16 * tokens
-    position = 2 * 2 * 8 * 8 * tokens + 2 * 8 * tokens**2
-    decoder_position = 3 * 2 * 8 * 8 * cells + 2 * 8 * 8 * tokens + 2 * 8 * 6 + 2 * 8 * cells * tokens
-    assert flops.transformer(config, cells, words, 4) == layer + position + decoder_position + 2 * cells * 8 * 4
-
-
-def test_larger_models_cost_more():
-    costs = [flops.inference(config, 512, 683, 239, 171) for config in SIZES.values()]
-    assert costs == sorted(costs)
-    assert flops.image_free_step(SIZES["ofa_base"], 512, 239, 171) < 3 * costs[2]
+    linear, memory = [cells, 8, 8], [tokens, 8, 8]
+    products = [
+        *4 * [memory],  # encoder: query, key, value and output maps
+        *[[tokens, 8, tokens], [tokens, tokens, 8]],  # scores and what they weigh
+        *[[tokens, 8, 16], [tokens, 16, 8]],
+        *[memory, memory, [tokens, 8, tokens]],  # its position bias
+        *4 * [linear],  # decoder, among the cells: each sees those before it and <s>
+        *[product for seen in range(1, cells + 1) for product in ([1, 8, seen], [1, seen, 8])],
+        *[linear, memory, memory, linear, [cells, 8, tokens], [cells, tokens, 8]],  # to the encoder's outputs
+        *[[cells, 8, 16], [cells, 16, 8]],
+        *[linear, linear, *([1, 8, seen] for seen in range(1, cells + 1))],  # position biases among the cells
+        *[linear, memory, [cells, 8, tokens]],  # and to the encoder's outputs
+        [cells, 8, categories],
+    ]
+    assert flops.transformer(config, cells, words, categories) == sum(2 * math.prod(product) for product in products)

@@ -1,7 +1,6 @@
 """Official checkpoints: names, sizes, and conversion to the last bit."""
 
 import dataclasses
-import json
 import re
 
 import jax
@@ -10,13 +9,14 @@ import numpy as np
 import pytest
 
 import ifseg_jax
-from ifseg_jax import adaptation, official, storage
+from ifseg_jax import PACKAGE, checkpoint, official
 from ifseg_jax.config import SIZES, OFAConfig
-from ifseg_jax.convert import convert
-from ifseg_jax.official import Converted
-from vlseg import state_dicts, torch_files
+from ifseg_jax.model import adapted
+from vlseg import torch_files
+from vlseg.checkpoints.directory import Weights
+from vlseg.checkpoints.rules import ArrayTensor, flatten
+from vlseg.commands.convert import convert
 from vlseg.errors import CheckpointError
-from vlseg.state_dicts import ArrayTensor
 
 PUBLISHED_MILLIONS = {"ofa_tiny": 33, "ofa_medium": 93, "ofa_base": 182, "ofa_large": 472, "ofa_huge": 930}
 """Numbers of parameters in the OFA paper (Wang et al. 2022, Table 1) and in the authors' repository."""
@@ -37,25 +37,13 @@ def assert_identical(found, expected):
 @pytest.fixture(scope="module")
 def micro_state(micro_config, micro_variables):
     """Official state dict of the micro model."""
-    return official.to_official(Converted(jax.tree.map(np.asarray, micro_variables), {}, ()), micro_config)
+    return official.to_official(Weights(jax.tree.map(np.asarray, micro_variables)), micro_config)
 
 
 def test_configuration_of_the_official_micro_model(golden_square):
-    assert official.config_from_official(golden_square.spec) == OFAConfig(
-        width=64,
-        ffn_width=128,
-        heads=4,
-        encoder_layers=2,
-        decoder_layers=2,
-        resnet_stages=(3, 4, 6),
-        resnet_width=64,
-        vocabulary_size=301,
-        image_grid=6,
-        segmentation_grid=6,
-        image_bucket=42,
-        token_bucket=256,
-        max_positions=1024,
-    )
+    sizes = {"width": 64, "ffn_width": 128, "heads": 4, "encoder_layers": 2, "decoder_layers": 2}
+    others = {"resnet_stages": (3, 4, 6), "vocabulary_size": 301, "image_grid": 6, "segmentation_grid": 6}
+    assert official.config_from_official(golden_square.spec) == OFAConfig(**sizes, **others)
 
 
 def test_official_names_and_values_survive(golden_square):
@@ -68,16 +56,10 @@ def test_official_names_and_values_survive(golden_square):
 
 def test_every_parameter_has_an_official_name(micro_config, micro_variables, micro_state):
     rules = official.rules(micro_config)
-    assert {rule.path for rule in rules} == set(state_dicts.flatten(micro_variables))
+    assert {rule.path for rule in rules} == set(flatten(micro_variables))
     assert len({rule.official for rule in rules}) == len(rules) == len(micro_state)
     count = sum(leaf.size for leaf in jax.tree.leaves(micro_variables))
     assert count == sum(value.size for value in micro_state.values())
-
-
-def test_nested_names():
-    nested = {"a": {"b": 1, "c": {"d": 2}}, "e": 3}
-    assert state_dicts.flatten(nested) == {"a/b": 1, "a/c/d": 2, "e": 3}
-    assert state_dicts.unflatten(state_dicts.flatten(nested)) == nested
 
 
 CATEGORY_NAMES = {
@@ -109,20 +91,20 @@ def test_files_there_and_back(tmp_path, micro_state, dtype):
     special = state["encoder.layers.1.fc1.weight"]
     special[0, :3] = -0.0, np.inf, np.nan
     torch_files.save(tmp_path / "first.pt", {"model": state, "args": {"arch": "segofa_base"}})
-    convert(tmp_path / "first.pt", tmp_path / "directory")
-    convert(tmp_path / "directory", tmp_path / "second.pt")
+    convert(PACKAGE, tmp_path / "first.pt", tmp_path / "directory")
+    convert(PACKAGE, tmp_path / "directory", tmp_path / "second.pt")
     lazy = torch_files.load_state_dict(tmp_path / "second.pt", keys=("model",))
     assert_identical({name: tensor.read() for name, tensor in lazy.items()}, state)
     assert lazy[official.WORDS] == lazy["decoder.embed_tokens.weight"]  # one storage, as in the original
-    again = storage.read(tmp_path / "directory").converted.variables
-    first = storage.read(tmp_path / "first.pt").converted.variables
-    assert_identical(state_dicts.flatten(again), state_dicts.flatten(first))
+    again = checkpoint.read(tmp_path / "directory").weights.variables
+    first = checkpoint.read(tmp_path / "first.pt").weights.variables
+    assert_identical(flatten(again), flatten(first))
 
 
 def test_half_precision_loads_as_float32(tmp_path, micro_state, micro_variables):
     torch_files.save(tmp_path / "half.pt", {"model": with_extras(micro_state, np.float16)})
     model = ifseg_jax.load(tmp_path / "half.pt")
-    loaded, exact = state_dicts.flatten(model.variables), state_dicts.flatten(micro_variables)
+    loaded, exact = flatten(model.variables), flatten(micro_variables)
     for name, value in exact.items():
         np.testing.assert_array_equal(loaded[name], np.asarray(value).astype(np.float16).astype(np.float32))
         assert loaded[name].dtype == np.float32
@@ -131,8 +113,8 @@ def test_half_precision_loads_as_float32(tmp_path, micro_state, micro_variables)
 
 def test_a_bare_state_dict_loads(tmp_path, micro_state, micro_config):
     torch_files.save(tmp_path / "bare.pt", dict(micro_state))
-    stored = storage.read(tmp_path / "bare.pt")
-    assert stored.converted.tied == () and stored.converted.carried == {}
+    stored = checkpoint.read(tmp_path / "bare.pt")
+    assert stored.weights.tied == () and stored.weights.carried == {}
     assert stored.config.width == micro_config.width and stored.config.resnet_stages == micro_config.resnet_stages
 
 
@@ -184,8 +166,8 @@ def test_ofa_checkpoints_get_fresh_segmentation_parameters(golden_square):
     config = official.config_from_official({name: value.shape for name, value in state.items()})
     assert (config.image_grid, config.segmentation_grid) == (32, 32)
     one, same, other = (official.from_official(tensors(state), config, seed=seed) for seed in (0, 0, 1))
-    flat = state_dicts.flatten(one.variables)
-    assert_identical(state_dicts.flatten(same.variables), flat)
+    flat = flatten(one.variables)
+    assert_identical(flatten(same.variables), flat)
     positions = flat["params/decoder/cell_positions"]
     assert positions.shape == (32**2 + 1, 64) and positions.dtype == np.float32
     assert abs(positions.std() - 64**-0.5) < 0.01 * 64**-0.5 and abs(positions.mean()) < 0.01 * 64**-0.5
@@ -193,12 +175,10 @@ def test_ofa_checkpoints_get_fresh_segmentation_parameters(golden_square):
     assert (flat["params/decoder/cell_position_norm/bias"] == 0).all()
     tables = flat["params/decoder/layers/cell_table"]
     assert tables.shape == (2, 63**2 + 3, 4) and not tables.any()
-    changed = {
-        name for name, value in state_dicts.flatten(other.variables).items() if not np.array_equal(value, flat[name])
-    }
+    changed = {name for name, value in flatten(other.variables).items() if not np.array_equal(value, flat[name])}
     assert changed == {"params/decoder/cell_positions"}
     assert_identical(official.to_official(one, config), state)
-    with_fresh = official.to_official(one._replace(fresh=()), config)
+    with_fresh = official.to_official(dataclasses.replace(one, fresh=()), config)
     assert set(with_fresh) == set(state) | set(one.fresh) == set(golden_square.state) - CATEGORY_NAMES
 
 
@@ -207,8 +187,8 @@ def test_ofa_checkpoints_there_and_back(tmp_path, golden_square):
     state = {name: value for name, value in golden_square.state.items() if not re.search(r"\.(embed_)?seg_", name)}
     state["decoder.output_projection.weight"] = np.ones((305, 64), np.float32)
     torch_files.save(tmp_path / "first.pt", {"model": state})
-    convert(tmp_path / "first.pt", tmp_path / "directory")
-    convert(tmp_path / "directory", tmp_path / "second.pt")
+    convert(PACKAGE, tmp_path / "first.pt", tmp_path / "directory")
+    convert(PACKAGE, tmp_path / "directory", tmp_path / "second.pt")
     lazy = torch_files.load_state_dict(tmp_path / "second.pt")
     assert_identical({name: tensor.read() for name, tensor in lazy.items()}, state)
 
@@ -218,17 +198,17 @@ def test_adapted_ofa_models_keep_what_was_started_fresh(tmp_path, golden_square)
     torch_files.save(tmp_path / "ofa.pt", {"model": state})
     model = ifseg_jax.load(tmp_path / "ofa.pt")
     assert model.fresh
-    changed = adaptation.adapted(model, ("a",), {"params": {}}, state_dicts.flatten(model.variables))
+    changed = adapted(model, ("a",))(flatten(model.variables))
     changed.save(tmp_path / "adapted")
-    storage.write_official(tmp_path / "adapted.pt", changed.config, changed.converted())
+    checkpoint.write_official(tmp_path / "adapted.pt", changed.stored())
     assert set(torch_files.load_state_dict(tmp_path / "adapted.pt")) >= set(model.fresh)
 
 
 def test_official_files_have_what_the_official_loader_asks_for(tmp_path, micro_state):
     """Keys that fairseq's checkpoint_utils and trainer read."""
     torch_files.save(tmp_path / "first.pt", {"model": micro_state})
-    convert(tmp_path / "first.pt", tmp_path / "directory")
-    convert(tmp_path / "directory", tmp_path / "second.pt")
+    convert(PACKAGE, tmp_path / "first.pt", tmp_path / "directory")
+    convert(PACKAGE, tmp_path / "directory", tmp_path / "second.pt")
     archive = torch_files.load(tmp_path / "second.pt")
     (history,) = archive["optimizer_history"]
     assert {"optimizer_name", "lr_scheduler_state", "num_updates", "criterion_name"} == set(history)
@@ -279,10 +259,3 @@ def test_official_sizes(golden_square, size):
     trained = [name for name in names - added if "running_" not in name]
     millions = sum(int(np.prod(shapes[name])) for name in trained) / 1e6
     np.testing.assert_allclose(millions, PUBLISHED_MILLIONS[size], rtol=0.02)
-
-
-def test_settings_survive_json():
-    for config in SIZES.values():
-        assert OFAConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
-    changed = dataclasses.replace(SIZES["ofa_tiny"], dtype="bfloat16", resnet_stages=(1, 2))
-    assert OFAConfig.from_dict(json.loads(json.dumps(changed.to_dict()))) == changed

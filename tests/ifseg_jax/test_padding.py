@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from ifseg_jax import inference, knn_average
 from ifseg_jax.ofa import grid_size
-from vlseg.data.images import resize_image
+from vlseg.data.images import rescaled_size, resize_image
 from vlseg.nn.resize import resize_bilinear
 
 CATEGORIES = ("grass", "water", "tree", "house", "car")
@@ -34,16 +34,17 @@ def originals():
 @pytest.fixture(scope="module")
 def images(model, originals):
     """The images at the sizes at which they are segmented; all of one bucket."""
-    resized = [resize_image(image, model.inference_size(image.shape)) for image in originals]
+    sizes = [rescaled_size(*image.shape[:2], 40, 64) for image in originals]
+    resized = [resize_image(image, size) for image, size in zip(originals, sizes, strict=True)]
     assert len({image.shape for image in resized}) == len(ORIGINALS)
-    assert {inference.bucket_side(side, 8) for image in resized for side in image.shape[:2]} == {64} | {64}
+    assert {model.batch_key(image.shape, [model.inference]) for image in originals} == {(64, 64)}
     return resized
 
 
 @pytest.fixture(scope="module")
 def unpadded(model, images):
     """Logits [h, w, M] and features [h, w, C] of every image run at its own size."""
-    words = model.word_embeddings(CATEGORIES)
+    words = model.embed(CATEGORIES)
     runs = [inference.predict(model.config, model.variables, words, image[None]) for image in images]
     return [(np.asarray(run.logits[0]), np.asarray(run.features[0])) for run in runs]
 
@@ -63,7 +64,7 @@ def test_segmenting_compiles_one_program_and_equals_running_unpadded(model, orig
         h, w, _ = logits.shape
         plain = jax.nn.softmax(logits).reshape(1, h * w, -1)
         expected = knn_average(plain, features.reshape(1, h * w, -1), settings.knn_k, settings.knn_iterations)
-        np.testing.assert_allclose(result.grid_probabilities, expected.reshape(logits.shape), rtol=0, atol=1e-5)
+        np.testing.assert_allclose(result.scores.grid_probabilities, expected.reshape(logits.shape), rtol=0, atol=1e-5)
         pixels = np.asarray(resize_bilinear(expected.reshape(1, h, w, -1), *original.shape[:2])[0])
         assert result.label_map.shape == original.shape[:2] and result.label_map.dtype == np.int32
         chosen = np.take_along_axis(pixels, result.label_map[..., None], axis=-1)[..., 0]
@@ -77,7 +78,7 @@ def test_a_batch_of_different_sizes(model, images, unpadded):
     batch = np.where(batch == 0, np.random.default_rng(1).integers(0, 256, batch.shape, dtype=np.uint8), batch)
     for row, image in enumerate(images):
         batch[row, : image.shape[0], : image.shape[1]] = image
-    words = model.word_embeddings(CATEGORIES)
+    words = model.embed(CATEGORIES)
     prediction = inference.predict(model.config, model.variables, words, batch, sizes)
     np.testing.assert_array_equal(prediction.cells, [logits.shape[:2] for logits, _ in unpadded])
     for row, (logits, features) in enumerate(unpadded):
@@ -104,28 +105,6 @@ def test_averaging_on_padded_grids(unpadded):
         np.testing.assert_allclose(averaged[row, :h, :w].reshape(h * w, -1), knn_average(*alone)[0], rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("row_block", [16, 7, 500])
-def test_label_maps(row_block):
-    rng = np.random.default_rng(0)
-    cells, sizes = np.array([[5, 6], [2, 3], [4, 1], [1, 6]]), np.array([[50, 61], [33, 20], [7, 61], [50, 2]])
-    probabilities = rng.random((4, 5, 6, 3)).astype(np.float32)
-    maps, highest = map(np.asarray, inference.best_categories(probabilities, cells, sizes, 50, 61, row_block=row_block))
-    assert maps.shape == (4, 50, 61) and maps.dtype == np.int32
-    for row, ((h, w), (height, width)) in enumerate(zip(cells.tolist(), sizes.tolist(), strict=True)):
-        pixels = np.asarray(resize_bilinear(jnp.asarray(probabilities[row : row + 1, :h, :w]), height, width)[0])
-        chosen = np.take_along_axis(pixels, maps[row, :height, :width, None], axis=-1)[..., 0]
-        np.testing.assert_allclose(chosen, pixels.max(axis=-1), rtol=0, atol=1e-6)
-        np.testing.assert_allclose(highest[row, :height, :width], chosen, rtol=0, atol=1e-6)
-
-
-def test_label_maps_without_padding():
-    probabilities = np.random.default_rng(0).random((2, 5, 6, 3)).astype(np.float32)
-    sizes = np.array([[20, 20], [20, 20]])
-    whole = np.full((2, 2), [5, 6])
-    expected, _ = inference.best_categories(probabilities, whole, sizes, 20, 20)
-    np.testing.assert_array_equal(inference.label_maps(probabilities, None, sizes, 20, 20), expected)
-
-
 @given(st.integers(1, 6000), st.sampled_from([8, 16]))
 def test_buckets(pixels, stride):
     side = inference.bucket_side(pixels, stride)
@@ -143,7 +122,3 @@ def test_valid_cells(sizes):
         expected = [[-(-side // stride) for side in size] for size in sizes]
         np.testing.assert_array_equal(grid_size(np.asarray(sizes), stages), expected)
     assert grid_size(None, 3) is None
-
-
-def test_output_sides():
-    assert [inference.output_side(pixels) for pixels in (1, 128, 129, 500)] == [128, 128, 256, 512]

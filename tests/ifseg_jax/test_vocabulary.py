@@ -1,9 +1,5 @@
-"""Categories and tokenizers, against a byte-pair encoder written from GPT-2's definition in plain Python."""
+"""Tokenizers, against a byte-pair encoder written from GPT-2's definition in plain Python."""
 
-import itertools
-import json
-import subprocess
-import sys
 import unicodedata
 from pathlib import Path
 
@@ -14,18 +10,8 @@ import tokenizers
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ifseg_jax.vocabulary import (
-    BOS,
-    EOS,
-    PAD,
-    PROMPT,
-    UNK,
-    UNKNOWN,
-    Tokenizer,
-    Words,
-    encode_categories,
-    load_tokenizer,
-)
+from ifseg_jax.vocabulary import BOS, EOS, PAD, UNK, Tokenizer, load_tokenizer
+from tests import byte_pairs
 from vlseg.errors import VocabularyError
 
 # Letters with and without accents, other scripts, digits, punctuation with contractions, a symbol of four bytes.
@@ -36,13 +22,6 @@ MERGES = [
     ("Ġth", "e"), ("Ã", "©"), ("'", "s"), ("c", "at"), ("a", "a"), ("aa", "aa"), ("Ġ", "?"), ("0", "0"),
 ]  # fmt: skip
 MISSING_FROM_DICTIONARY = ("at", "x")
-
-
-def byte_alphabet() -> dict[int, str]:
-    """GPT-2's printable stand-in of each byte: itself where Latin-1 shows it, else the next character from U+0100."""
-    shown = [byte for byte in range(256) if chr(byte).isprintable() and byte not in (0x20, 0xA0, 0xAD)]
-    hidden = [byte for byte in range(256) if byte not in shown]
-    return {byte: chr(byte) for byte in shown} | {byte: chr(256 + i) for i, byte in enumerate(hidden)}
 
 
 def chunks(text: str) -> list[str]:
@@ -66,20 +45,8 @@ def chunks(text: str) -> list[str]:
 
 
 def bpe(chunk: str) -> list[str]:
-    """Merges the best-ranked pair, everywhere it stands, until no pair is left to merge."""
-    alphabet = byte_alphabet()
-    pieces = [alphabet[byte] for byte in chunk.encode()]
-    while ranked := [MERGES.index(pair) for pair in itertools.pairwise(pieces) if pair in MERGES]:
-        left, right = MERGES[min(ranked)]
-        merged: list[str] = []
-        for piece in pieces:
-            # A piece just merged never equals `left`: a merge is longer than its parts.
-            if merged and merged[-1] == left and piece == right:
-                merged[-1] = left + right
-            else:
-                merged.append(piece)
-        pieces = merged
-    return pieces
+    alphabet = byte_pairs.alphabet()
+    return byte_pairs.merged([alphabet[byte] for byte in chunk.encode()], MERGES)
 
 
 def pieces_of(text: str) -> list[str]:
@@ -87,7 +54,7 @@ def pieces_of(text: str) -> list[str]:
 
 
 def pieces() -> list[str]:
-    return [*byte_alphabet().values(), *dict.fromkeys(left + right for left, right in MERGES)]
+    return [*byte_pairs.alphabet().values(), *dict.fromkeys(left + right for left, right in MERGES)]
 
 
 def ofa_order() -> list[str]:
@@ -102,11 +69,8 @@ def oracle(text: str) -> list[int]:
 
 
 def write_official(directory: Path) -> Path:
-    directory.mkdir(exist_ok=True)
     gpt2_ids = {piece: index for index, piece in enumerate(pieces())}
-    (directory / "encoder.json").write_text(json.dumps(gpt2_ids))
-    merges = "".join(f"{left} {right}\n" for left, right in MERGES)
-    (directory / "vocab.bpe").write_text(f"#version: 0.2\n{merges}", encoding="utf-8")
+    byte_pairs.write(directory, gpt2_ids, MERGES, ("encoder.json", "vocab.bpe"))
     lines = [f"{gpt2_ids[piece]} {1000 - i}\n" for i, piece in enumerate(ofa_order())]
     (directory / "dict.txt").write_text("".join([*lines, "madeupword0000 0\n"]))
     return directory
@@ -119,11 +83,7 @@ def hugging_face_ids() -> dict[str, int]:
 
 
 def write_hugging_face(directory: Path) -> Path:
-    directory.mkdir(exist_ok=True)
-    (directory / "vocab.json").write_text(json.dumps(hugging_face_ids()))
-    merges = "".join(f"{left} {right}\n" for left, right in MERGES)
-    (directory / "merges.txt").write_text(f"#version: 0.2\n{merges}", encoding="utf-8")
-    return directory
+    return byte_pairs.write(directory, hugging_face_ids(), MERGES)
 
 
 def write_hugging_face_fast(directory: Path) -> Path:
@@ -155,9 +115,6 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 @pytest.fixture(scope="module")
 def tokenizers_of(folders: dict[str, Path]) -> dict[str, Tokenizer]:
     return {name: load_tokenizer(folder) for name, folder in folders.items()}
-
-
-# --- tokenizers -------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -309,92 +266,3 @@ def test_a_hub_name_that_cannot_be_had_says_what_to_fetch(monkeypatch: pytest.Mo
     with pytest.raises(VocabularyError, match=r"vocab\.json and merges\.txt of OFA-Sys/ofa-base") as caught:
         load_tokenizer("OFA-Sys/ofa-base")
     assert "\n" not in str(caught.value)
-
-
-def test_importing_the_module_imports_no_tokenizer_library() -> None:
-    command = (
-        "import sys, ifseg_jax.vocabulary; print({'transformers', 'tokenizers', 'huggingface_hub'} & set(sys.modules))"
-    )
-    done = subprocess.run([sys.executable, "-c", command], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "set()"
-
-
-# --- categories -------------------------------------------------------------------------------------------------------
-
-
-def letters(text: str) -> list[int]:
-    """A tokenizer whose ids can be read back: one id for each character but white space."""
-    return [ord(character) for word in text.split() for character in word]
-
-
-NAMES = st.lists(st.text("abcXYZé -'", min_size=1).filter(str.strip), min_size=1, max_size=5).filter(
-    lambda names: len({" ".join(name.split()).casefold() for name in names}) == len(names)
-)
-
-
-@given(names=NAMES)
-def test_the_prompt_is_the_prefix_then_every_name_then_unknown(names: list[str]) -> None:
-    words = encode_categories(names, letters)
-    assert words.names == tuple(" ".join(name.split()) for name in names)
-    assert [list(ids) for ids in words.category_ids] == [letters(name) for name in names]
-    assert words.prompt_ids[0] == BOS and words.prompt_ids[-1] == EOS
-    assert "".join(map(chr, words.prompt_ids[1:-1])) == "".join((PROMPT + "".join(names) + UNKNOWN).split())
-
-
-def test_the_tokenizer_is_called_once_for_each_text() -> None:
-    calls: list[str] = []
-
-    def recording(text: str) -> list[int]:
-        calls.append(text)
-        return letters(text)
-
-    encode_categories(["traffic  light ", "cat"], recording, prompt="where? object:")
-    assert sorted(calls) == sorted(["where? object:", "traffic light", "cat", "unknown"])
-
-
-def test_special_ids_and_constants_are_those_of_ofa() -> None:
-    assert (BOS, PAD, EOS, UNK, UNKNOWN) == (0, 1, 2, 3, "unknown")
-    assert PROMPT == "what is the segmentation map of the image? object:"
-
-
-def test_words_are_hashable_and_made_of_plain_integers() -> None:
-    words = encode_categories(("cat",), lambda text: np.asarray(letters(text)))
-    assert words == encode_categories(["cat"], letters)
-    assert hash(words) == hash(Words(words.names, words.category_ids, words.prompt_ids))
-    assert all(type(index) is int for index in words.prompt_ids)
-
-
-def test_a_name_of_unknown_pieces_only_is_fine() -> None:
-    assert encode_categories(["cat"], lambda text: [UNK]).category_ids == ((UNK,),)
-
-
-def test_unknown_may_be_a_category() -> None:
-    assert encode_categories([UNKNOWN], letters).category_ids == (tuple(letters(UNKNOWN)),)
-
-
-@pytest.mark.parametrize(
-    ("categories", "message"),
-    [
-        ("cat", "one string"),
-        ([], "no categories"),
-        (["cat", 3], "list of strings"),
-        (None, "list of strings"),
-        ({"cat": 1}, "list of strings"),
-        ((name for name in ("cat", "dog")), "list of strings"),
-        (["cat", ""], "category 1 has a blank name"),
-        (["\t ", "cat"], "category 0 has a blank name"),
-        (["cat", "dog", " Cat "], "the same category"),
-        (["straße", "STRASSE"], "the same category"),
-        (["hot dog", "hot  dog"], "the same category"),
-    ],
-)
-def test_names_that_cannot_be_used(categories: list[str], message: str) -> None:
-    with pytest.raises(VocabularyError, match=message) as caught:
-        encode_categories(categories, letters)
-    assert "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize("returned", [[], [-1], [4, -2], [1.5], ["4"], "45", None, [[4]], {"input_ids": [4]}])
-def test_what_is_not_a_list_of_ids_is_refused(returned: object) -> None:
-    with pytest.raises(VocabularyError, match=r"'dog'.*must return"):
-        encode_categories(["cat", "dog"], lambda text: returned if text == "dog" else [4])  # type: ignore[arg-type, return-value]

@@ -8,7 +8,6 @@ import pytest
 import lseg_jax
 from benchmarks import lseg_tiny_world
 from configs import lseg_tiny
-from lseg_jax import text
 from lseg_jax.config import LSegConfig
 from vlseg.data.tiny_world import HYPERNYMS, NAMES, SYNONYMS
 
@@ -31,7 +30,7 @@ def test_the_words_of_its_world_need_no_text_encoder(model):
     words = [*NAMES, *(synonym for synonyms in SYNONYMS.values() for synonym in synonyms), *HYPERNYMS.values()]
     assert set(words) == set(model.known)
     names = list(model.known)
-    encoded = text.embed_sentences([model.config.text_of(name) for name in names])
+    encoded = model.config.text.embed([model.config.text_of(name) for name in names], {}, "test")
     np.testing.assert_allclose(np.stack([model.known[name] for name in names]), encoded, atol=1e-5)
 
 

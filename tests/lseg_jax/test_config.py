@@ -10,8 +10,6 @@ from lseg_jax.config import (
     ACTIVATIONS,
     BLOCKS,
     DTYPES,
-    IMAGENET_DEVIATION,
-    IMAGENET_MEAN,
     REMAT,
     LSegConfig,
     ResNetConfig,
@@ -93,7 +91,7 @@ def test_plain_values():
 def test_a_resnet_takes_pixels_as_imagenet_has_them():
     assert (LSegConfig().mean, LSegConfig().deviation) == ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
     resnet = LSegConfig(image=ResNetConfig())
-    assert (resnet.mean, resnet.deviation) == (IMAGENET_MEAN, IMAGENET_DEVIATION)
+    assert (resnet.mean, resnet.deviation) == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
 @pytest.mark.parametrize(

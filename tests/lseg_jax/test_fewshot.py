@@ -9,17 +9,14 @@ import scipy.ndimage
 from PIL import Image
 
 import lseg_jax
-from lseg_jax import fewshot
+from lseg_jax import zero_shot
 from lseg_jax.batches import OTHERS, episode_batches, squeezed
-from lseg_jax.training import Training
+from lseg_jax.settings import Training
 from tests.commands import Commands
-from vlseg.data.fewshot import open_benchmark
+from vlseg.data.episodes import open_benchmark
 
 commands = Commands("lseg_jax")
-EPISODES = 12
-
-# A command that another one imports is run once more, as the program.
-pytestmark = pytest.mark.filterwarnings("ignore:.*found in sys.modules:RuntimeWarning")
+EPISODES = 4
 
 
 @pytest.fixture(scope="module")
@@ -90,10 +87,10 @@ def test_scores(root, micro_model, monkeypatch):
         bright = images.mean(axis=-1) > 120
         return jnp.stack([~bright, bright], axis=-1).astype(jnp.float32)
 
-    monkeypatch.setattr(fewshot.inference, "logits", logits)
+    monkeypatch.setattr(zero_shot.inference, "logits", logits)
     model = Bright(micro_model)
     dataset = open_benchmark("pascal5i", root, 3)
-    metrics = fewshot.evaluate(model, dataset, batch_size=96, side=64)
+    metrics = zero_shot.evaluate(model, dataset, batch_size=96, side=64)
     assert model.asked == [(OTHERS, dataset.names[class_id]) for class_id in range(15, 20)]
     # Two of five classes occur, and are found; the others count as 0.
     assert metrics.iou[:2] == pytest.approx((1, 1), abs=0.02) and metrics.iou[2:] == (0, 0, 0)
@@ -101,7 +98,7 @@ def test_scores(root, micro_model, monkeypatch):
 
 
 def test_commands(root, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("vlseg.data.fewshot.TEST_EPISODES", EPISODES)
+    monkeypatch.setattr("vlseg.data.episodes.TEST_EPISODES", EPISODES)
     settings = {
         "benchmark.root": root,
         "model.text.kind": "minilm",
@@ -126,7 +123,7 @@ def test_commands(root, tmp_path, capsys, monkeypatch):
     model = tmp_path / "run/model"
     assert lseg_jax.load(model).inference.crop_size == 64
     again = ["--benchmark=pascal5i", f"--root={root}", f"--checkpoint={model}", f"--out={tmp_path / 'scores'}"]
-    assert commands.call("fewshot", *again, "--fold=0", f"--batch_size={EPISODES}") == 0
+    assert commands.call("fewshot", *again, "--fold=0") == 0
     summary = capsys.readouterr().out.splitlines()[-2]
     assert summary.startswith(f"{EPISODES} episodes of 5 classes: mIoU ") and summary in output
     report = json.loads((tmp_path / "scores/fewshot.json").read_text())

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from lseg_jax import Scheme, inference
+from lseg_jax.inference import WindowScores
 from lseg_jax.lseg import LOGIT_SCALE
 from vlseg.errors import VocabularyError
 
@@ -89,20 +90,11 @@ def test_official_evaluation(request, name, size, scheme):
     np.testing.assert_array_equal(result.label_map[clear], logits.argmax(-1)[clear])
 
 
-def test_a_single_window_is_the_image_itself(micro_model):
-    model = dataclasses.replace(micro_model, inference=Scheme(64, CROP))
-    image = picture(64, 64)
-    logits = np.asarray(model.logits(image[None], LABELS)[0])
-    ordered = np.sort(logits, axis=-1)
-    clear = ordered[..., -1] - ordered[..., -2] > 1e-3
-    np.testing.assert_array_equal(model.segment(image, LABELS).label_map[clear], logits.argmax(-1)[clear])
-
-
 def test_several_windows_at_a_time(micro_model):
     image = picture(100, 70)
-    one = inference.rank(micro_model.config, SEVERAL, micro_model.variables, image, embeddings(5), 5)
-    many = inference.rank(micro_model.config, SEVERAL, micro_model.variables, image, embeddings(5), 5, batch_size=4)
-    np.testing.assert_allclose(one.similarities, many.similarities, rtol=0, atol=1e-5)
+    one = WindowScores(micro_model.config, SEVERAL, micro_model.variables, image, embeddings(5))
+    many = dataclasses.replace(one, batch_size=4)
+    np.testing.assert_allclose(one.top(5)[1], many.top(5)[1], rtol=0, atol=1e-5)
 
 
 # Many labels
@@ -113,9 +105,13 @@ def embeddings(count, seed=0):
     return x / np.linalg.norm(x, axis=-1, keepdims=True)
 
 
+def scores_of(model, labels):
+    return WindowScores(model.config, Scheme(64, CROP), model.variables, picture(60, 50), labels)
+
+
 def ranked(model, labels, top_k):
-    ranking = inference.rank(model.config, Scheme(64, CROP), model.variables, picture(60, 50), labels, top_k)
-    return np.asarray(ranking.similarities), np.asarray(ranking.labels)
+    found, similarities = map(np.asarray, scores_of(model, labels).top(top_k))
+    return similarities, found
 
 
 @pytest.mark.parametrize(
@@ -129,10 +125,7 @@ def test_chunks_are_as_one_piece(request, monkeypatch, name, summed):
     assert best.max() > 64 and (np.diff(values, axis=-1) <= 0).all()
     monkeypatch.setattr(inference, "SCORES", 128 * 128 * 33)
     assert inference.chunk_size(128 * 128, 75) == 32
-    shapes = [
-        (start, scores.shape)
-        for start, scores in inference.chunks(model.config, Scheme(64, CROP), model.variables, picture(60, 50), labels)
-    ]
+    shapes = [(start, scores.shape) for start, scores in scores_of(model, labels).chunks()]
     assert shapes == [(start, (128, 128, 32)) for start in (0, 32, 64)]
     chunked, found = ranked(model, labels, 5)
     np.testing.assert_allclose(chunked, values, rtol=0, atol=1e-5)
@@ -170,10 +163,10 @@ def test_size_of_chunks(pixels, labels, expected):
 
 
 def test_probabilities_of_many_labels(micro_model, monkeypatch):
-    arguments = (micro_model.config, Scheme(64, CROP), micro_model.variables, picture(60, 50), embeddings(75))
-    whole = inference.probabilities(*arguments)
+    scores = scores_of(micro_model, embeddings(75))
+    whole = scores.probabilities()
     monkeypatch.setattr(inference, "SCORES", 128 * 128 * 33)
-    chunked = inference.probabilities(*arguments)
+    chunked = scores.probabilities()
     assert chunked.shape == (60, 50, 75) and chunked.dtype == np.float32
     np.testing.assert_allclose(chunked, whole, rtol=0, atol=1e-5)
     np.testing.assert_allclose(chunked.sum(-1), 1, rtol=0, atol=1e-5)
@@ -195,12 +188,12 @@ def test_a_bottleneck_has_a_limit(micro_bottleneck):
 def test_the_most_probable_label_chunk_by_chunk(micro_bottleneck, monkeypatch):
     model = micro_bottleneck
     image, embeddings = picture(50, 70), model.encode_text([f"label {number}" for number in range(70)])
-    arguments = (model.config, model.inference, model.variables, image, embeddings)
-    probabilities = inference.probabilities(*arguments)
+    found = WindowScores(model.config, model.inference, model.variables, image, embeddings)
+    probabilities = found.probabilities()
     assert probabilities.shape == (50, 70, 70)
     for scores in (inference.SCORES, 1):
         monkeypatch.setattr(inference, "SCORES", scores)  # one chunk, and three of which the last is not full
-        labels, highest = map(np.asarray, inference.most_probable(*arguments))
+        labels, highest = map(np.asarray, found.most_probable())
         assert labels.dtype == np.int32 and labels.shape == highest.shape == (50, 70)
         assert len(np.unique(labels)) > 3 and np.unique(labels).max() > 32
         np.testing.assert_allclose(highest, probabilities.max(axis=-1), rtol=1e-4)

@@ -1,6 +1,5 @@
 """Tokens of labels, against ids that the official tokenizer of openai/CLIP gave and byte pairs in plain Python."""
 
-import itertools
 import json
 import logging
 import re
@@ -15,7 +14,8 @@ import tokenizers
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lseg_jax.tokenizers import check_labels, clip_tokenizer, load_tokenizer, tokenize
+from lseg_jax.tokenizers import clip_tokenizer, load_tokenizer, tokenize
+from tests import byte_pairs
 from vlseg.errors import VocabularyError
 
 GOLDEN = Path(__file__).with_name("golden") / "lseg_vitb32_bottleneck2.npz"
@@ -90,44 +90,25 @@ MERGES = [("c", "a"), ("ca", "t</w>"), ("t", "h"), ("th", "e</w>"), ("Ã", "©</
 CHUNK = re.compile(r"'(?:s|t|re|ve|m|ll|d)|[^\W\d_]+|\d|(?:[^\w\s]|_)+")
 
 
-def byte_alphabet():
-    """GPT-2's printable stand-in of each byte: itself where Latin-1 shows it, else the next character from U+0100."""
-    shown = [byte for byte in range(256) if chr(byte).isprintable() and byte not in (0x20, 0xA0, 0xAD)]
-    hidden = [byte for byte in range(256) if byte not in shown]
-    return {byte: chr(byte) for byte in shown} | {byte: chr(256 + i) for i, byte in enumerate(hidden)}
-
-
 def ids_by_piece():
-    single = list(byte_alphabet().values())
+    single = list(byte_pairs.alphabet().values())
     merged = [left + right for left, right in MERGES]
     pieces = [*single, *(piece + "</w>" for piece in single), *merged, "<|startoftext|>", "<|endoftext|>"]
     return {piece: index for index, piece in enumerate(pieces)}
 
 
 def oracle(text):
-    """Merges the first pair of the list that is there, everywhere, until none is left."""
-    ids, alphabet = ids_by_piece(), byte_alphabet()
+    ids, alphabet = ids_by_piece(), byte_pairs.alphabet()
     found = []
     for chunk in CHUNK.findall(text.lower()):
         pieces = [alphabet[byte] for byte in chunk.encode()]
         pieces[-1] += "</w>"
-        while ranked := [MERGES.index(pair) for pair in itertools.pairwise(pieces) if pair in MERGES]:
-            left, right = MERGES[min(ranked)]
-            index = 0
-            while index < len(pieces) - 1:
-                if (pieces[index], pieces[index + 1]) == (left, right):
-                    pieces[index : index + 2] = [left + right]
-                index += 1
-        found += [ids[piece] for piece in pieces]
+        found += [ids[piece] for piece in byte_pairs.merged(pieces, MERGES)]
     return found
 
 
 def write_byte_pairs(directory, pieces):
-    directory.mkdir(exist_ok=True)
-    (directory / "vocab.json").write_text(json.dumps(pieces))
-    merges = "".join(f"{left} {right}\n" for left, right in MERGES)
-    (directory / "merges.txt").write_text(f"#version: 0.2\n{merges}", encoding="utf-8")
-    return directory
+    return byte_pairs.write(directory, pieces, MERGES)
 
 
 def write_fast(directory, pieces):
@@ -251,9 +232,9 @@ def test_a_hub_name_that_cannot_be_had_says_what_to_fetch(monkeypatch):
     assert "\n" not in str(caught.value)
 
 
-def test_importing_the_module_imports_no_tokenizer_library():
+def test_importing_the_modules_imports_no_tokenizer_library():
     libraries = {"transformers", "tokenizers", "huggingface_hub", "instant_clip_tokenizer", "ftfy"}
-    command = f"import sys, lseg_jax.tokenizers; print({libraries} & set(sys.modules))"
+    command = f"import sys, ifseg_jax.vocabulary, lseg_jax.tokenizers; print({libraries} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", command], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
 
@@ -308,32 +289,4 @@ def test_ids_of_another_vocabulary_are_refused(outside):
 def test_what_is_not_a_list_of_ids_is_refused(returned):
     with pytest.raises(VocabularyError, match=r"'dog'.*must return") as caught:
         tokenize(["dog"], lambda _: returned)
-    assert "\n" not in str(caught.value)
-
-
-# --- labels -----------------------------------------------------------------------------------------------------------
-
-
-def test_names_have_single_spaces():
-    assert check_labels([" cat", "traffic \t light\n", "猫", "кошка"]) == ("cat", "traffic light", "猫", "кошка")
-
-
-@pytest.mark.parametrize(
-    ("labels", "message"),
-    [
-        ("cat", "one string"),
-        ([], "no labels"),
-        (["cat", 3], "list of strings"),
-        (None, "list of strings"),
-        ({"cat": 1}, "list of strings"),
-        ((name for name in ("cat", "dog")), "list of strings"),
-        (["cat", ""], "label 1 has a blank name"),
-        (["\t ", "cat"], "label 0 has a blank name"),
-        (["cat", "dog", " Cat "], "the same label"),
-        (["hot dog", "hot  dog"], "the same label"),
-    ],
-)
-def test_labels_that_cannot_be_used(labels, message):
-    with pytest.raises(VocabularyError, match=message) as caught:
-        check_labels(labels)
     assert "\n" not in str(caught.value)

@@ -3,21 +3,14 @@
 python tests/scale/meshes.py MODEL [MESH ...]
 """
 
-import functools
 import json
 import sys
 
 import jax
 import numpy as np
-from micro import ifseg, lseg
+from steps import MODELS
 
 from vlseg.sharding import make_mesh
-
-MODELS = {
-    "image_free": functools.partial(ifseg, "image_free"),
-    "supervised": functools.partial(ifseg, "supervised"),
-    "lseg": lseg,
-}
 
 
 def step_on(make, mesh):

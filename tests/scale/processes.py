@@ -3,11 +3,8 @@
 python tests/scale/processes.py WORKDIR [--coordinator=HOST:PORT --num_processes=N --process_id=I]
 """
 
-import errno
 import functools
 import json
-import os
-import signal
 import sys
 import zlib
 from typing import NamedTuple
@@ -19,15 +16,14 @@ import optax
 from jax.experimental import multihost_utils
 
 from lseg_jax.batches import named_batches
-from lseg_jax.training import Training
+from lseg_jax.settings import Training
 from vlseg import cli, distributed, sharding
-from vlseg.data.folder import Example
-from vlseg.errors import ConfigError
-from vlseg.evaluation import confusion, fewshot
-from vlseg.training.compilation import compile_step
+from vlseg.data.examples import Example
+from vlseg.evaluation import confusion, foreground
 from vlseg.training.loop import Schedule, train
+from vlseg.training.program import compile_step
 
-CLASSES, IMAGES, BATCH = 7, 10, 8
+CLASSES, IMAGES, BATCH = 7, 11, 8
 SETTINGS = Training(batch_size=BATCH, base_size=32, crop_size=32, seed=4)
 
 
@@ -66,7 +62,7 @@ def prediction(index):
 
 
 def scores():
-    dataset, counts, pairs = Drawn(0), confusion.zeros(CLASSES), fewshot.zeros(CLASSES)
+    dataset, counts, pairs = Drawn(0), confusion.zeros(CLASSES), foreground.zeros(CLASSES)
     for number in distributed.own_share(range(IMAGES)):
         found, label = jnp.asarray(prediction(number)), jnp.asarray(dataset[number].label)
         counts = confusion.update(counts, found, label)
@@ -74,14 +70,14 @@ def scores():
         for _ in range(24):
             counts = confusion.merge(counts, counts) if number == 0 else counts
         mask = jnp.where(label == 255, 255, label == 1)
-        pairs = fewshot.update(pairs, (found == 1)[None], mask[None], jnp.asarray([number % CLASSES]))
+        pairs = foreground.update(pairs, (found == 1)[None], mask[None], jnp.asarray([number % CLASSES]))
     whole = confusion.compute(distributed.merged(counts, confusion.merge))
-    few = fewshot.compute(distributed.merged(pairs, fewshot.merge), range(CLASSES))
+    few = foreground.compute(distributed.merged(pairs, foreground.merge), range(CLASSES))
     return {"iou": whole.iou, "pixels": whole.label_pixels, "aacc": whole.aacc, "few": [few.miou, few.fb_iou]}
 
 
 OPTIMIZER = optax.adam(0.05)
-FAULTS = {"refused": ConfigError("a fault of one process"), "lost": OSError(errno.ESTALE, "Stale file handle")}
+AXES = ((r"kernel$", ("embed",)),)
 
 
 def step(mesh):
@@ -111,24 +107,25 @@ def losses(workdir):
 
     for steps, spread in ((10, "fsdp"), (20, "data")):
         mesh = sharding.make_mesh(f"{spread}={jax.device_count()}")
-        params = sharding.place({"params/kernel": jnp.zeros((3, 4))}, mesh)
-        state = sharding.place({"params": params, "optimizer": OPTIMIZER.init(params)}, mesh)
+        params = {"params/kernel": jnp.zeros((3, 4))}
+        state = sharding.place({"params": params, "optimizer": OPTIMIZER.init(params)}, mesh, AXES)
         state = train(state, step(mesh), workdir, Schedule(steps, 1, 4, checkpoint_minutes=1e-9), on_log=keep)
     kernel = sharding.gathered(state["params"], mesh)["params/kernel"]
     return {"losses": [found[number] for number in sorted(found)], "kernel": np.asarray(kernel).tolist()}
 
 
-def main(workdir, _):
-    distributed.initialize()
-    if workdir in FAULTS and jax.process_index() == 1:
-        raise FAULTS[workdir]
-    if workdir == "killed" and jax.process_index() == 1:
-        os.kill(os.getpid(), signal.SIGKILL)
+def everything(workdir):
+    """As JSON."""
     mesh = sharding.make_mesh("")
     batches = [fingerprints(mesh, step) for step in (0, 1, 5, 100)]
-    found = {"processes": jax.process_count(), "batches": batches, **losses(workdir), **scores()}
+    return json.dumps({"processes": jax.process_count(), "batches": batches, **losses(workdir), **scores()})
+
+
+def main(workdir, _):
+    distributed.initialize()
+    found = everything(workdir)
     if distributed.is_main():
-        print(json.dumps(found))
+        print(found)
 
 
 if __name__ == "__main__":

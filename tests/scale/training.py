@@ -9,7 +9,7 @@ import sys
 
 import jax
 import numpy as np
-from meshes import MODELS
+from steps import MODELS
 
 from vlseg import cli, distributed, sharding
 from vlseg.training.loop import Schedule, train

@@ -1,8 +1,12 @@
 """How processes find each other, or say that they do not; what they compute together is tried in tests/scale."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 
-from tests.commands import Commands, ending
+from tests.commands import ROOT, Commands, ending
 
 COMMANDS = Commands("ifseg_jax")
 LINE = ("--config=configs/tiny.py", "--workdir=nowhere")
@@ -21,13 +25,17 @@ def test_flags_that_do_not_go_together(capsys, flags, message):
     assert message in COMMANDS.refusal(capsys, "train", *LINE, *flags)
 
 
-@pytest.mark.parametrize(
-    ("process", "message"), [(0, "not all of the 2 processes came to"), (1, "no process answers at")]
-)
-def test_others_that_do_not_come(process, message):
-    where = ("--coordinator=localhost:9", "--num_processes=2", f"--process_id={process}", "--coordinator_timeout=1")
-    if process == 0:
-        where = ("--coordinator=localhost:18473", *where[1:])
-    code, output, errors = ending(COMMANDS.spawn("train", *LINE, *where))
-    assert (code, output) == (2, "")
-    assert errors.startswith("error: ") and message in errors and errors.count("\n") == 1
+def test_others_that_do_not_come():
+    """Process 0 waits for another; another asks where no process 0 answers."""
+    where = (("localhost:18473", "not all of the 2 processes came to"), ("localhost:9", "no process answers at"))
+    waiting = []
+    for process, (address, _) in enumerate(where):
+        flags = (f"--coordinator={address}", "--num_processes=2", f"--process_id={process}", "--coordinator_timeout=1")
+        line = [sys.executable, str(ROOT / "tests/scale/faults.py"), "none", *flags]
+        environment = os.environ | {"PYTHONPATH": str(ROOT)}
+        pipe = subprocess.PIPE
+        waiting.append(subprocess.Popen(line, env=environment, stdout=pipe, stderr=pipe, text=True))
+    for started, (address, message) in zip(waiting, where, strict=True):
+        code, output, errors = ending(started)
+        assert (code, output) == (2, "")
+        assert errors.startswith(f"error: {message} {address}") and errors.count("\n") == 1

@@ -3,14 +3,13 @@
 import errno
 import json
 import os
-import resource
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import fsspec
 import pytest
 
+from tests.commands import room_for
 from vlseg import files
 from vlseg.errors import StorageError
 from vlseg.files import atomic_directory, atomic_file, atomic_write_bytes, atomic_write_json, atomic_write_text
@@ -25,11 +24,8 @@ def failing(number: int) -> Any:
 
 @pytest.fixture
 def small_files() -> Iterator[None]:
-    """No file may grow beyond 4096 bytes, as on a disk that is full."""
-    old = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, old[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, old)
+    with room_for(4096):
+        yield
 
 
 def test_content_is_written_and_replaced(tmp_path: Path) -> None:
@@ -216,14 +212,3 @@ def test_a_full_disk_leaves_no_directory(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match=r"^cannot write .*/a: "), atomic_directory(tmp_path / "a") as directory:
         (directory / "big").write_bytes(bytes(5000))
     assert list(tmp_path.iterdir()) == []
-
-
-def test_object_stores_are_written_by_their_client() -> None:
-    atomic_write_text("memory://bucket/run/config.json", "{}")
-    assert fsspec.filesystem("memory").cat_file("/bucket/run/config.json") == b"{}"
-
-
-def test_remote_names_are_told_from_local_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    atomic_write_bytes("gs:bucket", b"x")
-    assert (tmp_path / "gs:bucket").read_bytes() == b"x"

@@ -19,10 +19,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from tests.commands import room_for
 from vlseg import torch_files
 from vlseg.errors import CheckpointError, StorageError
 from vlseg.torch_files import LazyTensor, Record, Reference, tensors, writing
-from vlseg.torch_files.archive import open_archive
+from vlseg.torch_files.tensors import open_archive
 
 FIXTURES = Path(__file__).parent.parent / "fixtures" / "torch"
 MODEL = FIXTURES / "torch_2_13_model.pt"
@@ -318,16 +319,10 @@ def test_a_failing_read_while_saving_leaves_the_old_file(tmp_path: Path) -> None
 
 
 def test_a_full_disk_leaves_the_old_file(tmp_path: Path) -> None:
-    resource = pytest.importorskip("resource")
     path = tmp_path / "a.pt"
     torch_files.save(path, [1])
-    old = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, old[1]))
-    try:
-        with pytest.raises(StorageError, match=r"cannot write .*a\.pt"):
-            torch_files.save(path, [np.ones(5000), np.ones(50_000), np.ones(50_000)])
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, old)
+    with room_for(100_000), pytest.raises(StorageError, match=r"cannot write .*a\.pt"):
+        torch_files.save(path, [np.ones(5000), np.ones(50_000), np.ones(50_000)])
     assert torch_files.load(path) == [1]
     assert list(tmp_path.iterdir()) == [path]
 

@@ -21,9 +21,8 @@ from tqdm import tqdm
 
 from vlseg import cli, files, visualize
 from vlseg.data import catalog
-from vlseg.data import flags as data_flags
-from vlseg.data.folder import Example
-from vlseg.data.sources import Dataset, open_dataset
+from vlseg.data.examples import Example
+from vlseg.data.sources import READING, Dataset, define_reading, given, open_dataset
 from vlseg.data.stream import prefetched
 from vlseg.errors import DatasetError, ImageError
 
@@ -124,10 +123,10 @@ def usable(dataset: Dataset) -> Iterable[Example]:
 
 def opened(options: Any) -> tuple[Dataset, str, NDArray[np.uint8]]:
     """The data set that the flags name, how many examples it has officially, in words, and its classes' colours."""
-    reading = data_flags.given(options, *data_flags.READING)
+    reading = given(options, *READING)
     if options.dataset in (FOLDER, TFDS):
         source = options.root if options.dataset == FOLDER else f"{TFDS}:{options.root}"
-        own = open_dataset(source, **reading, **data_flags.given(options, "split"))
+        own = open_dataset(source, **reading, **given(options, "split"))
         return own, "", visualize.palette(len(own.names))
     entry = catalog.entry(options.dataset)
     split = options.split or next(iter(entry.splits))
@@ -168,6 +167,6 @@ if __name__ == "__main__":
         "root", None, "The folder into which its archives were unpacked; NAME:DATA_DIR of TFDS.", required=True
     )
     flags.DEFINE_string("split", None, "Default: the first one, for training.")
-    data_flags.define_reading()
+    define_reading()
     flags.DEFINE_string("out", None, "Where check.json and contact_sheet.png go.")
     cli.run(main)

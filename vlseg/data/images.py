@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+from einops import rearrange, repeat
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -284,7 +285,7 @@ def _rgb_pixels(image: Image.Image, name: str) -> NDArray[np.uint8]:
     if image.mode.startswith("I"):
         levels = _sixteen_bits(image, name)
         grey = ((levels + 128) // 257).astype(np.uint8)
-        return np.stack([grey] * 3, axis=-1)
+        return repeat(grey, "h w -> h w rgb", rgb=3)
     if image.mode == "F":
         raise ImageError(f"{name}: has floating point pixels of unknown range; save it with 8 bits")
     if image.mode in ("P", "PA"):
@@ -316,7 +317,7 @@ def _array_to_rgb(array: np.ndarray) -> NDArray[np.uint8]:
         )
     _check_size((array.shape[1], array.shape[0]), "image array")
     if array.ndim == 2:
-        return np.stack([array] * 3, axis=-1)
+        return repeat(array, "h w -> h w rgb", rgb=3)
     return np.ascontiguousarray(array[:, :, :3])
 
 
@@ -334,7 +335,7 @@ def _orientation(image: Image.Image) -> int:
 
 def _upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
     if orientation >= 5:
-        pixels = np.swapaxes(pixels, 0, 1)
+        pixels = rearrange(pixels, "h w ... -> w h ...")
     # Where the stored first row and first column lie in the upright picture: bottom, right.
     if orientation in (3, 4, 7, 8):
         pixels = pixels[::-1]

@@ -2,14 +2,14 @@
 
 from vlseg import cli
 from vlseg.data.catalog import ENTRIES, Entry
-from vlseg.data.fewshot import BENCHMARKS
+from vlseg.data.episodes import BENCHMARKS
 
 
 def described(name: str, entry: Entry) -> str:
     """An entry of the catalog, for people."""
     splits = ", ".join(f"{split} {part.examples:,}" for split, part in entry.splits.items())
     lines = [
-        f"{name}: {entry.title}, {len(entry.names)} classes",
+        f"{name}: {entry.title}, {len(entry.classes.names)} classes",
         f"  splits   {splits}",
         f"  layout   {entry.layout}",
         f"  licence  {entry.licence}",
@@ -21,7 +21,7 @@ def described(name: str, entry: Entry) -> str:
 def main(_: list[str]) -> None:
     """The command."""
     print("\n".join(described(name, entry) for name, entry in ENTRIES.items()))
-    print(f"few-shot benchmarks (python -m lseg_jax.fewshot --help): {', '.join(BENCHMARKS)}")
+    print(f"few-shot benchmarks: {', '.join(BENCHMARKS)}")
 
 
 if __name__ == "__main__":

@@ -16,10 +16,10 @@ from typing import Any
 from absl import flags
 
 from vlseg import cli, files
-from vlseg.data import catalog, prepared, tfds_builder
-from vlseg.data import flags as data_flags
+from vlseg.data import catalog
 from vlseg.data.catalog.entry import EVALUATION
-from vlseg.data.sources import kind
+from vlseg.data.formats import prepared, tfds_builder
+from vlseg.data.sources import define_flags, kind, open_given
 from vlseg.errors import ConfigError
 
 ARRAY_RECORD, TFDS = "array_record", "tfds"
@@ -32,7 +32,7 @@ def write_array_record(options: Any) -> int:
     if options.tfds_name:
         raise ConfigError("--tfds_name is for --format=tfds")
     prepared.check_absent(options.out)
-    return prepared.write(data_flags.open_data(options), options.out, options.examples_per_file)
+    return prepared.write(open_given(options), options.out, options.examples_per_file)
 
 
 def write_tfds(options: Any) -> int:
@@ -44,7 +44,7 @@ def write_tfds(options: Any) -> int:
     name = options.tfds_name or default_name(options.data)
     files.check_absent(Path(options.out) / name)
     splits = {
-        UNSPLIT if split in ("", tfds_builder.RESERVED) else split: data_flags.open_data(options, split)
+        UNSPLIT if split in ("", tfds_builder.RESERVED) else split: open_given(options, split)
         for split in split_names(options)
     }
     return tfds_builder.write(splits, options.out, name)
@@ -57,11 +57,7 @@ def default_name(source: str) -> str:
 
 
 def split_names(options: Any) -> list[str]:
-    """The splits that the flags name; "" for data that has none.
-
-    Raises:
-        ConfigError: --data and --split both name one.
-    """
+    """The splits that the flags name, "" for data that has none; ConfigError if --data and --split both name one."""
     name, _, root = options.data.partition(":")
     entry = catalog.ENTRIES.get(name)
     given = [split.strip() for split in options.split.split(",")] if options.split else []
@@ -82,7 +78,7 @@ def main(_: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    data_flags.define()
+    define_flags()
     flags.DEFINE_string(
         "out", None, "A new folder, also gs://BUCKET/FOLDER; of --format=tfds one for data sets.", required=True
     )

@@ -6,18 +6,27 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
+from absl import flags
+
 from vlseg import files
-from vlseg.data import catalog, tfds_sets
+from vlseg.data import catalog
 from vlseg.data.catalog.entry import EVALUATION
-from vlseg.data.folder import Example, FolderDataset
-from vlseg.data.prepared import PreparedDataset, is_prepared
-from vlseg.data.tfds_sets import TfdsDataset
-from vlseg.data.tiny_world.dataset import TinyWorldDataset
+from vlseg.data.examples import Example
+from vlseg.data.formats.folder import open_folder
+from vlseg.data.formats.prepared import is_prepared, open_prepared
+from vlseg.data.formats.tfds import PREFIX, open_tfds
+from vlseg.data.tiny_world import TinyWorldDataset
 from vlseg.errors import ConfigError
 
 TINY_WORLD = "tiny_world"
 MODEL = "model"
 """What every run calls the model that it leaves."""
+
+READING = ("ignore_label", "label_offset", "ignore_zero", "names", "image_feature", "label_feature")
+"""Flags that say how the labels of a folder, or of a data set of TFDS, are read."""
+
+# They belong to the command that calls `define_flags`, so its --help shows them.
+flags.disclaim_key_flags()
 
 
 class Dataset(Protocol):
@@ -44,10 +53,9 @@ def open_dataset(source: str, **options: Any) -> Dataset:
     Args:
         source: "tiny_world"; NAME:ROOT or NAME:ROOT:SPLIT with a name of `vlseg.data.catalog` and the folder it was
             unpacked into; tfds:NAME:DATA_DIR or tfds:NAME:DATA_DIR:SPLIT with a data set that TFDS prepared, see
-            `vlseg.data.tfds_sets`; the path, also in a bucket, of a prepared data set (`vlseg.data.prepare`); or of a
-            folder with images, labels and names.
-        options: fields of `TinyWorldDataset`; "split" of the catalog's; or arguments of `TfdsDataset.open` or
-            `FolderDataset.open`.
+            `vlseg.data.formats.tfds`; the path, also in a bucket, of a prepared data set (`vlseg.data.prepare`); or
+            of a folder with images, labels and names.
+        options: fields of `TinyWorldDataset`; "split" of the catalog's; or arguments of `open_tfds` or `open_folder`.
 
     Raises:
         ConfigError: an option that the data set does not have, or lacks; or no such name.
@@ -65,25 +73,17 @@ def open_dataset(source: str, **options: Any) -> Dataset:
     if found == "catalog":
         return _named(source, **options)
     if found == "tfds":
-        return TfdsDataset.open(source.removeprefix(tfds_sets.PREFIX), **options)
+        return open_tfds(source.removeprefix(PREFIX), **options)
     if found == "prepared":
-        return PreparedDataset.open(source)
+        return open_prepared(source)
     _check_local(source)
-    return FolderDataset.open(source, **options)
+    return open_folder(source, **options)
 
 
 OPTIONS = {
     TINY_WORLD: tuple(field.name for field in dataclasses.fields(TinyWorldDataset)),
     "catalog": ("split",),
-    "tfds": (
-        "split",
-        "image_feature",
-        "label_feature",
-        "names",
-        "ignore_label",
-        "label_offset",
-        "ignore_zero",
-    ),
+    "tfds": ("split", "image_feature", "label_feature", "names", "ignore_label", "label_offset", "ignore_zero"),
     "prepared": (),
     "folder": ("images", "labels", "names", "ignore_label", "label_offset", "ignore_zero"),
 }
@@ -119,7 +119,7 @@ def kind(source: str) -> str:
         return TINY_WORLD
     if source.partition(":")[0] in catalog.ENTRIES:
         return "catalog"
-    if source.startswith(tfds_sets.PREFIX):
+    if source.startswith(PREFIX):
         return "tfds"
     # Nothing else is read from buckets, so none has to be asked.
     return "prepared" if files.is_remote(source) or is_prepared(source) else "folder"
@@ -147,3 +147,43 @@ def _without_folder(source: str) -> str:
 def open_section(source: str, section: Mapping[str, Mapping[str, Any]]) -> Dataset:
     """Opens a data set with the options that a section of a configuration has for its kind, see `open_dataset`."""
     return open_dataset(source, **section.get(kind(source), {}))
+
+
+def define_flags(required: bool = True) -> None:
+    """Defines --data, which may be left out if it is not `required`, and what `define_reading` does."""
+    flags.DEFINE_string(
+        "data",
+        None,
+        "A folder with images/, labels/ and names.txt; NAME:ROOT of the catalog (python -m vlseg.data.list); "
+        "tfds:NAME:DATA_DIR; what vlseg.data.prepare wrote, also to gs://; or tiny_world.",
+        required=required,
+    )
+    flags.DEFINE_string(
+        "split", None, "Of the catalog, TFDS or the tiny world; default: the one that scores are published of."
+    )
+    define_reading()
+
+
+def define_reading() -> None:
+    """Defines the flags that say how the labels of a folder, or of a data set of TFDS, are read."""
+    flags.DEFINE_integer("ignore_label", 255, "Value of pixels that do not count.")
+    flags.DEFINE_integer("label_offset", 0, "Id of the first category, if the files do not count from 0.")
+    flags.DEFINE_bool("ignore_zero", False, "0 is ignored and categories count from 1, as in ADE20K's files.")
+    flags.DEFINE_string(
+        "names",
+        None,
+        "A folder's file of category names (default: names.txt); those of tfds: with commas or as a file.",
+    )
+    flags.DEFINE_string("image_feature", None, "Of tfds: the feature with the picture, where there are several.")
+    flags.DEFINE_string("label_feature", None, "Of tfds: the feature with the labels, where there are several.")
+
+
+def given(options: Any, *names: str) -> dict[str, Any]:
+    """Those of some flags that the command line has."""
+    return {name: options[name].value for name in names if options[name].present}
+
+
+def open_given(options: Any, split: str = "") -> Dataset:
+    """The data set that the flags name, or another `split` of it."""
+    chosen = {"split": split} if split else given(options, "split")
+    return open_dataset(options.data, **chosen, **given(options, *READING))

@@ -54,7 +54,8 @@ class Stream:
             weights: how often each data set comes, in proportion; by default by its size.
             rows: of every batch that `draws` gives, such as those of this process (`vlseg.sharding.own_rows`); by
                 default all.
-            on_error: what happens to an example that cannot be read: "stop", or "skip" to take the next one instead.
+            on_error: what happens to an example that cannot be read: "stop", or "skip" to take the next one instead,
+                which stops when none of a data set can be read.
 
         Raises:
             ConfigError: weights that do not fit the data sets, or an unknown `on_error`.
@@ -80,11 +81,7 @@ class Stream:
         return len(self._unreadable)
 
     def draws(self, step: int) -> list[Draw]:
-        """This process's part of a batch.
-
-        Raises:
-            ImageError, DatasetError: an example cannot be read; with "skip", none of a data set can.
-        """
+        """This process's part of a batch; ImageError or DatasetError as `on_error` has it."""
         return [
             Draw(self._read(source, index), source, np.random.default_rng((VIEW, self._seed, step, position)))
             for position, (source, index) in zip(self._rows.tolist(), self.places(step), strict=True)

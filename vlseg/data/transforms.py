@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from vlseg.data.examples import IGNORE_LABEL
 from vlseg.data.images import rescaled_size, resize_nearest, resize_window
 
 # The uint8 nearest to the 127.5 that normalises to 0.
@@ -29,7 +30,7 @@ def random_crop(
     short_side: int | None = None,
     min_side: int | None = None,
     max_category_ratio: float = 0.75,
-    ignore_label: int = 255,
+    ignore_label: int = IGNORE_LABEL,
 ) -> tuple[NDArray[np.uint8], NDArray[np.int32]]:
     """A random training view: resized, cropped, perhaps mirrored, its colours distorted, padded to `size`.
 
@@ -70,7 +71,7 @@ def scale_and_crop(
     base_size: int = 520,
     crop_size: int = 480,
     scale_range: tuple[float, float] = (0.5, 2.0),
-    ignore_label: int = 255,
+    ignore_label: int = IGNORE_LABEL,
 ) -> tuple[NDArray[np.uint8], NDArray[np.int32]]:
     """A random square view as PyTorch-Encoding's data sets give it, on which LSeg was trained.
 

@@ -20,6 +20,8 @@ import numpy as np
 
 from vlseg.errors import VocabularyError
 
+HEADER = ("category", "IoU", "Acc", "pixels")
+
 
 class Count(NamedTuple):
     """Counts [C] as low + 2**32 * high, both uint32 [C]."""
@@ -40,6 +42,8 @@ class ConfusionCounts(NamedTuple):
 class SegmentationMetrics:
     """Scores in [0, 1], nan where nothing defines them.
 
+    What takes names raises VocabularyError if they are not as many as the classes.
+
     Attributes:
         miou: mean of `iou` over the classes that occur in labels or in predictions.
         macc: mean of `accuracy` over the classes that occur in labels.
@@ -57,14 +61,9 @@ class SegmentationMetrics:
     label_pixels: tuple[int, ...]
 
     def table(self, names: Sequence[str]) -> str:
-        """The scores in percent as aligned text, one line per class and three for the means; "-" where undefined.
-
-        Raises:
-            VocabularyError: the number of names is not the number of classes.
-        """
-        self._check(names)
-        rows = [("category", "IoU", "Acc", "pixels")]
-        for name, iou, accuracy, pixels in zip(names, self.iou, self.accuracy, self.label_pixels, strict=True):
+        """The scores in percent as aligned text, one line per class and three for the means; "-" where undefined."""
+        rows = [HEADER]
+        for name, iou, accuracy, pixels in self._rows(names):
             rows.append((name, _percent(iou), _percent(accuracy), f"{pixels:,}"))
         widths = [max(len(row[column]) for row in rows) for column in range(4)]
         lines = [
@@ -76,38 +75,30 @@ class SegmentationMetrics:
         return "\n".join([lines[0], rule, *lines[1:], rule, *means])
 
     def to_dict(self, names: Sequence[str]) -> dict[str, Any]:
-        """The scores for JSON: {"mIoU", "mAcc", "aAcc", "IoU": {name: score}, "Acc": {name: score}}, None for nan.
-
-        Raises:
-            VocabularyError: the number of names is not the number of classes.
-        """
-        self._check(names)
+        """The scores for JSON: {"mIoU", "mAcc", "aAcc", "IoU": {name: score}, "Acc": {name: score}}, None for nan."""
+        rows = self._rows(names)
         return {
             **{key: _or_none(value) for key, value in self._means().items()},
-            "IoU": {name: _or_none(value) for name, value in zip(names, self.iou, strict=True)},
-            "Acc": {name: _or_none(value) for name, value in zip(names, self.accuracy, strict=True)},
+            "IoU": {name: _or_none(iou) for name, iou, _, _ in rows},
+            "Acc": {name: _or_none(accuracy) for name, _, accuracy, _ in rows},
         }
 
     def to_csv(self, names: Sequence[str]) -> str:
-        """The scores by class, in [0, 1] and empty where undefined: category, IoU, Acc, pixels.
-
-        Raises:
-            VocabularyError: the number of names is not the number of classes.
-        """
-        self._check(names)
+        """The scores by class, in [0, 1] and empty where undefined: category, IoU, Acc, pixels."""
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(["category", "IoU", "Acc", "pixels"])
-        for name, iou, accuracy, pixels in zip(names, self.iou, self.accuracy, self.label_pixels, strict=True):
+        writer.writerow(HEADER)
+        for name, iou, accuracy, pixels in self._rows(names):
             writer.writerow([name, *("" if math.isnan(value) else value for value in (iou, accuracy)), pixels])
         return text.getvalue()
 
     def _means(self) -> dict[str, float]:
         return {"mIoU": self.miou, "mAcc": self.macc, "aAcc": self.aacc}
 
-    def _check(self, names: Sequence[str]) -> None:
+    def _rows(self, names: Sequence[str]) -> list[tuple[str, float, float, int]]:
         if len(names) != len(self.iou):
             raise VocabularyError(f"{len(names)} names for the scores of {len(self.iou)} classes; pass one per class")
+        return list(zip(names, self.iou, self.accuracy, self.label_pixels, strict=True))
 
 
 def zeros(num_classes: int) -> ConfusionCounts:

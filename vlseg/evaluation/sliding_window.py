@@ -23,13 +23,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from vlseg.checks import check_numbers
 from vlseg.errors import ConfigError
 
 OFFICIAL_SCALES = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
 """The scales of the published scores."""
-
-CITYSCAPES_SCALES = (0.75, 1.0, 1.25, 1.5, 1.75, 2.0, 2.25)
-"""The scales of the published scores on Cityscapes."""
 
 BUCKET = 128
 """Images are padded to multiples of this, so that few shapes occur."""
@@ -60,10 +58,9 @@ class Scheme:
     flip: bool = False
 
     def __post_init__(self) -> None:
-        if self.base_size < 1:
-            raise ConfigError(f"base_size is {self.base_size}; make it at least 1")
-        if self.crop_size < 1 or self.crop_size % 32:
-            raise ConfigError(f"crop_size is {self.crop_size}; make it a positive multiple of 32")
+        check_numbers(self, "base_size", "crop_size", least=1, whole=True)
+        if self.crop_size % 32:
+            raise ConfigError(f"crop_size is {self.crop_size}; make it a multiple of 32")
         if not 0 < self.stride_rate <= 1 or self.stride < 1:
             raise ConfigError(f"stride_rate is {self.stride_rate}; make it at most 1, and a stride of a pixel or more")
         if not self.scales:
@@ -119,7 +116,7 @@ def windows(height: int, width: int, scheme: Scheme) -> list[Window]:
     found = []
     for scale in scheme.scales:
         size = rescaled(height, width, scheme, scale)
-        tops, lefts = (_starts(side, scheme) for side in size)
+        tops, lefts = (range(0, max(side - scheme.crop_size, 0) + scheme.stride, scheme.stride) for side in size)
         found += [Window(*size, top, left) for top in tops for left in lefts]
     return found
 
@@ -210,11 +207,6 @@ def merge(scores: jax.Array, grids: jax.Array, placed: Placements) -> jax.Array:
         return scores + jnp.einsum("xj,yjn->yxn", columns, down, precision="highest"), None
 
     return jax.lax.scan(add, scores, (grids, placed))[0]
-
-
-def _starts(side: int, scheme: Scheme) -> range:
-    """First pixels of the windows along a side of the rescaled image."""
-    return range(0, max(side - scheme.crop_size, 0) + scheme.stride, scheme.stride)
 
 
 def _coverage(pixels: jax.Array, sides: jax.Array, scheme: Scheme) -> jax.Array:

@@ -2,6 +2,7 @@
 
 Only queries, keys, values, biases, the output and one number per row are kept for the backward pass; scores and weights
 are computed again (Dao et al. 2022, Sec. 3.1 and Appendix B.2), which costs one more product and saves [H, n, m].
+Biases may be for groups of consecutive examples; the gradient of such a broadcast is a matrix product.
 """
 
 import functools
@@ -11,13 +12,11 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from einops import rearrange
 from jax.ad_checkpoint import checkpoint_name
-
-from vlseg.nn.broadcast import sum_batch
 
 OUTPUT = "attention"
 """Name under which a recomputation policy finds the output and the rows' normalizers."""
-
 
 MASKED = -1e9
 """Score of a pair that must not attend; finite so that rows without any valid key stay finite."""
@@ -87,17 +86,14 @@ def _over_heads(function: Callable[..., Any], query: jax.Array, key: jax.Array, 
     """`function` of query, key and other trees of [B, H, ...]; on CPUs one head after another if scores are many."""
     arrays = (query, key, *others)
 
-    def together(*arrays: Any) -> Any:
-        return function(*arrays)
-
     def one_by_one(*arrays: Any) -> Any:
-        heads = jax.tree.map(lambda x: jnp.moveaxis(x, 1, 0)[:, :, None], arrays)
+        heads = jax.tree.map(lambda x: rearrange(x, "b h ... -> h b 1 ..."), arrays)
         results = jax.lax.map(lambda head: function(*head), heads)
-        return jax.tree.map(lambda x: jnp.moveaxis(x[:, :, 0], 0, 1), results)
+        return jax.tree.map(lambda x: rearrange(x, "h b 1 ... -> b h ..."), results)
 
     if math.prod(query.shape[1:3]) * key.shape[2] <= CACHED_SCORES:
-        return together(*arrays)
-    return jax.lax.platform_dependent(*arrays, cpu=one_by_one, default=together)
+        return function(*arrays)
+    return jax.lax.platform_dependent(*arrays, cpu=one_by_one, default=function)
 
 
 def _forward(
@@ -196,9 +192,44 @@ def _grouped(score: jax.Array, bias: jax.Array) -> jax.Array:
 
 def _like_bias(slope: jax.Array, bias: jax.Array) -> jax.Array:
     """The gradient of a bias from the gradient [B, H, n, m] of the scores."""
-    grouped = _grouped(slope, bias)
-    slope = grouped.reshape(-1, *grouped.shape[2:])
+    slope = rearrange(_grouped(slope, bias), "g b ... -> (g b) ...")
     if bias.shape[0] != slope.shape[0]:
         slope = sum_batch(slope, bias.shape[0])
     axes = tuple(axis for axis in range(slope.ndim) if bias.shape[axis] == 1 and slope.shape[axis] != 1)
     return jnp.sum(slope, axis=axes, keepdims=True).astype(bias.dtype) if axes else slope.astype(bias.dtype)
+
+
+def sum_batch(x: jax.Array, groups: int = 1) -> jax.Array:
+    """Sums over groups of consecutive examples: [B, ...] -> [groups, ...].
+
+    As a product with a row of ones it runs at the speed of memory on every backend; XLA's own reduction over a leading
+    axis is a hundred times slower on CPUs.
+    """
+    # The other axes stay apart, so that one of them may be spread over devices.
+    grouped = rearrange(x, "(g b) ... -> g b ...", g=groups)
+    ones = jnp.ones((groups, 1, grouped.shape[1]), x.dtype)
+    return jax.lax.dot_general(ones, grouped, (((2,), (1,)), ((0,), (0,))), precision="highest")[:, 0]
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+def broadcast_batch(x: jax.Array, batch: int) -> jax.Array:
+    """Repeats each of `x` [G, ...] for its group of consecutive examples: [batch, ...].
+
+    G divides the batch; an array that already has `batch` rows is returned as it is. The gradient is `sum_batch`.
+    """
+    groups = x.shape[0]
+    if groups == batch:
+        return x
+    repeated = jnp.broadcast_to(x[:, None], (groups, batch // groups, *x.shape[1:]))
+    return rearrange(repeated, "g b ... -> (g b) ...")
+
+
+def _broadcast_forward(x: jax.Array, batch: int) -> tuple[jax.Array, int]:
+    return broadcast_batch(x, batch), x.shape[0]
+
+
+def _broadcast_backward(batch: int, groups: int, gradient: jax.Array) -> tuple[jax.Array]:
+    return (gradient if groups == batch else sum_batch(gradient, groups),)
+
+
+broadcast_batch.defvjp(_broadcast_forward, _broadcast_backward)

@@ -5,8 +5,11 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from einops import rearrange
 
 from vlseg.nn.resize import interpolation_matrix
+
+Pair = tuple[jax.Array, jax.Array]
 
 
 def upsampled_cross_entropy(
@@ -80,24 +83,20 @@ def _backward(options: _Options, saved: tuple[jax.Array], cotangent: jax.Array) 
 _sum.defvjp(_forward, _backward)
 
 
-def _accumulate(
-    logits: jax.Array, target: jax.Array, options: _Options, *, with_gradient: bool
-) -> tuple[jax.Array, jax.Array]:
+def _accumulate(logits: jax.Array, target: jax.Array, options: _Options, *, with_gradient: bool) -> Pair:
     """Sums over pixels: loss and gradient [B, h, w, M] (0 if not wanted)."""
-    batch, h, w, categories = logits.shape
+    _, h, w, categories = logits.shape
     _, height, width = target.shape
     row_block = min(options.row_block, height)
     blocks = -(-height // row_block)
     padding = blocks * row_block - height
     target = jnp.pad(target, ((0, 0), (0, padding), (0, 0)), constant_values=-1)
     rows = interpolation_matrix(h, height, align_corners=options.align_corners)
-    rows = jnp.pad(rows, ((0, padding), (0, 0))).reshape(blocks, row_block, h)
+    rows = rearrange(jnp.pad(rows, ((0, padding), (0, 0))), "(blocks y) h -> blocks y h", blocks=blocks)
     columns = interpolation_matrix(w, width, align_corners=options.align_corners)
-    target = target.reshape(batch, blocks, row_block, width).swapaxes(0, 1)
+    target = rearrange(target, "b (blocks y) w -> blocks b y w", blocks=blocks)
 
-    def step(
-        sums: tuple[jax.Array, jax.Array], block: tuple[jax.Array, jax.Array]
-    ) -> tuple[tuple[jax.Array, jax.Array], None]:
+    def step(sums: Pair, block: Pair) -> tuple[Pair, None]:
         total, gradient = sums
         rows, target = block
         tall = jnp.einsum("yh,bhwm->bywm", rows, logits, precision="highest")

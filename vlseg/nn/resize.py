@@ -88,9 +88,7 @@ def _resize(source: Shape, target: Shape, align_corners: bool, x: jax.Array) -> 
     def neighbours(x: jax.Array) -> jax.Array:
         return _between_cells(_between_cells(x, 1, target[0], align_corners), 2, target[1], align_corners)
 
-    def products(x: jax.Array) -> jax.Array:
-        return _products(source, target, align_corners, x)
-
+    products = functools.partial(_products, source, target, align_corners)
     return jax.lax.platform_dependent(x, cpu=neighbours, default=products)
 
 

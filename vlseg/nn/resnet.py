@@ -1,6 +1,5 @@
-"""ResNet trunk (He et al. 2016, v1.5: the stride sits in the 3x3 convolution), NHWC."""
+"""ResNet backbone (He et al. 2016, v1.5: the stride sits in the 3x3 convolution), NHWC."""
 
-import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -8,114 +7,14 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-BATCH_NORM_EPSILON = 1e-5
+from vlseg.nn.layers import BatchNorm, Convolution, halve, max_pool, zero_outside
+
 STEM_STRIDE = 4
 
 
 def trunk_stride(stages: Sequence[int]) -> int:
-    """Pixels per output cell of a trunk with these stages: 4 for one stage, doubled by each further one."""
+    """Pixels per output token of a backbone with these stages: 4 for one stage, doubled by each further one."""
     return STEM_STRIDE * 2 ** (len(stages) - 1)
-
-
-def zero_outside(x: jax.Array, size: jax.Array | None) -> jax.Array:
-    """Zeroes the cells of `x` [B, H, W, C] at and beyond `size` int [B, 2] (height, width); None leaves `x` alone.
-
-    A padded image then looks to the next convolution exactly like an unpadded one with its zero border.
-    """
-    if size is None:
-        return x
-    rows = jnp.arange(x.shape[1])[None, :] < size[:, :1]
-    columns = jnp.arange(x.shape[2])[None, :] < size[:, 1:]
-    return jnp.where((rows[:, :, None] & columns[:, None, :])[..., None], x, jnp.zeros_like(x))
-
-
-def halve(size: jax.Array | None) -> jax.Array | None:
-    """Size int [B, 2] after a stride-2 layer with "same" padding: ceil(size / 2)."""
-    return None if size is None else (size + 1) // 2
-
-
-def shifted_windows(x: jax.Array, kernel: int, stride: int) -> list[jax.Array]:
-    """The kernel * kernel strided views of `x` [B, H, W, C] that a "same" window sees, zero padded, row by row."""
-    _, height, width, _ = x.shape
-    rows, columns = -(-height // stride), -(-width // stride)
-    pad = kernel // 2
-    x = jnp.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
-    return [
-        x[:, i : i + (rows - 1) * stride + 1 : stride, j : j + (columns - 1) * stride + 1 : stride]
-        for i in range(kernel)
-        for j in range(kernel)
-    ]
-
-
-def max_pool(x: jax.Array) -> jax.Array:
-    """3x3 max pooling of stride 2 of values >= 0: [B, H, W, C] -> [B, ceil(H / 2), ceil(W / 2), C].
-
-    Zero padding then pools like -inf padding. A maximum of shifted views differentiates without a scatter.
-    """
-    return functools.reduce(jnp.maximum, shifted_windows(x, 3, 2))
-
-
-class Convolution(nn.Module):
-    """Convolution without bias, padded by half its kernel as in PyTorch; 1x1 kernels run as a matrix product.
-
-    `as_patches` lays the windows out and multiplies once, for the few-channel stem, whose weight gradient as a
-    convolution is slow.
-    """
-
-    features: int
-    kernel: int
-    stride: int = 1
-    dtype: Any = jnp.float32
-    as_patches: bool = False
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """[B, H, W, C] -> [B, ceil(H / stride), ceil(W / stride), features]."""
-        shape = (self.kernel, self.kernel, x.shape[-1], self.features)
-        initializer = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
-        weight = self.param("kernel", initializer, shape).astype(self.dtype)
-        x = x.astype(self.dtype)
-        if self.kernel == 1:
-            x = x[:, :: self.stride, :: self.stride]
-            return jnp.einsum("bhwc,cd->bhwd", x, weight[0, 0])
-        if self.as_patches:
-            patches = jnp.concatenate(shifted_windows(x, self.kernel, self.stride), axis=-1)
-            return jnp.einsum("bhwp,pd->bhwd", patches, weight.reshape(-1, self.features))
-        pad = self.kernel // 2
-        return jax.lax.conv_general_dilated(
-            x, weight, (self.stride, self.stride), [(pad, pad)] * 2, dimension_numbers=("NHWC", "HWIO", "NHWC")
-        )
-
-
-class BatchNorm(nn.Module):
-    """Batch normalisation over valid cells, with PyTorch's names and running-average rule (momentum 0.1).
-
-    The statistics live in the collection "batch_stats". Under `jit` with a sharded batch axis the means are over the
-    global batch, so statistics are synchronised by construction.
-    """
-
-    dtype: Any = jnp.float32
-
-    @nn.compact
-    def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
-        """[B, H, W, C] -> the same shape. `train` normalises by the batch and updates the running statistics."""
-        channels = x.shape[-1]
-        scale = self.param("scale", nn.initializers.ones, (channels,))
-        bias = self.param("bias", nn.initializers.zeros, (channels,))
-        mean = self.variable("batch_stats", "mean", jnp.zeros, (channels,))
-        variance = self.variable("batch_stats", "variance", jnp.ones, (channels,))
-        if not train:
-            factor = scale * jax.lax.rsqrt(variance.value + BATCH_NORM_EPSILON)
-            return x * factor.astype(self.dtype) + (bias - mean.value * factor).astype(self.dtype)
-        batch_mean = jnp.mean(x.astype(jnp.float32), axis=(0, 1, 2))
-        batch_variance = jnp.mean(jnp.square(x.astype(jnp.float32) - batch_mean), axis=(0, 1, 2))
-        if not self.is_initializing():
-            count = x.size // channels
-            unbiased = batch_variance * (count / max(count - 1, 1))
-            mean.value = 0.9 * mean.value + 0.1 * jax.lax.stop_gradient(batch_mean)
-            variance.value = 0.9 * variance.value + 0.1 * jax.lax.stop_gradient(unbiased)
-        factor = scale * jax.lax.rsqrt(batch_variance + BATCH_NORM_EPSILON)
-        return x * factor.astype(self.dtype) + (bias - batch_mean * factor).astype(self.dtype)
 
 
 class Bottleneck(nn.Module):
@@ -157,7 +56,7 @@ class ResNet(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, size: jax.Array | None = None, *, train: bool = False) -> list[jax.Array]:
-        """Runs the trunk.
+        """Runs the backbone.
 
         Args:
             x: float [B, H, W, 3], normalised; zero where padded.
@@ -184,3 +83,20 @@ class ResNet(nn.Module):
                 size = halve(size) if stride == 2 else size
             outputs.append(x)
         return outputs
+
+
+def flops(stages: Sequence[int], width: int, rows: int, columns: int) -> int:
+    """Operations of a backbone with these stages and channels of the stem on an image: two per multiply-add."""
+    h, w = -(-rows // 2), -(-columns // 2)
+    total = 2 * 49 * 3 * width * h * w
+    h, w, channels = -(-h // 2), -(-w // 2), width
+    for stage, blocks in enumerate(stages):
+        inner = width * 2**stage
+        for block in range(blocks):
+            total += 2 * channels * inner * h * w
+            if stage > 0 and block == 0:
+                h, w = -(-h // 2), -(-w // 2)
+            total += 2 * (9 + 4) * inner**2 * h * w
+            total += 2 * channels * 4 * inner * h * w if block == 0 else 0
+            channels = 4 * inner
+    return total

@@ -97,30 +97,10 @@ def _make_typed_tensor(storage: Any, offset: Any, shape: Any, stride: Any, *rest
     return tensor_view(storage, rest[2], offset, shape, stride)
 
 
-def _make_parameter(data: Any, *_: Any) -> Any:
-    return data
-
-
-def _make_from_type(rebuild: Any, _type: Any, args: Any, *_: Any) -> Any:
-    return call(rebuild, args)
-
-
-def _make_device(kind: Any, index: Any = None) -> str:
-    return str(kind) if index is None else f"{kind}:{index}"
-
-
 def _make_encoded(text: Any, encoding: Any = "utf-8") -> bytes:
     if encoding not in ("latin1", "latin-1", "utf-8", "ascii"):
         raise ValueError("bytes in an unknown encoding")
     return str.encode(text, encoding)
-
-
-def _make_reconstructed(kind: Any, _base: Any, state: Any = None) -> Any:
-    return call(kind, () if state is None else (state,))
-
-
-def _make_ordered_dict(*args: Any) -> OrderedDict[Any, Any]:
-    return OrderedDict(_checked_items(*args))
 
 
 def _checked_items(pairs: Any = ()) -> Iterable[tuple[Any, Any]]:
@@ -139,10 +119,10 @@ def checked_key(key: Any, depth: int = 2) -> Any:
     return key
 
 
-def _number(kind: Callable[..., Any]) -> Callable[..., Any]:
+def _scalar(kind: Callable[..., Any], what: str = "number") -> Callable[..., Any]:
     def make(*values: Any) -> Any:
         if not all(isinstance(value, int | float | str) for value in values):
-            raise ValueError("a number made from something that is no number")
+            raise ValueError(f"a {what} made from something that is no {what}")
         return kind(*values)
 
     return make
@@ -157,39 +137,33 @@ def _make_bytes(*args: Any) -> bytes:
     return bytes(memoryview(args[0]))
 
 
-def _make_text(value: Any = "") -> str:
-    if not isinstance(value, str | int | float):
-        raise ValueError("a text made from something that is no text")
-    return str(value)
-
-
 def _live_table() -> dict[str, Any]:
     table: dict[str, Any] = {f"torch.{name}": dtype for name, dtype in DTYPES.items()}
     table |= {f"torch.{alias}": DTYPES[name] for alias, name in DTYPE_ALIASES.items()}
     makers: dict[str, Callable[..., Any]] = {
-        "collections.OrderedDict": _make_ordered_dict,
+        "collections.OrderedDict": lambda *args: OrderedDict(_checked_items(*args)),
         "torch._utils._rebuild_tensor": _make_tensor,
         "torch._utils._rebuild_tensor_v2": _make_tensor,
         "torch._utils._rebuild_tensor_v3": _make_typed_tensor,
-        "torch._utils._rebuild_parameter": _make_parameter,
-        "torch._utils._rebuild_parameter_with_state": _make_parameter,
-        "torch._tensor._rebuild_from_type_v2": _make_from_type,
+        "torch._utils._rebuild_parameter": lambda data, *_: data,
+        "torch._utils._rebuild_parameter_with_state": lambda data, *_: data,
+        "torch._tensor._rebuild_from_type_v2": lambda rebuild, _type, args, *_: call(rebuild, args),
         "torch.Size": lambda values=(): tuple(elements(values)),
-        "torch.device": _make_device,
+        "torch.device": lambda kind, index=None: str(kind) if index is None else f"{kind}:{index}",
         "numpy.dtype": lambda code, *_: NumpyDtype(code),
         "_codecs.encode": _make_encoded,
-        "copyreg._reconstructor": _make_reconstructed,
+        "copyreg._reconstructor": lambda kind, _base, state=None: call(kind, () if state is None else (state,)),
         "builtins.set": lambda values=(): {checked_key(value) for value in elements(values)},
         "builtins.frozenset": lambda values=(): frozenset(checked_key(value) for value in elements(values)),
         "builtins.slice": slice,
-        "builtins.range": _number(range),
-        "builtins.complex": _number(complex),
+        "builtins.range": _scalar(range),
+        "builtins.complex": _scalar(complex),
         "builtins.bytes": _make_bytes,
         "builtins.bytearray": lambda *args: bytearray(_make_bytes(*args)),
-        "builtins.int": _number(int),
-        "builtins.float": _number(float),
-        "builtins.bool": _number(bool),
-        "builtins.str": _make_text,
+        "builtins.int": _scalar(int),
+        "builtins.float": _scalar(float),
+        "builtins.bool": _scalar(bool),
+        "builtins.str": _scalar(str, "text"),
         "builtins.list": lambda values=(): list(elements(values)),
         "builtins.tuple": lambda values=(): tuple(elements(values)),
         "builtins.dict": lambda *args: dict(_checked_items(*args)),
@@ -210,11 +184,7 @@ STORAGE_DTYPES = {
     for storage, name in (*STORAGES.items(), ("UntypedStorage", "uint8"))
 }
 # Python 3 writes these under their Python 2 names in the pickles of protocol 2 that torch.save makes.
-_RENAMED = {
-    "builtins.unicode": "builtins.str",
-    "builtins.long": "builtins.int",
-    "builtins.xrange": "builtins.range",
-}
+_RENAMED = {"builtins.unicode": "builtins.str", "builtins.long": "builtins.int", "builtins.xrange": "builtins.range"}
 _RENAMED_MODULES = {"__builtin__": "builtins", "copy_reg": "copyreg"}
 # Where the classes come from that training frameworks leave in checkpoints: settings, callbacks, schedules, meters. The
 # classes of a TorchScript program are in __torch__.

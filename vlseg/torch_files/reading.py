@@ -6,13 +6,14 @@ from typing import Any
 
 from vlseg.errors import CheckpointError
 from vlseg.files import PathLike
-from vlseg.torch_files.archive import Entry, one_line, open_archive
 from vlseg.torch_files.names import STORAGE_DTYPES, Record, Reference
-from vlseg.torch_files.tensors import LazyTensor, Storage
+from vlseg.torch_files.tensors import Entry, LazyTensor, Storage, one_line, open_archive
 from vlseg.torch_files.unpickling import Machine
 
 _MAX_PICKLE_BYTES = 1 << 30
 _MAX_NESTED_MODULES = 100
+_OF_PROGRAMS = "constants.pkl"
+"""A record that only TorchScript programs have."""
 
 
 def load(path: PathLike) -> Any:
@@ -29,15 +30,11 @@ def load(path: PathLike) -> Any:
     """
     path = os.fspath(path)
     records = open_archive(path)
-    if _is_program(records):
+    if _OF_PROGRAMS in records:
         raise CheckpointError(
             f"{path} is a TorchScript program; save its state_dict() with torch.save and use that file"
         )
     return _unpickled(path, records)
-
-
-def _is_program(records: Mapping[str, Entry]) -> bool:
-    return "constants.pkl" in records
 
 
 def _unpickled(path: str, records: Mapping[str, Entry]) -> Any:
@@ -70,14 +67,15 @@ def load_state_dict(path: PathLike, keys: Sequence[str] = ("model", "state_dict"
     path = os.fspath(path)
     records = open_archive(path)
     top = _unpickled(path, records)
-    if _is_program(records) and isinstance(top, Record):
+    if _OF_PROGRAMS in records and isinstance(top, Record):
         top = _module_tensors(path, top)
     if not isinstance(top, Mapping):
         raise CheckpointError(
             f"{path} holds a {_type_name(top)}, not a dictionary of tensors; torch.save a state_dict()"
         )
     found = next((top[key] for key in keys if key in top), top)
-    tensors = _named_tensors(found) if isinstance(found, Mapping) else {}
+    items = found.items() if isinstance(found, Mapping) else ()
+    tensors = {name: value for name, value in items if isinstance(name, str) and isinstance(value, LazyTensor)}
     if not tensors:
         names = ", ".join(repr(key) if isinstance(key, str) else _type_name(key) for key in list(top)[:20]) or "nothing"
         raise CheckpointError(
@@ -104,10 +102,6 @@ def _module_tensors(path: str, program: Record) -> dict[str, LazyTensor]:
                 seen.add(id(value))
                 modules.append((f"{prefix}{name}.", value))
     return tensors
-
-
-def _named_tensors(mapping: Mapping[Any, Any]) -> dict[str, LazyTensor]:
-    return {name: value for name, value in mapping.items() if isinstance(name, str) and isinstance(value, LazyTensor)}
 
 
 def _type_name(value: Any) -> str:

@@ -22,8 +22,13 @@ _VALUE_OPCODES = frozenset({
     "BINBYTES8", "BYTEARRAY8",
 })
 # fmt: on
+_NEW: dict[str, Callable[[], Any]] = {"NONE": lambda: None, "NEWTRUE": lambda: True, "NEWFALSE": lambda: False}
+_NEW |= {"EMPTY_TUPLE": tuple, "EMPTY_LIST": list, "EMPTY_DICT": dict, "EMPTY_SET": set}
+"""What instructions without an argument put on the stack."""
 
 
+# Ours and not the C pickle with its hooks, whose memo is as long as the largest index that the file names: a caller
+# could not bound its memory.
 class Machine:
     """Carries out a pickle's instructions on a stack; `resolve` and `call` stand in for importing and calling.
 
@@ -56,45 +61,27 @@ class Machine:
                 self._pop_mark()
             case "DUP":
                 stack.append(stack[-1])
-            case "NONE":
-                stack.append(None)
-            case "NEWTRUE":
-                stack.append(True)
-            case "NEWFALSE":
-                stack.append(False)
             case _ if name in _VALUE_OPCODES:
                 stack.append(argument)
-            case "EMPTY_TUPLE":
-                stack.append(())
+            case _ if name in _NEW:
+                stack.append(_NEW[name]())
             case "TUPLE1" | "TUPLE2" | "TUPLE3":
                 stack.append(tuple(self._pop(int(name[-1]))))
             case "TUPLE":
                 stack.append(tuple(self._pop_mark()))
-            case "EMPTY_LIST":
-                stack.append([])
             case "LIST":
                 stack.append(self._pop_mark())
-            case "EMPTY_DICT":
-                stack.append({})
             case "DICT":
                 values = self._pop_mark()
                 stack.append({})
                 self._set_items(stack[-1], values)
-            case "EMPTY_SET":
-                stack.append(set())
             case "FROZENSET":
                 stack.append(frozenset(checked_key(value) for value in self._pop_mark()))
-            case "APPEND":
-                values = self._pop(1)
+            case "APPEND" | "APPENDS" | "ADDITEMS":
+                values = self._pop(1) if name == "APPEND" else self._pop_mark()
                 self._append(stack[-1], values)
-            case "APPENDS" | "ADDITEMS":
-                values = self._pop_mark()
-                self._append(stack[-1], values)
-            case "SETITEM":
-                values = self._pop(2)
-                self._set_items(stack[-1], values)
-            case "SETITEMS":
-                values = self._pop_mark()
+            case "SETITEM" | "SETITEMS":
+                values = self._pop(2) if name == "SETITEM" else self._pop_mark()
                 self._set_items(stack[-1], values)
             case "GET" | "BINGET" | "LONG_BINGET":
                 stack.append(self._memo[argument])
@@ -102,24 +89,18 @@ class Machine:
                 self._memo[argument] = stack[-1]
             case "MEMOIZE":
                 self._memo[len(self._memo)] = stack[-1]
-            case "GLOBAL":
+            case "GLOBAL" | "INST":
                 module, _, attribute = argument.partition(" ")
-                stack.append(resolve(module, attribute))
+                named = resolve(module, attribute)
+                stack.append(named if name == "GLOBAL" else call(named, self._pop_mark()))
             case "STACK_GLOBAL":
                 module, attribute = self._pop(2)
                 stack.append(resolve(str(module), str(attribute)))
-            case "INST":
-                module, _, attribute = argument.partition(" ")
-                stack.append(call(resolve(module, attribute), self._pop_mark()))
             case "OBJ":
                 target, *arguments = self._pop_mark()
                 stack.append(call(target, arguments))
-            case "REDUCE" | "NEWOBJ":
-                target, arguments = self._pop(2)
-                stack.append(call(target, arguments))
-            case "NEWOBJ_EX":
-                target, arguments, named = self._pop(3)
-                stack.append(call(target, arguments, named))
+            case "REDUCE" | "NEWOBJ" | "NEWOBJ_EX":
+                stack.append(call(*self._pop(3 if name == "NEWOBJ_EX" else 2)))
             case "BUILD":
                 (state,) = self._pop(1)
                 self._build(stack[-1], state)

@@ -7,7 +7,7 @@ import struct
 import sys
 import zipfile
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -38,9 +38,8 @@ def save(path: PathLike, obj: Any) -> None:
     try:
         writer.add(obj)
     except RecursionError:
-        raise CheckpointError(
-            f"cannot save {os.fspath(path)}: the object is nested too deeply or contains itself"
-        ) from None
+        reason = "the object is nested too deeply or contains itself"
+        raise CheckpointError(f"cannot save {os.fspath(path)}: {reason}") from None
     except CheckpointError as error:
         raise CheckpointError(f"cannot save {os.fspath(path)}: {error}") from None
     with atomic_file(path) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
@@ -79,7 +78,11 @@ class _PickleWriter:
     def finish(self) -> bytes:
         return b"".join([*self._parts, pickle.STOP])
 
-    def add(self, obj: Any) -> None:
+    def add(self, *objects: Any) -> None:
+        for obj in objects:
+            self._add_one(obj)
+
+    def _add_one(self, obj: Any) -> None:
         match obj:
             case None:
                 self._emit(pickle.NONE)
@@ -101,11 +104,11 @@ class _PickleWriter:
                 self._add_items(obj)
             case list():
                 self._emit(pickle.EMPTY_LIST, pickle.MARK)
-                self._add_all(obj)
+                self.add(*obj)
                 self._emit(pickle.APPENDS)
             case tuple():
                 self._emit(pickle.MARK)
-                self._add_all(obj)
+                self.add(*obj)
                 self._emit(pickle.TUPLE)
             case np.ndarray() | LazyTensor():
                 self._add_tensor(obj)
@@ -117,15 +120,10 @@ class _PickleWriter:
     def _emit(self, *parts: bytes) -> None:
         self._parts.extend(parts)
 
-    def _add_all(self, values: Iterable[Any]) -> None:
-        for value in values:
-            self.add(value)
-
     def _add_items(self, mapping: Mapping[Any, Any]) -> None:
         self._emit(pickle.MARK)
-        for key, value in mapping.items():
-            self.add(key)
-            self.add(value)
+        for pair in mapping.items():
+            self.add(*pair)
         self._emit(pickle.SETITEMS)
 
     def _add_integer(self, value: int) -> None:
@@ -146,11 +144,8 @@ class _PickleWriter:
         self._add_global("torch._utils", "_rebuild_tensor_v2" if storage else "_rebuild_tensor_v3")
         self._emit(pickle.MARK)
         self._add_storage(tensor, storage)
-        self.add(0)
-        self.add(tensor.shape)
-        self.add(tuple(math.prod(tensor.shape[axis + 1 :]) for axis in range(len(tensor.shape))))
-        self.add(False)
-        self.add(OrderedDict())
+        stride = tuple(math.prod(tensor.shape[axis + 1 :]) for axis in range(len(tensor.shape)))
+        self.add(0, tensor.shape, stride, False, OrderedDict())
         if not storage:
             self._add_global("torch", dtype_name)
         self._emit(pickle.TUPLE, pickle.REDUCE)
@@ -168,7 +163,5 @@ class _PickleWriter:
         else:
             self._add_global("torch.storage", "UntypedStorage")
             count *= tensor.dtype.itemsize
-        self.add(str(self._keys[identity]))
-        self.add("cpu")
-        self.add(count)
+        self.add(str(self._keys[identity]), "cpu", count)
         self._emit(pickle.TUPLE, pickle.BINPERSID)

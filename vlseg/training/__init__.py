@@ -1,1 +1,1 @@
-"""Training: optimizers, state, loop, checkpoints and metric writers."""
+"""Training: optimizers, programs, loop, checkpoints and what is told of a run."""

@@ -19,7 +19,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 
-from vlseg import distributed, files, remote
+from vlseg import distributed, files, remote, storage
 from vlseg.errors import CheckpointError, ConfigError, StorageError, is_of_jax
 
 Place: TypeAlias = Path | epath.Path
@@ -60,7 +60,8 @@ class Checkpoints:
     """Saves and restores the state of one run in `workdir/checkpoints`.
 
     Orbax writes each step into a temporary directory and renames it, so a half-written checkpoint is never restored. In
-    a bucket, where nothing can be renamed, each has a file commit_success.txt that is written last.
+    a bucket, where nothing can be renamed, each has a file commit_success.txt that is written last. Whatever writes or
+    waits raises StorageError if the place is full or fails.
     """
 
     def __init__(
@@ -81,16 +82,11 @@ class Checkpoints:
         options = ocp.CheckpointManagerOptions(max_to_keep=keep, keep_period=keep_period, cleanup_tmp_directories=True)
         described = {"config": json.loads(json.dumps(config)), "versions": _versions()}
         self._is_remote = files.is_remote(workdir)
-        if not self._is_remote:
-            self._path: Place = Path(workdir).absolute() / "checkpoints"
-            self._described = None
-            self._manager = _Manager(self._path, options=options, metadata=described)
-            return
-        self._path = epath.Path(workdir) / "checkpoints"
+        self._path: Place = (epath.Path(workdir) if self._is_remote else Path(workdir).absolute()) / "checkpoints"
         # What is said once of all needs an empty folder, which buckets do not have.
-        self._described = described
-        with self._storage_errors():
-            self._manager = _Manager(self._path, options=options)
+        self._described = described if self._is_remote else None
+        with self._storage_errors() if self._is_remote else contextlib.nullcontext():
+            self._manager = _Manager(self._path, options=options, metadata=None if self._is_remote else described)
 
     @property
     def latest(self) -> int | None:
@@ -98,11 +94,7 @@ class Checkpoints:
         return self._manager.latest_step()
 
     def finished(self) -> int | None:
-        """The step of the newest checkpoint, after waiting for what is on its way.
-
-        Raises:
-            StorageError: the place is full or fails.
-        """
+        """The step of the newest checkpoint, after waiting for what is on its way."""
         with self._storage_errors():
             self._manager.wait_until_finished()
         return self.latest
@@ -156,11 +148,7 @@ class Checkpoints:
         )
 
     def save(self, step: int, state: Any) -> None:
-        """Saves `state`, a dict of arrays, unless that step is saved already. Returns before the files are complete.
-
-        Raises:
-            StorageError: the place is full or fails.
-        """
+        """Saves `state`, a dict of arrays, unless that step is saved already. Returns before the files are complete."""
         if self.latest != step:
             self._check_room(sum(leaf.nbytes for leaf in jax.tree.leaves(state)))
             with self._storage_errors():
@@ -238,12 +226,12 @@ def open_workdir(
         return name in movable and isinstance(before, str) and isinstance(now, str) and kept(before) == kept(now)
 
     recorded = path / CONFIG_FILE
-    if not _exists(recorded):
+    if not storage.exists(recorded):
         if distributed.is_main():
-            files.atomic_write_json(recorded, config)
+            storage.write_json(recorded, config)
         return path
     try:
-        before = json.loads(_content(recorded))
+        before = json.loads(storage.read_bytes(recorded))
     except ValueError as error:
         raise ConfigError(f"{recorded} is not readable: {error}") from error
     different = sorted(
@@ -270,14 +258,6 @@ def _made(workdir: str | os.PathLike[str]) -> Place:
         reason = "a file of that name exists" if path.exists() else error.strerror
         raise StorageError(f"cannot make the working directory {path}: {reason}") from error
     return path
-
-
-def _exists(file: Place) -> bool:
-    return remote.exists(file) if files.is_remote(file) else bool(file.exists())
-
-
-def _content(file: Place) -> bytes:
-    return remote.read(file, StorageError) if files.is_remote(file) else bytes(file.read_bytes())
 
 
 def _differences(a: Any, b: Any, prefix: str = "") -> list[tuple[str, Any, Any]]:

@@ -6,20 +6,20 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Mapping
+from types import TracebackType
 from typing import Any, NamedTuple
 
 import jax
 import ml_collections
 import numpy as np
+from jax.experimental import multihost_utils
 from tqdm import tqdm
 
-from vlseg import distributed, files
+from vlseg import distributed, storage
+from vlseg.checks import check_numbers
 from vlseg.errors import ConfigError, VlsegError
-from vlseg.training import speed
 from vlseg.training.checkpoints import Checkpoints
-from vlseg.training.interruption import Interruption
-from vlseg.training.speed import Work
-from vlseg.training.writers import MetricWriter
+from vlseg.training.telemetry import MetricWriter, Profiler, Work, rates
 
 StepFunction = Callable[[Any, int], tuple[Any, dict[str, jax.Array]]]
 STOPPED = 128 + signal.SIGTERM
@@ -30,15 +30,8 @@ FINITE = {"loss": "loss", "gradient_norm": "gradient"}
 """Metrics that must be finite, and what they are of."""
 
 FREE = (
-    "evaluation",
-    "loading",
-    "mesh",
-    "log_every",
-    "checkpoint_every",
-    "checkpoint_minutes",
-    "keep_checkpoints",
-    "keep_period",
-    "profile",
+    *("evaluation", "loading", "mesh", "log_every", "profile"),
+    *("checkpoint_every", "checkpoint_minutes", "keep_checkpoints", "keep_period"),
 )
 """Settings of `configs` that a run may change when it goes on."""
 
@@ -66,12 +59,8 @@ class Schedule(NamedTuple):
         Raises:
             ConfigError: an interval or a number of checkpoints below 1, or a profile that is not like "10:12".
         """
-        for name in ("log_every", "checkpoint_every", "keep_checkpoints"):
-            if config[name] < 1:
-                raise ConfigError(f"config.{name} is {config[name]}; it must be 1 or more")
-        for name in ("checkpoint_minutes", "keep_period"):
-            if config[name] < 0:
-                raise ConfigError(f"config.{name} is {config[name]}; it must not be negative")
+        check_numbers(config, "log_every", "checkpoint_every", "keep_checkpoints", least=1, whole=True, where="config.")
+        check_numbers(config, "checkpoint_minutes", "keep_period", where="config.")
         return cls(
             steps,
             config.log_every,
@@ -90,6 +79,46 @@ def _read_profile(text: str) -> tuple[int, int] | None:
     if not (first.isdecimal() and last.isdecimal() and 1 <= int(first) <= int(last)):
         raise ConfigError(f"config.profile {text!r} is not like 10:12, the first and the last step")
     return int(first), int(last)
+
+
+class Interruption:
+    """While the block runs, SIGTERM does not end the process but is noticed between two steps.
+
+    Cloud TPU, Kubernetes and Slurm send it before they take a machine away.
+
+    Of several processes all notice it after the same step, whichever of them got the signal. Each may get one of its
+    own then, so what must not be cut short, such as writing the last checkpoint, belongs into the block too.
+
+    Attributes:
+        received: whether this process got the signal; told where it works alone.
+    """
+
+    def __init__(self) -> None:
+        # JAX's own handler tells the other processes, so it must stay.
+        self._together = jax.distributed.is_initialized()
+        self.received = False
+        self._stopping = False
+        self._previous: object = None
+
+    def __enter__(self) -> "Interruption":
+        if not self._together:
+            self._previous = signal.signal(signal.SIGTERM, self._receive)
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        # What comes after the block does not ask whether to stop, or does nothing but leave the others in good order.
+        alone = signal.SIG_IGN if self._stopping else signal.SIG_DFL
+        signal.signal(signal.SIGTERM, alone if self._together else self._previous)  # type: ignore[arg-type]
+
+    def _receive(self, number: int, frame: object) -> None:
+        del number, frame
+        self.received = True
+
+    def reached(self, step: int) -> bool:
+        """Whether to stop after this step; to be asked after every step."""
+        together = self._together and multihost_utils.reached_preemption_sync_point(step)
+        self._stopping = together or self.received
+        return self._stopping
 
 
 class NonFiniteLossError(VlsegError):
@@ -134,7 +163,7 @@ def train(
     hidden = not distributed.shows_progress()
     bar = tqdm(total=schedule.steps, initial=first, disable=hidden, unit="step", desc="train")
     pending: list[dict[str, jax.Array]] = []
-    profiler = speed.Profiler(workdir, schedule.profile)
+    profiler = Profiler(workdir, schedule.profile)
     started = saved = time.monotonic()
     stopped = False
     with contextlib.ExitStack() as closing:
@@ -157,12 +186,14 @@ def train(
             logging = last or done % schedule.log_every == 0
             saving = last or done % schedule.checkpoint_every == 0
             if logging and schedule.checkpoint_minutes is not None:
-                saving |= _main_decides(time.monotonic() - saved > 60 * schedule.checkpoint_minutes)
+                # Process 0 decides: clocks differ, and all processes must save or none.
+                late = time.monotonic() - saved > 60 * schedule.checkpoint_minutes
+                saving |= bool(distributed.from_main(np.asarray(late)))
             if saving or logging:
                 host = jax.device_get(pending)
                 _check_finite(host, done, checkpoints, workdir)
             if logging:
-                values = _means(host) | speed.rates(len(pending), time.monotonic() - started, work)
+                values = _means(host) | rates(len(pending), time.monotonic() - started, work)
                 pending, started = [], time.monotonic()
                 if writer:
                     writer.write(done, values)
@@ -186,11 +217,6 @@ def print_metrics(step: int, metrics: dict[str, float]) -> None:
     print(f"step {step}  " + "  ".join(f"{name} {value:.4g}" for name, value in metrics.items()), flush=True)
 
 
-def _main_decides(decision: bool) -> bool:
-    """Process 0's decision: clocks differ, and all processes must save or none."""
-    return bool(distributed.from_main(np.asarray(decision)))
-
-
 def _means(logged: list[dict[str, np.ndarray]]) -> dict[str, float]:
     names = sorted(logged[0], key=lambda name: name != "loss")  # which people look for first
     return {name: float(np.mean([metrics[name] for metrics in logged])) for name in names}
@@ -212,7 +238,7 @@ def _check_finite(
     if distributed.is_main():
         before = [float(values["loss"]) for values in logged[:number] if "loss" in values]
         record = {"step": step, "not_finite": name, "resumes_from": checkpoint, "loss_before": before}
-        files.atomic_write_json(f"{os.fspath(workdir)}/{FAILURE_FILE}", record)
+        storage.write_json(f"{os.fspath(workdir)}/{FAILURE_FILE}", record)
     raise NonFiniteLossError(
         f"the {FINITE[name]} of step {step} is not finite; the same command repeats it from the checkpoint of step "
         f"{checkpoint} (noted in {FAILURE_FILE}); to go on, lower the learning rate in another --workdir"

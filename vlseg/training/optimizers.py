@@ -1,9 +1,15 @@
-"""Optimizers and schedules, by name, as optax transformations."""
+"""Optimizers and schedules, by name, as optax transformations, and gradients of a batch in several parts."""
 
 from collections.abc import Callable
+from typing import Any
 
+import jax
 import jax.numpy as jnp
 import optax
+
+from vlseg import sharding
+
+Loss = Callable[[Any, Any, Any, jax.Array], tuple[jax.Array, Any]]
 
 
 def learning_rate_schedule(base: float, steps: int, warmup_steps: int = 0, kind: str = "cosine") -> optax.Schedule:
@@ -57,3 +63,35 @@ def sgd(schedule: optax.Schedule, *, momentum: float = 0.9, weight_decay: float 
 def scale_by_name(factor: Callable[[str], float]) -> optax.GradientTransformation:
     """Multiplies the update of each entry of a flat dict of parameters by a factor of its name."""
     return optax.stateless(lambda updates, _: {name: factor(name) * update for name, update in updates.items()})
+
+
+def value_and_gradient(loss: Loss, params: Any, carried: Any, batch: Any, parts: int) -> tuple[jax.Array, Any, Any]:
+    """Sums of the loss and of its gradient over the parts of a batch, whose activations may not fit the memory at once.
+
+    Args:
+        loss: (params, carried, part of the batch, its number) -> (scalar, carried). Parts are summed, so each is
+            divided by what counts in the whole batch. `carried` goes from part to part, such as batch statistics.
+        params: what is differentiated. batch: pytree of [B, ...]. parts: divides B.
+
+    Returns:
+        The sum, `carried` after the last part, and the gradient.
+    """
+    differentiate = jax.value_and_grad(loss, has_aux=True)
+    if parts == 1:
+        (value, carried), gradient = differentiate(params, carried, batch, jnp.zeros((), jnp.int32))
+        return value, carried, gradient
+
+    def split(x: jax.Array) -> jax.Array:
+        # Every part takes its share of every device's examples.
+        return x.reshape(x.shape[0] // parts, parts, *x.shape[1:]).swapaxes(0, 1)
+
+    def add(sums: tuple[Any, ...], inputs: tuple[jax.Array, Any]) -> tuple[tuple[Any, ...], None]:
+        total, carried, gradients = sums
+        number, part = inputs
+        part = jax.tree.map(sharding.batch_sharded, part)
+        (value, carried), gradient = differentiate(params, carried, part, number)
+        return (total + value, carried, jax.tree.map(jnp.add, gradients, gradient)), None
+
+    start = (jnp.zeros((), jnp.float32), carried, jax.tree.map(jnp.zeros_like, params))
+    (value, carried, gradient), _ = jax.lax.scan(add, start, (jnp.arange(parts), jax.tree.map(split, batch)))
+    return value, carried, gradient

@@ -19,8 +19,8 @@ from tests.samples import (
     mapillary,
     picture,
 )
-from vlseg.data import catalog
-from vlseg.data.catalog import decoding, pascal
+from vlseg.data import catalog, decoding
+from vlseg.data.catalog import pascal
 from vlseg.data.sources import open_dataset
 from vlseg.errors import ConfigError, DatasetError, ImageError
 from vlseg.evaluation import confusion
@@ -50,11 +50,12 @@ def test_every_data_set_has_a_sample():
 @pytest.mark.parametrize("name", catalog.ENTRIES)
 def test_entries_are_complete(name):
     entry = catalog.entry(name)
-    assert len(entry.names) == len(entry.prompts) == len(set(entry.prompts))
+    names, prompts = entry.classes.names, entry.classes.prompts
+    assert len(names) == len(prompts) == len(set(prompts))
     assert entry.licence and entry.address.startswith("http") and entry.layout and "\n" not in entry.layout
     assert all(split.examples > 0 for split in entry.splits.values())
     if entry.colours is not None:
-        assert entry.colours.shape == (len(entry.names), 3) and entry.colours.dtype == np.uint8
+        assert entry.colours.shape == (len(names), 3) and entry.colours.dtype == np.uint8
 
 
 @pytest.mark.parametrize(
@@ -78,13 +79,13 @@ def test_entries_are_complete(name):
     ],
 )
 def test_official_names(name, count, first, last):
-    names = catalog.entry(name).names
+    names = catalog.entry(name).classes.names
     assert (len(names), names[0], names[-1]) == (count, first, last)
 
 
 def test_context_counts_in_alphabetical_order():
     # Two values of pictures that are known to show a screen before a window.
-    names = catalog.entry("context60").names
+    names = catalog.entry("context60").classes.names
     assert (names[1], names[2], names[55], names[58]) == ("aeroplane", "bag", "tvmonitor", "window")
 
 

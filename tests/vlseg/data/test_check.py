@@ -34,7 +34,7 @@ def test_list(capsys):
     assert commands.call("list") == 0
     output = capsys.readouterr().out
     for name, entry in ENTRIES.items():
-        assert f"{name}: {entry.title}, {len(entry.names)} classes" in output and entry.address in output
+        assert f"{name}: {entry.title}, {len(entry.classes.names)} classes" in output and entry.address in output
 
 
 def test_a_sound_data_set(camvid, tmp_path, capsys):
@@ -69,21 +69,3 @@ def test_a_folder_of_ones_own(camvid, tmp_path, capsys):
     assert commands.call("check", "--dataset=folder", f"--root={tmp_path}") == 0
     output = capsys.readouterr().out
     assert output.endswith("3 of 3 pairs can be used\n") and "class 11" in output
-
-
-def test_what_is_missing_is_named(camvid, capsys):
-    (camvid / "valannot/1.png").unlink()
-    refusal = commands.refusal(capsys, "check", "--dataset=camvid", f"--root={camvid}", "--split=val")
-    assert "1 label files are missing: 1.png" in refusal and "http" in refusal
-    refusal = commands.refusal(capsys, "check", "--dataset=camvid", f"--root={camvid}")
-    assert f"{camvid / 'train'}: no such folder" in refusal
-
-
-def test_scoring_in_the_official_layout(camvid, tmp_path, capsys):
-    lseg = Commands("lseg_jax")
-    out = tmp_path / "scores"
-    assert lseg.call("evaluate", f"--data=camvid:{camvid}", "--split=val", f"--out={out}") == 0
-    report = json.loads((out / "metrics.json").read_text())
-    assert report["images"] == 3 and list(report["IoU"])[:2] == ["sky", "building"]
-    assert "pavement" in capsys.readouterr().out
-    assert "no split 'test1'" in lseg.refusal(capsys, "evaluate", f"--data=camvid:{camvid}", "--split=test1")

@@ -7,9 +7,9 @@ import fsspec
 import pytest
 
 from tests.commands import Commands
-from tests.vlseg.data.test_prepared import Many, assert_same
+from tests.vlseg.data.formats.test_prepared import Many, assert_same
 from vlseg import remote
-from vlseg.data import prepared
+from vlseg.data.formats import prepared
 from vlseg.data.sources import open_dataset
 from vlseg.errors import ConfigError, DatasetError, StorageError
 

@@ -163,8 +163,9 @@ def test_errors_of_threads_reach_the_caller():
         values(2)
 
 
-def test_values_of_processes_are_the_same():
-    values = prefetched(lambda number: number**2, 1, workers=2)
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_values_of_processes_are_the_same(workers):
+    values = prefetched(lambda number: number**2, 1, workers=workers)
     assert [values(number) for number in (3, 4, 5, 6)] == [9, 16, 25, 36]
 
 

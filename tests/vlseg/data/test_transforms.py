@@ -57,17 +57,23 @@ def test_same_seed_same_view_and_inputs_untouched():
     np.testing.assert_array_equal(label, before[1])
 
 
-def test_picture_and_label_stay_together(monkeypatch):
-    # Colours encode the label, so every pixel of a view tells which label it must have.
-    monkeypatch.setattr("vlseg.data.transforms.distort_colours", lambda image, rng: image)
+def assert_picture_and_label_stay_together(padding, view):
+    """Colours encode the label, so every pixel of a view tells which label it must have."""
     label = np.kron(np.arange(12).reshape(3, 4), np.ones((32, 32))).astype(np.int32)
-    image = np.stack([label * 20] * 3, axis=-1).astype(np.uint8)
+    image = np.stack([20 + label * 20] * 3, axis=-1).astype(np.uint8)
     for seed in range(20):
-        view, view_label = random_crop(image, label, (48, 48), np.random.default_rng(seed), min_side=0)
-        inside = view_label != 255
-        agree = np.abs(view[..., 0].astype(int) - view_label * 20) <= 10
+        found, found_label = view(image, label, np.random.default_rng(seed))
+        inside = found_label != 255
+        agree = np.abs(found[..., 0].astype(int) - (20 + found_label * 20)) <= 10
         assert agree[inside].mean() > 0.85  # only borders between blocks are mixed
-        assert (view[~inside] == PAD_LEVEL).all()
+        assert (found[~inside] == padding).all()
+
+
+def test_picture_and_label_stay_together(monkeypatch):
+    monkeypatch.setattr("vlseg.data.transforms.distort_colours", lambda image, rng: image)
+    assert_picture_and_label_stay_together(
+        PAD_LEVEL, lambda image, label, rng: random_crop(image, label, (48, 48), rng, min_side=0)
+    )
 
 
 def test_the_official_default_never_pads():
@@ -79,16 +85,25 @@ def test_the_official_default_never_pads():
     assert any((view == 0).all() for view in padded)
 
 
+def mirrored_half_the_time(side, view):
+    """`view`, a function of image, label and generator, mirrors half of the views and leaves the others as they are."""
+    label = np.arange(side * side, dtype=np.int32).reshape(side, side)
+    image = np.stack([label % 251] * 3, axis=-1).astype(np.uint8)
+    flipped = 0
+    for seed in range(40):
+        found, found_label = view(image, label, np.random.default_rng(seed))
+        flips = np.array_equal(found_label, label[:, ::-1])
+        assert flips or np.array_equal(found_label, label)
+        np.testing.assert_array_equal(found[..., 0], found_label % 251)
+        flipped += flips
+    return 8 <= flipped <= 32
+
+
 def test_flip_is_the_mirror_image(monkeypatch):
     monkeypatch.setattr("vlseg.data.transforms.distort_colours", lambda image, rng: image)
-    label = np.arange(64 * 64, dtype=np.int32).reshape(64, 64)
-    image = np.stack([label % 251] * 3, axis=-1).astype(np.uint8)
-    views = [random_crop(image, label, (64, 64), np.random.default_rng(seed), scale_range=(1, 1)) for seed in range(40)]
-    flipped = sum(np.array_equal(view_label, label[:, ::-1]) for _, view_label in views)
-    assert flipped + sum(np.array_equal(view_label, label) for _, view_label in views) == 40
-    assert 8 <= flipped <= 32
-    for view, view_label in views:
-        np.testing.assert_array_equal(view[..., 0], view_label % 251)
+    assert mirrored_half_the_time(
+        64, lambda image, label, rng: random_crop(image, label, (64, 64), rng, scale_range=(1, 1))
+    )
 
 
 def test_sizes_follow_the_scale():
@@ -205,15 +220,8 @@ def test_a_scaled_view_has_the_asked_size_and_types(height, width, base_size, cr
 
 
 def test_scaled_picture_and_label_stay_together():
-    # Colours encode the label, so every pixel of a view tells which label it must have.
-    label = np.kron(np.arange(12).reshape(3, 4), np.ones((32, 32))).astype(np.int32)
-    image = np.stack([20 + label * 20] * 3, axis=-1).astype(np.uint8)
-    for seed in range(20):
-        view, view_label = scale_and_crop(image, label, np.random.default_rng(seed), base_size=130, crop_size=96)
-        inside = view_label != 255
-        agree = np.abs(view[..., 0].astype(int) - (20 + view_label * 20)) <= 10
-        assert agree[inside].mean() > 0.85  # only borders between blocks are mixed
-        assert (view[~inside] == 0).all()
+    sizes = {"base_size": 130, "crop_size": 96}
+    assert_picture_and_label_stay_together(0, lambda image, label, rng: scale_and_crop(image, label, rng, **sizes))
 
 
 def test_scales_cover_their_range_and_padding_is_at_the_end():
@@ -232,15 +240,8 @@ def test_scales_cover_their_range_and_padding_is_at_the_end():
 
 
 def test_a_scaled_view_is_mirrored_half_the_time():
-    label = np.arange(32 * 32, dtype=np.int32).reshape(32, 32)
-    image = np.stack([label % 251] * 3, axis=-1).astype(np.uint8)
-    arguments = {"base_size": 32, "crop_size": 32, "scale_range": (1, 1)}
-    views = [scale_and_crop(image, label, np.random.default_rng(seed), **arguments) for seed in range(40)]
-    flipped = sum(np.array_equal(view_label, label[:, ::-1]) for _, view_label in views)
-    assert flipped + sum(np.array_equal(view_label, label) for _, view_label in views) == 40
-    assert 8 <= flipped <= 32
-    for view, view_label in views:
-        np.testing.assert_array_equal(view[..., 0], view_label % 251)
+    sizes = {"base_size": 32, "crop_size": 32, "scale_range": (1, 1)}
+    assert mirrored_half_the_time(32, lambda image, label, rng: scale_and_crop(image, label, rng, **sizes))
 
 
 def test_scaled_views_start_everywhere():

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vlseg.errors import ConfigError
-from vlseg.evaluation.open_vocabulary import CONVENTIONS, Vocabulary
+from vlseg.evaluation.scoring import CONVENTIONS, Vocabulary
 
 WORDS = (("sky", "sea"), ("cat",), ("dog", "hound", "puppy"), ("tree",))
 NAMES = ("background", "cat", "dog", "tree")

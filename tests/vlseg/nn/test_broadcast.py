@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vlseg.nn import broadcast_batch
+from vlseg.nn.attention import broadcast_batch
 
 
 def test_repeats_along_the_batch():

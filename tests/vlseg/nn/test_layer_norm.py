@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vlseg.nn import LayerNorm
+from vlseg.nn.layers import LayerNorm
 
 FLAX = nn.LayerNorm(epsilon=1e-5, use_fast_variance=False)
 

@@ -9,8 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vlseg.nn import interpolation_matrix, resize_bilinear, resize_nearest_indices
-from vlseg.nn.resize import _products
+from vlseg.nn.resize import _products, interpolation_matrix, resize_bilinear, resize_nearest_indices
 
 SIDES = st.integers(1, 40)
 

@@ -5,35 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vlseg.nn import ResNet
-from vlseg.nn.resnet import BatchNorm, Convolution, halve, max_pool, trunk_stride, zero_outside
+from tests import micro
+from tests.vlseg.nn.references import convolution, pool
+from vlseg.checkpoints.rules import flatten
+from vlseg.nn.resnet import ResNet, trunk_stride
 
 STAGES, WIDTH = (2, 1), 3
-
-
-def convolution(x, kernel, stride):
-    """[B, H, W, C] with [k, k, C, D], zero padded by k // 2: every output cell on its own, in double precision."""
-    side = kernel.shape[0]
-    pad = side // 2
-    batch, height, width, _ = x.shape
-    padded = np.zeros((batch, height + 2 * pad, width + 2 * pad, x.shape[-1]))
-    padded[:, pad : pad + height, pad : pad + width] = x
-    result = np.zeros((batch, -(-height // stride), -(-width // stride), kernel.shape[-1]))
-    for row, column in np.ndindex(result.shape[1:3]):
-        window = padded[:, row * stride : row * stride + side, column * stride : column * stride + side]
-        result[:, row, column] = np.einsum("bijc,ijcd->bd", window, kernel.astype(float))
-    return result
-
-
-def pool(x):
-    """3 x 3 maxima at every second cell, -inf outside."""
-    batch, height, width, channels = x.shape
-    padded = np.full((batch, height + 2, width + 2, channels), -np.inf)
-    padded[:, 1:-1, 1:-1] = x
-    result = np.empty((batch, -(-height // 2), -(-width // 2), channels))
-    for row, column in np.ndindex(result.shape[1:3]):
-        result[:, row, column] = padded[:, 2 * row : 2 * row + 3, 2 * column : 2 * column + 3].max(axis=(1, 2))
-    return result
 
 
 def trunk(variables, x):
@@ -72,14 +49,7 @@ def model():
 @pytest.fixture(scope="module")
 def variables(model):
     shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 8, 8, 3)))
-    rng = np.random.default_rng(0)
-
-    def draw(path, leaf):
-        if path[-1].key in ("scale", "variance"):
-            return rng.uniform(0.5, 1.5, leaf.shape).astype(np.float32)
-        return (rng.standard_normal(leaf.shape) * np.prod(leaf.shape[:-1]) ** -0.5).astype(np.float32)
-
-    return jax.tree_util.tree_map_with_path(draw, shapes)
+    return micro.variables({path: leaf.shape for path, leaf in flatten(shapes).items()})
 
 
 @pytest.fixture(scope="module")
@@ -134,38 +104,6 @@ def test_training_mode(model, variables, images):
     assert all(paths)
 
 
-@pytest.mark.parametrize(
-    ("kernel", "stride", "size"), [(3, 1, (5, 4)), (3, 2, (5, 6)), (1, 2, (5, 4)), (7, 2, (9, 10))]
-)
-@pytest.mark.parametrize("as_patches", [False, True])
-def test_convolutions(kernel, stride, size, as_patches):
-    rng = np.random.default_rng(0)
-    x = rng.standard_normal((2, *size, 3)).astype(np.float32)
-    weight = rng.standard_normal((kernel, kernel, 3, 4)).astype(np.float32)
-    layer = Convolution(4, kernel, stride, as_patches=as_patches)
-    found = jax.jit(layer.apply)({"params": {"kernel": weight}}, x)
-    np.testing.assert_allclose(found, convolution(x, weight, stride), rtol=0, atol=1e-4)
-
-
-@pytest.mark.parametrize("size", [(6, 8), (5, 7), (1, 1)])
-def test_pooling(size):
-    x = np.random.default_rng(0).exponential(size=(2, *size, 3)).astype(np.float32)
-    np.testing.assert_array_equal(max_pool(jnp.asarray(x)), pool(x).astype(np.float32))
-
-
-def test_batch_norm_normalises_by_the_batch():
-    rng = np.random.default_rng(0)
-    x = rng.normal(3, 2, (4, 3, 5, 2)).astype(np.float32)
-    scale, bias = np.array([2.0, 0.5], np.float32), np.array([1.0, -1.0], np.float32)
-    stats = {"mean": np.array([9.0, 9.0], np.float32), "variance": np.array([4.0, 4.0], np.float32)}
-    variables = {"params": {"scale": scale, "bias": bias}, "batch_stats": stats}
-    found, _ = BatchNorm().apply(variables, x, train=True, mutable="batch_stats")
-    mean, variance = x.mean(axis=(0, 1, 2)), x.var(axis=(0, 1, 2))
-    np.testing.assert_allclose(found, (x - mean) / np.sqrt(variance + 1e-5) * scale + bias, rtol=0, atol=1e-4)
-    expected = (x - 9) / np.sqrt(4 + 1e-5) * scale + bias
-    np.testing.assert_allclose(BatchNorm().apply(variables, x), expected, rtol=0, atol=1e-4)
-
-
 def test_bfloat16_computes_in_bfloat16(variables, images):
     outputs = jax.jit(ResNet(STAGES, WIDTH, jnp.bfloat16).apply)(variables, images[:1])
     assert all(output.dtype == jnp.bfloat16 for output in outputs)
@@ -173,11 +111,5 @@ def test_bfloat16_computes_in_bfloat16(variables, images):
     assert 0 < np.abs(np.asarray(outputs[-1], np.float32) - expected).max() < 0.1 * np.abs(expected).max()
 
 
-def test_sizes():
+def test_strides():
     assert [trunk_stride(stages) for stages in [(1,), (1, 1), (3, 4, 6), (3, 4, 6, 3)]] == [4, 8, 16, 32]
-    assert halve(None) is None
-    np.testing.assert_array_equal(halve(jnp.asarray([[1, 2], [7, 8]])), [[1, 1], [4, 4]])
-    x = jnp.ones((2, 2, 3, 1))
-    np.testing.assert_array_equal(zero_outside(x, None), x)
-    masked = zero_outside(x, jnp.asarray([[1, 2], [2, 0]]))[..., 0]
-    np.testing.assert_array_equal(masked, [[[1, 1, 0], [0, 0, 0]], [[0, 0, 0], [0, 0, 0]]])

@@ -5,11 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ifseg_jax.adaptation import Adaptation
-from lseg_jax.training import Training
+from ifseg_jax.settings import Adaptation
+from lseg_jax.settings import Training
 from vlseg.errors import ConfigError
 from vlseg.nn.losses import counted_pixels, upsampled_cross_entropy
-from vlseg.training.accumulation import value_and_gradient
+from vlseg.training.optimizers import value_and_gradient
 
 
 @pytest.mark.parametrize("parts", [2, 3, 6])
@@ -36,7 +36,7 @@ def test_parts_sum_to_the_whole(parts):
     np.testing.assert_allclose(gradient, expected, rtol=1e-5, atol=1e-7)
 
 
-@pytest.mark.parametrize("settings", [Adaptation, Training])
-def test_parts_that_do_not_divide_the_batch(settings):
+@pytest.mark.parametrize("kind", [Adaptation, Training])
+def test_parts_that_do_not_divide_the_batch(kind):
     with pytest.raises(ConfigError, match="accumulation_steps 3 does not divide the batch of 8"):
-        settings.from_dict({"batch_size": 8, "accumulation_steps": 3})
+        kind(batch_size=8, accumulation_steps=3)

@@ -12,7 +12,7 @@ import pytest
 from tests.buckets import stand_in
 from tests.vlseg.training.test_training import CONFIG, after, assert_identical, fresh, lines, step, stopped_at
 from vlseg.errors import ConfigError, StorageError
-from vlseg.training import writers
+from vlseg.training import telemetry
 from vlseg.training.checkpoints import open_workdir
 from vlseg.training.loop import NonFiniteLossError, Schedule, train
 
@@ -71,7 +71,7 @@ def test_half_written_checkpoints_are_ignored(workdir):
 @pytest.mark.parametrize(("checkpoint_every", "period"), [(3, 30), (9, 0)])
 def test_lines_are_there_when_a_checkpoint_is_and_after_a_while(workdir, monkeypatch, checkpoint_every, period):
     """Whoever goes on after the process was killed finds them."""
-    monkeypatch.setattr(writers, "_PERIOD", period)
+    monkeypatch.setattr(telemetry, "_PERIOD", period)
     found = []
 
     def looking(state, number):

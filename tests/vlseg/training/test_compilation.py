@@ -2,7 +2,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vlseg.training.compilation import compile_step
+from vlseg.training.program import compile_step
 
 
 def test_compiles_once_and_donates():

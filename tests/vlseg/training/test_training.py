@@ -13,20 +13,18 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
-import ml_collections
 import numpy as np
 import optax
 import pytest
 
-from configs.ifseg_base import add_run_settings
-from vlseg import distributed
+from tests.commands import ROOT
+from vlseg import distributed, settings
 from vlseg.data.sources import without_folders
 from vlseg.errors import CheckpointError, ConfigError, StorageError
 from vlseg.training import checkpoints, optimizers
 from vlseg.training.checkpoints import Checkpoints, open_workdir
 from vlseg.training.loop import NonFiniteLossError, Schedule, train
-from vlseg.training.speed import Work
-from vlseg.training.writers import MetricWriter
+from vlseg.training.telemetry import MetricWriter, Work
 
 OPTIMIZER = optimizers.adamw(optimizers.learning_rate_schedule(0.1, 20, 3))
 SIZE = 4096
@@ -171,67 +169,50 @@ def test_rates_and_profile(tmp_path):
     ],
 )
 def test_schedules_that_cannot_be(change, message):
-    config = ml_collections.ConfigDict()
-    add_run_settings(config)
+    config = settings.as_config(settings.Run(package="any"))
     assert Schedule.of(config, 5) == Schedule(5)
     config.update(change)
     with pytest.raises(ConfigError, match=message):
         Schedule.of(config, 5)
 
 
-PROGRAM = """
-    import os, signal, sys
-    import jax, jax.numpy as jnp
-    from vlseg.training.loop import Schedule, train
+def signalled(number, code):
+    """A step that sends this process a signal when it is asked for step `number`."""
 
-    @jax.jit
-    def step(state, number):
-        return {"x": state["x"] * 1.5 + number}, {"loss": state["x"].sum()}
+    def run(state, asked):
+        if asked == number:
+            os.kill(os.getpid(), code)
+        return step(state, asked)
 
-    def slow(state, number):
-        if os.environ.get("STOP") == str(number):
-            print("stopping", flush=True)
-            os.kill(os.getpid(), getattr(signal, os.environ["SIGNAL"]))
-        return step(state, number)
-
-    state = train({"x": jnp.arange(3.0)}, slow, sys.argv[1], Schedule(12, 3, 4))
-    print(state["x"].tolist())
-"""
-
-
-def run(workdir, **environment):
-    return subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(PROGRAM), workdir],
-        env={**os.environ, **environment},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+    return run
 
 
 def assert_resumes(workdir):
-    """The same command finishes what was killed, as if it had never been."""
-    resumed = run(workdir)
-    assert resumed.returncode == 0, resumed.stderr
-    state = jnp.arange(3.0)
-    for number in range(12):
-        state = state * 1.5 + number
-    assert json.loads(resumed.stdout) == state.tolist()
+    """The same call finishes what was stopped, as if it had never been."""
+    assert_identical(train(fresh(), step, workdir, Schedule(12, 3, 4)), after(12))
     numbers = [line["step"] for line in lines(workdir)]
     assert numbers == sorted(set(numbers)) and numbers[-1] == 12
 
 
-def test_a_terminated_process_saves_and_resumes(tmp_path):
-    killed = run(tmp_path, STOP="6", SIGNAL="SIGTERM")
-    assert killed.returncode == 128 + signal.SIGTERM, killed.stderr
+def test_a_terminated_run_saves_and_resumes(tmp_path):
+    with pytest.raises(SystemExit) as stopped:
+        train(fresh(), signalled(6, signal.SIGTERM), tmp_path, Schedule(12, 3, 4))
+    assert stopped.value.code == 128 + signal.SIGTERM
     assert saved(tmp_path) == [4, 7]
     assert [line["step"] for line in lines(tmp_path)] == [3, 6, 7]
     assert_resumes(tmp_path)
 
 
 def test_a_process_killed_while_it_saves_resumes(tmp_path):
-    killed = run(tmp_path, STOP="8", SIGNAL="SIGKILL")  # right after the second checkpoint was begun
+    # Right after the second checkpoint was begun.
+    program = """
+        import signal, sys
+        from tests.vlseg.training.test_training import Schedule, fresh, signalled, train
+
+        train(fresh(), signalled(8, signal.SIGKILL), sys.argv[1], Schedule(12, 3, 4))
+    """
+    line = [sys.executable, "-c", textwrap.dedent(program), tmp_path]
+    killed = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert_resumes(tmp_path)
 

@@ -1,14 +1,13 @@
 """The data sets that are known by name, read from their official folders as they are unpacked."""
 
 from vlseg.data.catalog.coco import COCO_OBJECT, COCO_PANOPTIC, COCO_SEEN, COCO_STUFF, COCO_UNSEEN
-from vlseg.data.catalog.entry import CatalogDataset, Entry
+from vlseg.data.catalog.entry import Entry
 from vlseg.data.catalog.fss1000 import FSS_1000
 from vlseg.data.catalog.pascal import CONTEXT_59, CONTEXT_60, VOC_20, VOC_21
-from vlseg.data.catalog.scenes import ADE20K, SUN_RGBD
-from vlseg.data.catalog.street import BDD100K, CAMVID, CITYSCAPES, IDD, MAPILLARY
+from vlseg.data.catalog.scenes import ADE20K, BDD100K, CAMVID, CITYSCAPES, IDD, MAPILLARY, SUN_RGBD
 from vlseg.errors import ConfigError
 
-__all__ = ["ENTRIES", "CatalogDataset", "Entry", "entry"]
+__all__ = ["ENTRIES", "Entry", "entry"]
 
 ENTRIES: dict[str, Entry] = {
     "coco_stuff": COCO_STUFF,
@@ -32,11 +31,7 @@ ENTRIES: dict[str, Entry] = {
 
 
 def entry(name: str) -> Entry:
-    """A data set of the catalog.
-
-    Raises:
-        ConfigError: there is none of that name.
-    """
+    """A data set of the catalog; ConfigError if there is none of that name."""
     if name not in ENTRIES:
         raise ConfigError(f"no data set is called {name!r}; the known ones are {', '.join(ENTRIES)}")
     return ENTRIES[name]

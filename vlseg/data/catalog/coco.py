@@ -5,12 +5,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 from vlseg import labels
-from vlseg.data.catalog import decoding
-from vlseg.data.catalog.entry import IGNORED, Decoder, Entry, Split, table
-from vlseg.data.catalog.pairs import Pair, first_of, in_parallel
+from vlseg.data import decoding
+from vlseg.data.catalog.entry import Classes, Entry, Split, classes
+from vlseg.data.examples import IGNORE_LABEL, Decoder, Pair
+from vlseg.data.pairs import first_of, in_parallel
 
-STUFF_VALUES, STUFF_NAMES = table("coco_stuff_171")
-PANOPTIC_VALUES, PANOPTIC_NAMES = table("coco_panoptic_133")
+STUFF, PANOPTIC = classes("coco_stuff_171"), classes("coco_panoptic_133")
 THINGS = 80
 """Classes of COCO-Stuff that are things; they come first."""
 
@@ -31,13 +31,13 @@ def _maps(split: str) -> Split:
         maps = first_of(root, f"stuffthingmaps/{split}2017", f"annotations/{split}2017")
         return in_parallel(root, _images(root, split), maps)
 
-    return Split(find, decoding.numbers(STUFF_VALUES), IMAGES[split])
+    return Split(find, decoding.numbers(STUFF.values), IMAGES[split])
 
 
 def _objects(_: Path) -> Decoder:
     """Things count from 1 and everything else is the background, which has id 0."""
-    background = dict.fromkeys(STUFF_VALUES, 0)
-    return decoding.values({**background, 255: 0, **{value: 1 + i for i, value in enumerate(STUFF_VALUES[:THINGS])}})
+    background = dict.fromkeys((*STUFF.values, IGNORE_LABEL), 0)
+    return decoding.values({**background, **{value: 1 + i for i, value in enumerate(STUFF.values[:THINGS])}})
 
 
 def _panoptic(split: str) -> Split:
@@ -47,32 +47,29 @@ def _panoptic(split: str) -> Split:
         return in_parallel(root, _images(root, split), folder)
 
     def decoder(root: Path) -> Decoder:
-        return decoding.panoptic(root / f"{folder}.json", PANOPTIC_VALUES)
+        return decoding.panoptic(root / f"{folder}.json", PANOPTIC.values)
 
     return Split(find, decoder, IMAGES[split])
 
 
 def _part(title: str, words: str) -> Entry:
     """The classes of one of the lists of `vlseg.labels`; pixels of all others do not count."""
-    chosen = [COCO_STUFF.prompts.index(word) for word in labels.load(words)]
-    stored = [STUFF_VALUES[index] for index in chosen]
-    others = [value for value in STUFF_VALUES if value not in stored]
-    names = tuple(STUFF_NAMES[index] for index in chosen)
-    return _relabelled(title, names, labels.load(words), decoding.numbers(stored, (*others, IGNORED)))
+    chosen = [STUFF.prompts.index(word) for word in labels.load(words)]
+    stored = [STUFF.values[index] for index in chosen]
+    others = [value for value in STUFF.values if value not in stored]
+    classes = Classes(tuple(stored), tuple(STUFF.names[index] for index in chosen), labels.load(words))
+    return _relabelled(title, classes, decoding.numbers(stored, others))
 
 
-def _relabelled(
-    title: str, names: tuple[str, ...], prompts: tuple[str, ...], decoder: Callable[[Path], Decoder]
-) -> Entry:
+def _relabelled(title: str, classes: Classes, decoder: Callable[[Path], Decoder]) -> Entry:
     """The files of COCO-Stuff read as other classes."""
     splits = {name: dataclasses.replace(split, decoder=decoder) for name, split in COCO_STUFF.splits.items()}
-    return dataclasses.replace(COCO_STUFF, title=title, names=names, prompts=prompts, splits=splits)
+    return dataclasses.replace(COCO_STUFF, title=title, classes=classes, splits=splits)
 
 
 COCO_STUFF = Entry(
     title="COCO-Stuff 164k",
-    names=STUFF_NAMES,
-    prompts=labels.load("coco_stuff_171"),
+    classes=STUFF,
     splits={split: _maps(split) for split in IMAGES},
     licence=TERMS,
     address="https://github.com/nightrome/cocostuff",
@@ -80,18 +77,15 @@ COCO_STUFF = Entry(
 )
 COCO_UNSEEN = _part("COCO-Stuff 164k, the 15 unseen classes", "coco_unseen_15")
 COCO_SEEN = _part("COCO-Stuff 164k, the 156 seen classes", "coco_seen_156")
-COCO_OBJECT = _relabelled(
-    "COCO-Object",
-    ("background", *STUFF_NAMES[:THINGS]),
-    ("background", *labels.load("coco_object_80")),
-    _objects,
+OBJECT = Classes(
+    tuple(range(1 + THINGS)), ("background", *STUFF.names[:THINGS]), ("background", *labels.load("coco_object_80"))
 )
-COCO_PANOPTIC = Entry(
+COCO_OBJECT = _relabelled("COCO-Object", OBJECT, _objects)
+COCO_PANOPTIC = dataclasses.replace(
+    COCO_STUFF,
     title="COCO-Panoptic",
-    names=PANOPTIC_NAMES,
-    prompts=labels.load("coco_panoptic_133"),
+    classes=PANOPTIC,
     splits={split: _panoptic(split) for split in IMAGES},
-    licence=TERMS,
     address="https://cocodataset.org",
     layout="images/{train,val}2017/*.jpg, annotations/panoptic_{train,val}2017/*.png and .json",
 )

@@ -1,25 +1,19 @@
-"""What the catalog knows of a data set, and a data set opened from its official folders."""
+"""What the catalog knows of a data set."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from vlseg.data.catalog.pairs import Pair
-from vlseg.data.folder import Example, check_sizes
-from vlseg.data.images import read_image
+from vlseg import labels
+from vlseg.data.examples import IGNORE_LABEL, Decoder, Pair, PairDataset
 from vlseg.errors import DatasetError
 
-IGNORED = 255
-"""Label of pixels that do not count, in data sets of fewer classes."""
-
 EVALUATION = "evaluation"
-
-Decoder = Callable[[Path], NDArray[np.int32]]
-"""Reads a label file as ids int32 [H, W]: indices into the names, IGNORED elsewhere."""
 
 
 @dataclass(frozen=True)
@@ -37,14 +31,21 @@ class Split:
     examples: int
 
 
+class Classes(NamedTuple):
+    """Classes of a data set, by id: the numbers in its label files, its official names, and plain words."""
+
+    values: tuple[int, ...]
+    names: tuple[str, ...]
+    prompts: tuple[str, ...]
+
+
 @dataclass(frozen=True)
 class Entry:
     """A data set of the catalog.
 
     Attributes:
         title: its name in the literature.
-        names: the official category names, by id.
-        prompts: the plain words that models are asked for by default, by id.
+        classes: their official names, and the words that models are asked for by default.
         splits: by name; the first is for training.
         licence, address: as its authors say; read them before use.
         layout: what lies below the root folder, for people.
@@ -54,17 +55,16 @@ class Entry:
     """
 
     title: str
-    names: tuple[str, ...]
-    prompts: tuple[str, ...]
+    classes: Classes
     splits: Mapping[str, Split]
     licence: str
     address: str
     layout: str
     colours: NDArray[np.uint8] | None = field(default=None, compare=False)
-    ignore_label: int = IGNORED
+    ignore_label: int = IGNORE_LABEL
     evaluation: str = "val"
 
-    def open(self, root: Path, split: str) -> "CatalogDataset":
+    def open(self, root: Path, split: str) -> PairDataset:
         """The data set below `root`, every picture with its label or not at all; opens no picture.
 
         Raises:
@@ -80,47 +80,12 @@ class Entry:
             pairs, decode = found.find(root), found.decoder(root)
         except DatasetError as error:
             raise DatasetError(f"{error}; {self.title} is unpacked as {self.layout} ({self.address})") from error
-        return CatalogDataset(self.prompts, tuple(pairs), decode, self.ignore_label)
+        return PairDataset(self.classes.prompts, tuple(pairs), decode, self.ignore_label)
 
 
-@dataclass(frozen=True)
-class CatalogDataset:
-    """Pairs of a picture and a label map, read one at a time; a sequence of `Example`.
-
-    Attributes:
-        names: plain category names, by id.
-        pairs: the files.
-        decode: reader of label files.
-        ignore_label: the id of pixels that do not count.
-    """
-
-    names: tuple[str, ...]
-    pairs: tuple[Pair, ...]
-    decode: Decoder
-    ignore_label: int
-
-    def __len__(self) -> int:
-        return len(self.pairs)
-
-    def __getitem__(self, index: int) -> Example:
-        """Reads one pair.
-
-        Raises:
-            IndexError: no such pair.
-            ImageError: a file cannot be read.
-            DatasetError: sizes differ, or a label has no name.
-        """
-        pair = self.pairs[index]
-        image, label = read_image(pair.image), self.decode(pair.label)
-        check_sizes(image, label, pair.label)
-        return Example(image, label, pair.name)
-
-    def picture_file(self, index: int) -> Path:
-        """The file of a picture."""
-        return self.pairs[index].image
-
-    def __iter__(self) -> Iterator[Example]:
-        return (self[index] for index in range(len(self)))
+def classes(name: str) -> Classes:
+    """The classes of a list of `vlseg.labels` that has a table too."""
+    return Classes(*table(name), labels.load(name))
 
 
 def table(name: str) -> tuple[tuple[int, ...], tuple[str, ...]]:

@@ -7,9 +7,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vlseg import labels
-from vlseg.data.catalog.entry import Decoder, Entry, Split
-from vlseg.data.catalog.pairs import Pair, in_parallel, inner
+from vlseg.data.catalog.entry import Classes, Entry, Split
+from vlseg.data.examples import IGNORED, Decoder, Pair
 from vlseg.data.images import read_image
+from vlseg.data.pairs import in_parallel, inner
 from vlseg.errors import DatasetError
 
 NAMES = labels.load("fss_1000")
@@ -18,8 +19,6 @@ SPLITS = {"train": range(520), "val": range(520, 760), "test": range(760, 1000)}
 """Classes of the splits of HSNet (juhongm999/hsnet), by id."""
 
 PICTURES = 10
-IGNORED = -1
-"""255 is the id of a class here."""
 
 OBJECT_FROM = 128
 """Grey level from which on a pixel belongs to the object."""
@@ -40,11 +39,7 @@ def class_id(path: Path) -> int:
 
 
 def pairs(root: Path, split: str) -> list[Pair]:
-    """Pictures and masks of the classes of a split that are there, in their order.
-
-    Raises:
-        DatasetError: no class of the split is there, or one lacks files.
-    """
+    """Pictures and masks of the classes of a split that are there, in order; DatasetError if none is, or files lack."""
     folder = inner(root, "FSS-1000", "fewshot_data", "fewshot_data")
     present = [NAMES[index] for index in SPLITS[split] if (folder / NAMES[index]).is_dir()]
     if not present:
@@ -54,22 +49,19 @@ def pairs(root: Path, split: str) -> list[Pair]:
     return [pair._replace(name=f"{name}/{pair.name}") for name in present for pair in in_parallel(folder, name, name)]
 
 
-def _split(name: str) -> Split:
-    return Split(functools.partial(pairs, split=name), _decoder, PICTURES * len(SPLITS[name]))
-
-
 def _decoder(_: Path) -> Decoder:
     return lambda path: np.where(read_mask(path) == 1, class_id(path), IGNORED).astype(np.int32)
 
 
 FSS_1000 = Entry(
     title="FSS-1000",
-    names=NAMES,
-    prompts=NAMES,
-    splits={name: _split(name) for name in SPLITS},
+    classes=Classes(tuple(range(len(NAMES))), NAMES, NAMES),
+    splits={
+        name: Split(functools.partial(pairs, split=name), _decoder, PICTURES * len(ids)) for name, ids in SPLITS.items()
+    },
     licence="none stated",
     address="https://github.com/HKUSTCV/FSS-1000",
     evaluation="test",
     layout="CLASS/{1,...,10}.jpg and .png, in FSS-1000/ or fewshot_data/ or directly below",
-    ignore_label=IGNORED,
+    ignore_label=IGNORED,  # 255 is a class
 )

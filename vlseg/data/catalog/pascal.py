@@ -1,22 +1,21 @@
 """PASCAL VOC 2012, with and without SBD's labels, and PASCAL Context."""
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from vlseg import labels
-from vlseg.data.catalog import decoding
-from vlseg.data.catalog.entry import IGNORED, Decoder, Entry, Split, table
-from vlseg.data.catalog.pairs import Pair, first_of, in_list, inner
+from vlseg.data import decoding
+from vlseg.data.catalog.entry import Classes, Entry, Split, classes
+from vlseg.data.examples import IGNORE_LABEL, Decoder, Pair
+from vlseg.data.pairs import first_of, in_list, inner, read_lines
 from vlseg.errors import DatasetError
 
-VOC_VALUES, VOC_NAMES = table("voc_20")
-CONTEXT_VALUES, CONTEXT_NAMES = table("pascal_context_59")
-VOC_ADDRESS = "http://host.robots.ox.ac.uk/pascal/VOC/voc2012"
+VOC_CLASSES, CONTEXT_CLASSES = classes("voc_20"), classes("pascal_context_59")
 VOC_TERMS = "the pictures are Flickr's, under Flickr's terms of use"
-BACKGROUND = "background"
+BACKGROUND = ("background",)
+"""A class that is stored as 0; without it 0 does not count."""
+
 DEVKIT = "VOCdevkit"
 
 
@@ -37,27 +36,14 @@ def _listed(year: str, lists: str, split: str, *labels: str) -> list[str]:
     return [f"{year}/ImageSets/{lists}/{split}.txt", f"{year}/JPEGImages/{{}}.jpg", *maps]
 
 
-def _voc_splits(with_background: bool) -> dict[str, Split]:
-    numbers = _with_zero(VOC_VALUES, with_background)
+def _voc_split(name: str, stored: tuple[int, ...], examples: int, *labels: str) -> Split:
+    def find(root: Path) -> list[Pair]:
+        return in_list(inner(root, DEVKIT), *_listed("VOC2012", "Segmentation", name, *labels))
 
-    def split(name: str, examples: int, *labels: str) -> Split:
-        def find(root: Path) -> list[Pair]:
-            return in_list(inner(root, DEVKIT), *_listed("VOC2012", "Segmentation", name, *labels))
-
-        return Split(find, decoding.numbers(*numbers), examples)
-
-    return {
-        "train": split("train", 1464, "SegmentationClass*.png"),
-        "val": split("val", 1449, "SegmentationClass*.png"),
-        "trainval": split("trainval", 2913, "SegmentationClass*.png"),
-        # Copies of the former hold what SBD adds, and some hold the rest as well.
-        "trainaug": split("trainaug", 10582, "SegmentationClassAug*.png", "SegmentationClass*.png"),
-        "sbd_train": _sbd("train", *numbers, 8498),
-        "sbd_val": _sbd("val", *numbers, 2857),
-    }
+    return Split(find, decoding.numbers(stored, [0]), examples)
 
 
-def _sbd(name: str, stored: Sequence[int], ignored: Sequence[int], examples: int) -> Split:
+def _sbd(name: str, stored: tuple[int, ...], examples: int) -> Split:
     """SBD as it is unpacked, with MATLAB files."""
 
     def find(root: Path) -> list[Pair]:
@@ -67,12 +53,12 @@ def _sbd(name: str, stored: Sequence[int], ignored: Sequence[int], examples: int
     def read(path: Path) -> NDArray[np.int32]:
         return decoding.matlab(path, "GTcls", "Segmentation")
 
-    return Split(find, decoding.numbers(stored, ignored, read), examples)
+    return Split(find, decoding.numbers(stored, [0], read), examples)
 
 
-def _with_zero(stored: Sequence[int], with_background: bool) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Numbers that count and numbers that do not, where 0 is the background."""
-    return ((0, *stored), (IGNORED,)) if with_background else (tuple(stored), (0, IGNORED))
+def _with_background(classes: Classes) -> Classes:
+    """The background and the classes."""
+    return Classes((0, *classes.values), BACKGROUND + classes.names, BACKGROUND + classes.prompts)
 
 
 def _context_root(root: Path) -> tuple[Path, str]:
@@ -81,26 +67,17 @@ def _context_root(root: Path) -> tuple[Path, str]:
     return base, first_of(base, "VOC2010", "VOC2012")
 
 
-def _context_splits(with_background: bool) -> dict[str, Split]:
-    return {
-        "train": _context("train", with_background, 4998),
-        "val": _context("val", with_background, 5105),
-        "mat_train": _context_matlab("train", with_background, 4998),
-        "mat_val": _context_matlab("val", with_background, 5105),
-    }
-
-
-def _context(name: str, with_background: bool, examples: int) -> Split:
+def _context(name: str, stored: tuple[int, ...], examples: int) -> Split:
     """59 classes as PNG in alphabetical order, as mmsegmentation's converter writes them; 0 is the background."""
 
     def find(root: Path) -> list[Pair]:
         base, year = _context_root(root)
         return in_list(base, *_listed(year, "SegmentationContext", name, "SegmentationClassContext*.png"))
 
-    return Split(find, decoding.numbers(*_with_zero(CONTEXT_VALUES, with_background)), examples)
+    return Split(find, decoding.numbers(stored, [0]), examples)
 
 
-def _context_matlab(name: str, with_background: bool, examples: int) -> Split:
+def _context_matlab(name: str, names: tuple[str, ...], examples: int) -> Split:
     """The authors' own files: 459 classes as MATLAB files in trainval/, their names in labels.txt."""
 
     def find(root: Path) -> list[Pair]:
@@ -112,10 +89,9 @@ def _context_matlab(name: str, with_background: bool, examples: int) -> Split:
     def decoder(root: Path) -> Decoder:
         base, year = _context_root(root)
         numbers = _context_numbers(base / year / "labels.txt")
-        shift = int(with_background)
         # Classes outside of the 59 are the background.
-        mapping = dict.fromkeys([0, *numbers.values()], 0 if with_background else IGNORED)
-        mapping |= {numbers[title]: shift + index for index, title in enumerate(CONTEXT_NAMES)}
+        mapping = dict.fromkeys([0, *numbers.values()], 0 if names[:1] == BACKGROUND else IGNORE_LABEL)
+        mapping |= {numbers[title]: index for index, title in enumerate(names) if title in CONTEXT_CLASSES.names}
         return decoding.values(mapping, lambda path: decoding.matlab(path, "LabelMap"))
 
     return Split(find, decoder, examples)
@@ -123,43 +99,51 @@ def _context_matlab(name: str, with_background: bool, examples: int) -> Split:
 
 def _context_numbers(path: Path) -> dict[str, int]:
     """Class name -> number in the MATLAB files, from lines like "104: cup"."""
+    lines = [line.split(":", 1) for line in read_lines(path, "no such file of the 459 class names")]
     try:
-        lines = [line.split(":", 1) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
         numbers = {title.strip(): int(number) for number, title in lines}
-    except FileNotFoundError:
-        raise DatasetError(f"{path}: no such file of the 459 class names") from None
-    except (OSError, ValueError) as error:
+    except ValueError as error:
         raise DatasetError(f"{path}: lines are not like '104: cup': {error}") from error
-    missing = [title for title in CONTEXT_NAMES if title not in numbers]
+    missing = [title for title in CONTEXT_CLASSES.names if title not in numbers]
     if missing:
         raise DatasetError(f"{path}: lacks {', '.join(missing)}")
     return numbers
 
 
-def _voc(title: str, with_background: bool) -> Entry:
-    background = (BACKGROUND,) if with_background else ()
+def _voc(title: str, classes: Classes) -> Entry:
+    stored = classes.values
     return Entry(
         title=title,
-        names=(*background, *VOC_NAMES),
-        prompts=(*background, *labels.load("voc_20")),
-        splits=_voc_splits(with_background),
+        classes=classes,
+        splits={
+            "train": _voc_split("train", stored, 1464, "SegmentationClass*.png"),
+            "val": _voc_split("val", stored, 1449, "SegmentationClass*.png"),
+            "trainval": _voc_split("trainval", stored, 2913, "SegmentationClass*.png"),
+            # Copies of the former hold what SBD adds, and some hold the rest as well.
+            "trainaug": _voc_split("trainaug", stored, 10582, "SegmentationClassAug*.png", "SegmentationClass*.png"),
+            "sbd_train": _sbd("train", stored, 8498),
+            "sbd_val": _sbd("val", stored, 2857),
+        },
         licence=VOC_TERMS,
-        address=VOC_ADDRESS,
+        address="http://host.robots.ox.ac.uk/pascal/VOC/voc2012",
         layout=(
             "VOCdevkit/VOC2012/{JPEGImages,SegmentationClass,ImageSets/Segmentation}; split trainaug also takes "
             "SegmentationClassAug and trainaug.txt, splits sbd_* take SBD's benchmark_RELEASE/dataset/{img,cls}"
         ),
-        colours=bits_palette(21)[0 if with_background else 1 :],
+        colours=bits_palette(21)[-len(classes.names) :],
     )
 
 
-def _pascal_context(title: str, with_background: bool) -> Entry:
-    background = (BACKGROUND,) if with_background else ()
+def _pascal_context(title: str, classes: Classes) -> Entry:
     return Entry(
         title=title,
-        names=(*background, *CONTEXT_NAMES),
-        prompts=(*background, *labels.load("pascal_context_59")),
-        splits=_context_splits(with_background),
+        classes=classes,
+        splits={
+            "train": _context("train", classes.values, 4998),
+            "val": _context("val", classes.values, 5105),
+            "mat_train": _context_matlab("train", classes.names, 4998),
+            "mat_val": _context_matlab("val", classes.names, 5105),
+        },
         licence=VOC_TERMS,
         address="https://www.cs.stanford.edu/~roozbeh/pascal-context",
         layout=(
@@ -169,7 +153,7 @@ def _pascal_context(title: str, with_background: bool) -> Entry:
     )
 
 
-VOC_20 = _voc("PASCAL VOC 2012, background ignored", False)
-VOC_21 = _voc("PASCAL VOC 2012", True)
-CONTEXT_59 = _pascal_context("PASCAL Context, background ignored", False)
-CONTEXT_60 = _pascal_context("PASCAL Context", True)
+VOC_20 = _voc("PASCAL VOC 2012, background ignored", VOC_CLASSES)
+VOC_21 = _voc("PASCAL VOC 2012", _with_background(VOC_CLASSES))
+CONTEXT_59 = _pascal_context("PASCAL Context, background ignored", CONTEXT_CLASSES)
+CONTEXT_60 = _pascal_context("PASCAL Context", _with_background(CONTEXT_CLASSES))

@@ -8,7 +8,17 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from vlseg.data.tiny_world.names import TEXTURES
+TEXTURES: dict[str, tuple[str, ...]] = {
+    "grass": ("plant", "lawn", "meadow"),
+    "water": ("liquid", "sea", "lake"),
+    "sand": ("ground", "beach", "desert"),
+    "bricks": ("wall", "brickwork", "masonry"),
+    "wood": ("floor", "planks", "timber"),
+    "snow": ("weather", "powder", "frost"),
+    "carpet": ("furnishing", "rug", "mat"),
+    "marble": ("rock", "stone", "granite"),
+}
+"""Name -> hypernym and synonyms, in the order of their ids."""
 
 #: For each texture: periods per image side (low, high) and orientation in turns (low, high).
 _LAYOUT: dict[str, tuple[float, float, float, float]] = {
@@ -49,7 +59,6 @@ _COLOURS: dict[str, tuple[tuple[tuple[float, float, float], tuple[float, float, 
 LAYOUT = np.array([_LAYOUT[name] for name in TEXTURES], np.float32)  # [textures, 4]
 NOISE = np.array([_NOISE[name] for name in TEXTURES], np.float32)  # [textures, 4]
 COLOURS = np.array([_COLOURS[name] for name in TEXTURES], np.float32)  # [textures, 2 tones, low/high, hsv]
-
 
 _STEP_X, _STEP_Y = 374761393, 668265263  # odd numbers that spread neighbouring cells over the 32 bits
 
@@ -136,21 +145,13 @@ def _marble(u: Array, v: Array, fine: Array, coarse: Array) -> Array:
     return jnp.clip(1.0 - 7.0 * vein, 0.0, 1.0) + 0.2 * coarse * coarse
 
 
-_TONES = {
-    "grass": _grass,
-    "water": _water,
-    "sand": _sand,
-    "bricks": _bricks,
-    "wood": _wood,
-    "snow": _snow,
-    "carpet": _carpet,
-    "marble": _marble,
-}
+_TONES = (_grass, _water, _sand, _bricks, _wood, _snow, _carpet, _marble)
+"""In the order of `TEXTURES`."""
 
 
 def tone(texture: Array, u: Array, v: Array, fine: Array, coarse: Array) -> Array:
     """Tone of each pixel: `texture` is an int32 map of texture ids, the rest float32 maps of the same shape."""
     result = jnp.zeros_like(u)
-    for index, name in enumerate(TEXTURES):
-        result = jnp.where(texture == index, _TONES[name](u, v, fine, coarse), result)
+    for index, paint in enumerate(_TONES):
+        result = jnp.where(texture == index, paint(u, v, fine, coarse), result)
     return result

@@ -12,7 +12,19 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from vlseg.data.tiny_world.names import OBJECTS
+OBJECTS: dict[str, tuple[str, ...]] = {
+    "apple": ("fruit", "pippin"),
+    "banana": ("fruit", "plantain"),
+    "tree": ("plant", "oak", "shrub"),
+    "house": ("building", "home", "cottage"),
+    "car": ("vehicle", "automobile", "sedan"),
+    "fish": ("animal", "goldfish"),
+    "star": ("shape", "pentagram"),
+    "mushroom": ("fungus", "toadstool"),
+    "cup": ("container", "mug", "teacup"),
+    "umbrella": ("accessory", "parasol"),
+}
+"""Name -> hypernym and synonyms, in the order of their ids."""
 
 MAX_PARTS = 6
 MAX_EDGES = 4
@@ -178,12 +190,7 @@ _PARTS: dict[str, tuple[Part, ...]] = {
             outside=Ellipse(0.64, -0.05, 0.32, 0.2),
             edges=((0, 1, 0.05), (1, 0, 0.0)),
         ),
-        Part(
-            *_PINK,
-            inside=Ellipse(0, -0.05, 0.34, 0.92),
-            outside=Ellipse(0, -0.05, 0.3, 0.2),
-            edges=((0, 1, 0.05),),
-        ),
+        Part(*_PINK, inside=Ellipse(0, -0.05, 0.34, 0.92), outside=Ellipse(0, -0.05, 0.3, 0.2), edges=((0, 1, 0.05),)),
     ),
 }
 

@@ -1,0 +1,171 @@
+"""From logits on the token grid to a label map: averaging over neighbours and upsampling (IFSeg, Eq. 12-14 and 18).
+
+Probabilities live on the token grid until label maps are made, in blocks of rows, at the images' original sizes.
+"""
+
+import functools
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vlseg.errors import ConfigError
+from vlseg.nn.resize import interpolation_matrix, resize_bilinear
+from vlseg.segmenter import Scores
+
+OUTPUT_STEP = 128
+"""Label maps are made at sizes rounded up to multiples of this, then cropped, so that few programs make them."""
+
+MASKED_SIMILARITY = -2.0
+"""Below every cosine."""
+
+
+@functools.partial(jax.jit, static_argnames=("k", "iterations"))
+def knn_average(
+    probabilities: jax.Array, features: jax.Array, k: int = 3, iterations: int = 25, mask: jax.Array | None = None
+) -> jax.Array:
+    """Replaces each cell's probabilities by the mean over its nearest neighbours, again and again.
+
+    Neighbours are the `k` cells of highest cosine similarity in the image trunk's features, the cell itself among
+    them; similarities are computed at full float32 precision on every backend, because neighbours are a discrete
+    choice. Equal similarities go to the cell that comes first.
+
+    Args:
+        probabilities: float [B, N, M].
+        features: float [B, N, C].
+        k: neighbours per cell; more than there are cells means all of them.
+        iterations: rounds of averaging.
+        mask: bool [B, N], False at padding, or None. Padding is nobody's neighbour and its own output is 0.
+
+    Returns:
+        float32 [B, N, M]; rows keep summing to what they summed to.
+
+    Raises:
+        ConfigError: `k` is below 1, or `iterations` below 0.
+    """
+    if k < 1 or iterations < 0:
+        raise ConfigError(f"kNN averaging needs k >= 1 and iterations >= 0, not {k} and {iterations}")
+    features = features.astype(jnp.float32)
+    norm = jnp.linalg.norm(features, axis=-1, keepdims=True)
+    features = features / jnp.maximum(norm, 1e-12)
+    similarity = jnp.einsum("bnc,bmc->bnm", features, features, precision="highest")
+    if mask is not None:
+        similarity = jnp.where(mask[:, None, :], similarity, MASKED_SIMILARITY)
+    k = min(k, features.shape[1])
+    weights, neighbours = jax.lax.top_k(similarity, k)
+    valid = (weights > MASKED_SIMILARITY).astype(jnp.float32)[..., None]
+    count = jnp.maximum(valid.sum(axis=2), 1.0)
+
+    def average(_: int, current: jax.Array) -> jax.Array:
+        gathered = jax.vmap(lambda values, index: values[index])(current, neighbours)
+        return (gathered * valid).sum(axis=2) / count
+
+    averaged = jax.lax.fori_loop(0, iterations, average, probabilities.astype(jnp.float32))
+    return averaged if mask is None else jnp.where(mask[..., None], averaged, 0.0)
+
+
+@functools.partial(jax.jit, static_argnames=("count", "height", "width", "row_block"))
+def best_categories(
+    probabilities: jax.Array,
+    grids: jax.Array | None,
+    sizes: jax.Array,
+    count: int,
+    height: int,
+    width: int,
+    row_block: int = 16,
+) -> tuple[jax.Array, jax.Array]:
+    """The most probable categories of every pixel after bilinear upsampling of probabilities (Eq. 12-14).
+
+    Args:
+        probabilities: float32 [B, h, w, M] on the padded grid.
+        grids: int32 [B, 2] valid rows and columns; None when all are.
+        sizes: int32 [B, 2] original height and width of each image.
+        count: of categories; of equal ones the first comes first.
+        height, width: padded output size, at least every size.
+        row_block: rows of pixels that are upsampled at a time.
+
+    Returns:
+        int32 [B, height, width, count], and their probabilities float32 of the same shape; pixels beyond an image's
+        size are meaningless.
+    """
+    batch, h, w, _ = probabilities.shape
+    if grids is None:
+        grids = jnp.full((batch, 2), jnp.asarray([h, w]))
+    row_block = min(row_block, height)
+    blocks = -(-height // row_block)
+    rows = interpolation_matrix(grids[:, 0], sizes[:, 0], h, blocks * row_block)
+    columns = interpolation_matrix(grids[:, 1], sizes[:, 1], w, width)
+
+    def block(rows: jax.Array) -> tuple[jax.Array, jax.Array]:
+        tall = jnp.einsum("byh,bhwm->bywm", rows, probabilities, precision="highest")
+        pixels = jnp.einsum("bxw,bywm->byxm", columns, tall, precision="highest")
+        if count == 1:  # which needs no sorting
+            best, highest = jnp.argmax(pixels, axis=-1)[..., None], jnp.max(pixels, axis=-1)[..., None]
+        else:
+            highest, best = jax.lax.top_k(pixels, count)
+        return best.astype(jnp.int32), highest
+
+    def whole(parts: jax.Array) -> jax.Array:
+        return parts.swapaxes(0, 1).reshape(batch, blocks * row_block, width, count)[:, :height]
+
+    best, highest = jax.lax.map(block, rows.reshape(batch, blocks, row_block, h).swapaxes(0, 1))
+    return whole(best), whole(highest)
+
+
+class GridScores:
+    """Probabilities of a batch of images on the token grid, whose label maps are made together, when they are needed.
+
+    Attributes:
+        probabilities: float32 [B, h, w, M] on the padded grid; images may be fewer than B.
+        grids: valid rows and columns of each image. sizes: their original heights and widths.
+    """
+
+    def __init__(
+        self, probabilities: jax.Array, grids: Sequence[tuple[int, int]], sizes: Sequence[tuple[int, ...]]
+    ) -> None:
+        self.probabilities, self.grids, self.sizes = probabilities, grids, sizes
+        self._best: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+
+    def best(self, count: int) -> tuple[np.ndarray, np.ndarray]:
+        """The best categories int32 [B, H, W, count] and their probabilities, H and W rounded up."""
+        if count not in self._best:
+            filler = len(self.probabilities) - len(self.sizes)
+            height, width = (_rounded(max(side)) for side in zip(*self.sizes, strict=True))
+            grids = np.asarray([*self.grids, *[self.grids[-1]] * filler], np.int32)
+            sizes = np.asarray([*self.sizes, *[self.sizes[-1]] * filler], np.int32)
+            best, highest = best_categories(self.probabilities, grids, sizes, count, height, width)
+            self._best[count] = np.asarray(best), np.asarray(highest)
+        return self._best[count]
+
+
+class ImageScores(Scores):
+    """The scores of one image of a batch: probabilities of its categories."""
+
+    def __init__(self, batch: GridScores, row: int) -> None:
+        self._batch, self._row = batch, row
+
+    @property
+    def grid_probabilities(self) -> np.ndarray:
+        """float32 [h, w, M] on the image's token grid."""
+        rows, columns = self._batch.grids[self._row]
+        return np.asarray(self._batch.probabilities)[self._row, :rows, :columns]
+
+    def top(self, count: int) -> tuple[np.ndarray, np.ndarray]:
+        """See `Scores.top`; scores are probabilities."""
+        height, width = self._batch.sizes[self._row]
+        best, highest = (array[self._row, :height, :width] for array in self._batch.best(count))
+        return best, highest
+
+    def most_probable(self) -> tuple[np.ndarray, np.ndarray]:
+        best, highest = self.top(1)
+        return best[..., 0], highest[..., 0]
+
+    def probabilities(self) -> np.ndarray:
+        """See `Scores.probabilities`: bilinearly upsampled."""
+        height, width = self._batch.sizes[self._row]
+        return np.asarray(resize_bilinear(jnp.asarray(self.grid_probabilities)[None], height, width)[0])
+
+
+def _rounded(pixels: int) -> int:
+    return -(-pixels // OUTPUT_STEP) * OUTPUT_STEP

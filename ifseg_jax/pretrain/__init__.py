@@ -1,0 +1,1 @@
+"""Pre-training of the bundled tiny model: `python -m ifseg_jax.pretrain`."""

@@ -1,0 +1,25 @@
+"""Pre-trains a small OFA in the tiny world.
+
+python -m ifseg_jax.pretrain --config=configs/tiny_pretrain.py --workdir=DIR
+
+This makes the bundled weights. Scenes, questions and answers are drawn on the device; step t depends on the seed and t
+alone, so a run that is stopped and started again continues exactly. The result lies in WORKDIR/model.
+"""
+
+from absl import flags
+from ml_collections import config_flags
+
+from ifseg_jax.pretrain.training import pretrain
+from vlseg import cli
+
+
+def main(_: list[str]) -> None:
+    """The command."""
+    print(f"wrote {pretrain(flags.FLAGS.config, flags.FLAGS.workdir)}")
+
+
+if __name__ == "__main__":
+    config_flags.DEFINE_config_file("config", help_string="A file such as configs/tiny_pretrain.py.")
+    flags.mark_flag_as_required("config")
+    flags.DEFINE_string("workdir", None, "Where checkpoints, metrics and the model go.", required=True)
+    cli.run(main)

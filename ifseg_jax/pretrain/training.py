@@ -1,0 +1,107 @@
+"""Pre-training of a small OFA on questions about scenes, which are drawn on the device as the step goes."""
+
+import functools
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+import optax
+
+from ifseg_jax import checkpoint
+from ifseg_jax.config import OFAConfig
+from ifseg_jax.ofa import OFA
+from ifseg_jax.pretrain import tasks
+from ifseg_jax.vocabulary import PAD
+from vlseg.checkpoints import directory
+from vlseg.checkpoints.directory import Stored, Weights
+from vlseg.data import tiny_world
+from vlseg.training import checkpoints, loop, optimizers
+from vlseg.training.checkpoints import Place
+
+SPECIAL_WORDS = 4
+
+
+def initialize(config: OFAConfig, seed: int) -> dict[str, Any]:
+    """Fresh variables of a model; equal seeds give equal values."""
+    images = jnp.zeros((1, 4 * config.stride, 4 * config.stride, 3))
+    return jax.jit(OFA(config).init)(jax.random.key(seed), images, jnp.arange(3))
+
+
+def answer_loss(
+    model: OFA, params: Any, batch_stats: Any, images: jax.Array, asked: tasks.Questions, key: jax.Array
+) -> tuple[jax.Array, tuple[Any, jax.Array]]:
+    """Mean cross entropy of the answers' words; also the new batch statistics and the accuracy."""
+
+    def decode(model: OFA) -> jax.Array:
+        features = model.image_features(images, train=True)
+        words = model.embed_words(asked.source)
+        mask = jnp.not_equal(asked.source, PAD)
+        encoded = model.encoder(words, mask, model.image_embeddings(features), deterministic=False)
+        return model.decode_words(asked.inputs, encoded, deterministic=False)
+
+    variables = {"params": params, "batch_stats": batch_stats}
+    logits, changed = model.apply(variables, method=decode, mutable=["batch_stats"], rngs={"dropout": key})
+    losses = optax.softmax_cross_entropy_with_integer_labels(logits, asked.targets)
+    correct = jnp.argmax(logits, axis=-1) == asked.targets
+    total = jnp.sum(asked.weights)
+    accuracy = jnp.sum(correct * asked.weights) / total
+    return jnp.sum(losses * asked.weights) / total, (changed["batch_stats"], accuracy)
+
+
+def make_step(config: ml_collections.ConfigDict, model: OFA, words: tasks.TaskWords) -> tuple[Any, Any]:
+    """The optimizer and the jitted step function of `vlseg.training.loop.train`."""
+    schedule = optimizers.learning_rate_schedule(config.learning_rate, config.schedule_steps, config.warmup_steps)
+    optimizer = optimizers.adamw(schedule, b2=config.b2, weight_decay=config.weight_decay)
+    scene_key = tiny_world.split_key("train", config.seed)
+    task_key = jax.random.key(config.seed + 1)
+
+    @functools.partial(jax.jit, donate_argnums=0)
+    def step(state: dict[str, Any], number: int) -> tuple[dict[str, Any], dict[str, jax.Array]]:
+        keys = jax.random.split(jax.random.fold_in(scene_key, number), config.batch_size)
+        scenes = jax.vmap(lambda key: tiny_world.scene(key, config.image_size))(keys)
+        question_key, dropout_key = jax.random.split(jax.random.fold_in(task_key, number))
+        asked = tasks.questions(question_key, scenes, words)
+        compute = functools.partial(answer_loss, model, images=scenes.image, asked=asked, key=dropout_key)
+        (loss, (batch_stats, accuracy)), gradients = jax.value_and_grad(compute, has_aux=True)(
+            state["params"], state["batch_stats"]
+        )
+        updates, optimizer_state = optimizer.update(gradients, state["optimizer"], state["params"])
+        params = optax.apply_updates(state["params"], updates)
+        state = {"params": params, "batch_stats": batch_stats, "optimizer": optimizer_state}
+        return state, {"loss": loss, "accuracy": accuracy}
+
+    return optimizer, step
+
+
+def pretrain(config: ml_collections.ConfigDict, workdir: str | Path) -> Place:
+    """Runs or resumes pre-training and writes the model.
+
+    Returns:
+        The model directory, readable by `ifseg_jax.load`.
+
+    Raises:
+        ConfigError: `workdir` holds a run of another configuration.
+        StorageError: it cannot be written.
+    """
+    workdir = checkpoints.open_workdir(workdir, config.to_dict())
+    vocabulary = checkpoint.BUNDLED_MODELS["tiny"] / checkpoint.WORDS_FILE
+    listed = vocabulary.read_text().split()
+    words = tasks.TaskWords.from_ids({word: index + SPECIAL_WORDS for index, word in enumerate(listed)})
+    model_config = OFAConfig(vocabulary_size=len(listed) + SPECIAL_WORDS, **config.model)
+    model = OFA(model_config)
+    variables = initialize(model_config, config.seed)
+    optimizer, step = make_step(config, model, words)
+    state = {**variables, "optimizer": optimizer.init(variables["params"])}
+    schedule = loop.Schedule(config.steps, config.log_every, config.checkpoint_every)
+    state = loop.train(state, step, workdir, schedule, on_log=loop.print_metrics)
+    arrays = jax.tree.map(np.asarray, {"params": state["params"], "batch_stats": state["batch_stats"]})
+    settings = {name: config[name].to_dict() for name in ("inference", "adaptation")}
+    settings["source"] = {"pretrain": config.to_dict()}
+    target = workdir / "model"
+    others = {checkpoint.WORDS_FILE: vocabulary.read_bytes()}
+    stored = Stored(model_config, Weights(arrays), settings, others=others)
+    directory.write(target, checkpoint.FORMAT, stored, overwrite=True)
+    return target

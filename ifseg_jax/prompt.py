@@ -1,0 +1,90 @@
+"""Categories as words: the M category names, the prompt that lists them, and their embeddings (Sec. 2.2).
+
+IFSeg describes the task to OFA in words: "what is the segmentation map of the image? object: cat grass dog unknown".
+A category is the mean of the embeddings of its sub-words, so all the model needs from a name are its ids.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ifseg_jax.vocabulary import BOS, EOS, Tokenizer
+from vlseg.errors import VocabularyError
+from vlseg.labels import check_names, shown
+from vlseg.labels.tokens import token_ids
+
+PROMPT = "what is the segmentation map of the image? object:"
+UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True)
+class Words:
+    """M categories in OFA's ids.
+
+    Attributes:
+      names: the M category names, each with single spaces.
+      category_ids: the sub-word ids of each category, at least one each.
+      prompt_ids: the whole source sequence: <s>, prompt, every category, "unknown", </s>.
+    """
+
+    names: tuple[str, ...]
+    category_ids: tuple[tuple[int, ...], ...]
+    prompt_ids: tuple[int, ...]
+
+
+def encode_categories(categories: Sequence[str], tokenizer: Tokenizer, prompt: str = PROMPT) -> Words:
+    """Turns category names into ids, as the official IFSeg data set does.
+
+    Args:
+      categories: M >= 1 names. White space around and between their words does not matter.
+      tokenizer: from a text to its ids (>= 0, at least one, without <s> and </s>). Called once with the whole prompt,
+        once with each name and once with "unknown".
+      prompt: the text before the names.
+
+    Raises:
+      VocabularyError: a bare string or not strings, no name, a blank name, a name given twice (case ignored), or a
+        tokenizer that returns something else than ids.
+    """
+    names = check_names(categories, "category", "categories")
+    prefix = _encode(tokenizer, prompt)
+    category_ids = tuple(_encode(tokenizer, name) for name in names)
+    listed = (index for ids in (*category_ids, _encode(tokenizer, UNKNOWN)) for index in ids)
+    return Words(names=names, category_ids=category_ids, prompt_ids=(BOS, *prefix, *listed, EOS))
+
+
+def _encode(tokenizer: Tokenizer, text: str) -> tuple[int, ...]:
+    ids = tuple(token_ids(tokenizer, text))
+    if not ids or min(ids) < 0:
+        raise VocabularyError(f"the tokenizer returned {shown(ids)} for {text!r}: it must return ids, none below 0")
+    return ids
+
+
+class WordEmbeddings(NamedTuple):
+    """categories: float32 [M, D], mean over sub-words. prompt: [1, T, D]. bos: [D]."""
+
+    categories: jax.Array
+    prompt: jax.Array
+    bos: jax.Array
+
+
+@jax.jit
+def _embed(table: jax.Array, category_ids: jax.Array, prompt_ids: jax.Array) -> WordEmbeddings:
+    given = (category_ids >= 0)[..., None]
+    subwords = jnp.where(given, table[category_ids], 0.0)
+    categories = subwords.sum(axis=1) / given.sum(axis=1)
+    return WordEmbeddings(categories, table[prompt_ids][None], table[BOS])
+
+
+def embed_words(table: jax.Array, words: Words) -> WordEmbeddings:
+    """Looks up the embeddings of categories and prompt in the word table [V, D]."""
+    longest = max(len(ids) for ids in words.category_ids)
+    category_ids = np.full((len(words.category_ids), longest), -1, np.int32)
+    for row, ids in zip(category_ids, words.category_ids, strict=True):
+        row[: len(ids)] = ids
+    return _embed(table, category_ids, np.asarray(words.prompt_ids, np.int32))

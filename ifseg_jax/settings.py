@@ -1,0 +1,110 @@
+"""Settings of inference and of a training run."""
+
+import dataclasses
+
+from ifseg_jax.config import OFAConfig
+from vlseg import settings
+from vlseg.checks import check_numbers
+from vlseg.errors import ConfigError
+
+
+@dataclasses.dataclass(frozen=True)
+class Inference:
+    """How real images are segmented; the defaults are the official evaluation's.
+
+    Attributes:
+        short_side, long_side: pixels; an image is resized so that its short side has `short_side`, unless its long side
+            would then exceed `long_side`.
+        knn_k, knn_iterations: neighbours and rounds of probability averaging; 0 rounds switch it off.
+    """
+
+    short_side: int = 512
+    long_side: int = 2048
+    knn_k: int = 3
+    knn_iterations: int = 25
+
+    def __post_init__(self) -> None:
+        check_numbers(self, "short_side", "long_side", "knn_k", least=1, whole=True)
+        check_numbers(self, "knn_iterations", whole=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class Adaptation:
+    """Optimization settings; the defaults are the official ones (alinlab/ifseg).
+
+    Attributes:
+        steps, batch_size, learning_rate: cosine decay to 0 over the steps. warmup_steps: of linear warm-up.
+        b1, b2, epsilon, weight_decay, clip_norm: AdamW with a global-norm clip.
+        image_size: side of the training images in pixels; the target has this size, the grid image_size / stride
+            tokens. By default the size that the model was trained at.
+        max_side: S, the largest side of an artificial word map.
+        row_block: rows of pixels that the loss handles at a time.
+        accumulation_steps: parts of a batch that are computed one after another, which takes less memory.
+        seed: of everything random.
+    """
+
+    steps: int = 2000
+    batch_size: int = 16
+    learning_rate: float = 5e-5
+    warmup_steps: int = 0
+    b1: float = 0.9
+    b2: float = 0.999
+    epsilon: float = 1e-8
+    weight_decay: float = 0.1
+    clip_norm: float = 1.0
+    image_size: int | None = None
+    max_side: int = 32
+    row_block: int = 16
+    accumulation_steps: int = 1
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        counts = ("steps", "batch_size", "image_size", "max_side", "row_block", "accumulation_steps")
+        check_numbers(self, *counts, least=1, whole=True)
+        check_numbers(self, "seed", "warmup_steps", whole=True)
+        check_numbers(self, "learning_rate", "weight_decay", "clip_norm")
+        if self.batch_size % self.accumulation_steps:
+            raise ConfigError(
+                f"accumulation_steps {self.accumulation_steps} does not divide the batch of {self.batch_size}"
+            )
+
+    def side(self, config: OFAConfig) -> int:
+        """Side of the training images in pixels."""
+        side = self.image_size or config.image_grid * config.stride
+        if side % config.stride:
+            raise ConfigError(f"image_size {side} is not a multiple of {config.stride}, the pixels per token")
+        return side
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Options of a loaded model that change none of its parameters, see `OFAConfig`; None for the model's own."""
+
+    dropout: float | None = None
+    drop_path: float | None = None
+    decoder_positions: str | None = None
+    dtype: str | None = None
+    remat: str | None = None
+    query_blocks: int | None = None
+
+
+MODES = ("image_free", "supervised")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Settings(settings.Run):
+    """A training run.
+
+    Attributes:
+        mode: "image_free" or "supervised".
+        categories: a list of `vlseg.labels` by name, a names file, or names with commas.
+        model: options of the loaded checkpoint. adaptation: of the optimization.
+        data: of supervised runs.
+    """
+
+    package: str = "ifseg_jax"
+    checkpoint: str = "ofa_base"
+    mode: str = "image_free"
+    categories: str = ""
+    model: Options = Options()
+    adaptation: Adaptation = Adaptation()

@@ -1,0 +1,146 @@
+"""From a configuration to a training run: words, weights and data for the tasks of `ifseg_jax.objective`."""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+from jax.sharding import Mesh
+
+from ifseg_jax import checkpoint, flops, inference
+from ifseg_jax.config import SIZES, OFAConfig
+from ifseg_jax.model import adapted, load
+from ifseg_jax.objective import TASKS, Adapting
+from ifseg_jax.prompt import PROMPT, UNKNOWN, WordEmbeddings
+from ifseg_jax.settings import MODES, Adaptation
+from vlseg import settings, sharding
+from vlseg.checkpoints import rules
+from vlseg.data import transforms
+from vlseg.data.examples import IGNORED
+from vlseg.data.sources import Dataset, open_section
+from vlseg.data.stream import Stream, prefetched
+from vlseg.errors import ConfigError
+from vlseg.labels import names_from
+from vlseg.training.program import Inference, Outline, Prepared
+
+LONG_SIDE = 43
+"""Tokens of the long side of a 4:3 image whose short side is 512 pixels."""
+
+
+def read_settings(config: ml_collections.ConfigDict) -> tuple[type[Adapting], Adaptation, tuple[str, ...]]:
+    """The way of training, its settings, and the categories of a configuration.
+
+    Raises:
+        ConfigError: a setting that does not exist or cannot be, or no categories.
+    """
+    if config.mode not in MODES:
+        raise ConfigError(f"config.mode {config.mode!r} is none of {', '.join(MODES)}")
+    if not config.categories:
+        raise ConfigError("config.categories is empty: give a list such as coco_stuff_171, a names file or 'cat,grass'")
+    adaptation = settings.read(Adaptation, config.adaptation, "config.adaptation")
+    return TASKS[config.mode], adaptation, names_from(config.categories)
+
+
+def prepare(config: ml_collections.ConfigDict, mesh: Mesh) -> Prepared:
+    """See `vlseg.packages.Package.prepare`."""
+    kind, adaptation, categories = read_settings(config)
+    sharding.check_batch(mesh, adaptation.batch_size // adaptation.accumulation_steps)
+    model = load(config.checkpoint, config.tokenizer or None, **config.model)
+    names, words = model.names(categories), model.embed(categories)
+    task = kind(model.config, adaptation, len(names), words.prompt.shape[1])
+    batches = None
+    if config.mode == "supervised":
+        rows = sharding.own_rows(mesh, adaptation.batch_size)
+        make = supervised_batches(open_data(config.data, names), task, rows=rows, on_error=config.loading.on_error)
+        batches = prefetched(make, config.loading.threads, config.loading.workers)
+    state, needed, frozen = task.split(model.variables)
+    build = adapted(model, names)
+    return Prepared(
+        task=task,
+        state=state,
+        constants={"frozen": needed, "words": words},
+        batches=batches,
+        steps=adaptation.steps,
+        finish=lambda state: build({**frozen, **state["params"]}),
+        words=names,
+    )
+
+
+def open_data(section: ml_collections.ConfigDict, categories: tuple[str, ...]) -> Dataset:
+    """The labelled images of a supervised run.
+
+    Raises:
+        ConfigError: no data set is given, or its classes do not fit the categories.
+    """
+    if not section.source:
+        raise ConfigError("a supervised run needs images: give --config.data.source=FOLDER")
+    dataset = open_section(section.source, section)
+    if len(dataset.names) != len(categories):
+        raise ConfigError(
+            f"{len(categories)} categories do not fit the {len(dataset.names)} classes of {section.source}"
+        )
+    return dataset
+
+
+def supervised_batches(dataset: Dataset, task: Adapting, **reading: Any) -> Callable[[int], tuple[Any, Any]]:
+    """Training batches of a data set as a pure function of the step: augmented crops, -1 where a pixel is ignored.
+
+    `reading`: keyword arguments of `vlseg.data.stream.Stream`.
+    """
+    ignored, side = dataset.ignore_label, task.side
+    stream = Stream([dataset], task.batch_size, task.settings.seed, **reading)
+
+    def batch(step: int) -> tuple[np.ndarray, np.ndarray]:
+        pairs = []
+        for example, _, rng in stream.draws(step):
+            image, label = transforms.random_crop(example.image, example.label, (side, side), rng, ignore_label=ignored)
+            pairs.append((image, np.where(label == ignored, IGNORED, label)))
+        images, targets = zip(*pairs, strict=True)
+        return np.stack(images), np.stack(targets).astype(np.int32)
+
+    return batch
+
+
+def outline(config: ml_collections.ConfigDict, labels: int) -> Outline:
+    """See `vlseg.packages.Package.outline`. The tokenizer's files are not needed: every word counts as one token.
+
+    Args:
+        labels: of no use, because the configuration names the categories.
+    """
+    del labels
+    kind, adaptation, categories = read_settings(config)
+    model = _model_config(config)
+    texts = (PROMPT, *categories, UNKNOWN)
+    length = 2 + sum(len(text.split()) for text in texts)
+    task = kind(model, adaptation, len(categories), length)
+    flat = {name: jax.ShapeDtypeStruct(s, jnp.float32) for name, s in checkpoint.parameter_shapes(model).items()}
+    size = model.image_grid * model.stride, LONG_SIDE * model.image_grid * model.stride // 32
+
+    def predict(variables: Any, words: WordEmbeddings, images: jax.Array) -> jax.Array:
+        return inference.predict(model, variables, words, images).logits
+
+    seen = Inference(
+        predict,
+        rules.unflatten(flat),
+        task.constants()["words"],
+        size,
+        flops.inference(model, *size, length, len(categories)),
+    )
+    return Outline(task, seen)
+
+
+def _model_config(config: ml_collections.ConfigDict) -> OFAConfig:
+    """The configuration of the checkpoint, of which official ones need not be there."""
+    name = config.checkpoint
+    if name in SIZES:
+        given = {option: value for option, value in config.model.items() if value is not None}
+        return dataclasses.replace(SIZES[name], **given)
+    if name not in checkpoint.BUNDLED_MODELS and not Path(name).exists():
+        raise ConfigError(
+            f"config.checkpoint {name} is not there; name the size that it has: --config.checkpoint=ofa_base"
+        )
+    return load(name, **config.model).config

@@ -1,0 +1,212 @@
+"""LSeg models on disk: our directories, official Lightning checkpoints, fresh parameters.
+
+A directory of ours also holds `labels.safetensors`: embeddings of labels that need no text encoder, if there are any.
+"""
+
+import functools
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lseg_jax import official
+from lseg_jax.config import PLACE, LSegConfig
+from lseg_jax.lseg import LSegNet
+from vlseg import torch_files
+from vlseg.checkpoints import directory, rules
+from vlseg.checkpoints.directory import Place, Stored
+from vlseg.checkpoints.rules import TensorSource
+from vlseg.errors import CheckpointError, ConfigError
+from vlseg.safetensors_files import open_safetensors
+
+FORMAT = "lseg_jax"
+LABELS_FILE = "labels.safetensors"
+BUNDLED = "tiny"
+BUNDLED_MODELS = {BUNDLED: Path(__file__).with_name(BUNDLED)}
+PREFIX = "net."
+"""Lightning names the network in the official module "net"."""
+
+BLOCKS_BY_OPTION = {0: "none", 1: "bottleneck", 2: "depthwise"}
+"""Blocks by the official `--arch_option`."""
+
+BACKBONES = {
+    ("vitl16_384", 512): "clip_vitl16_384",
+    ("vitl16_384", 640): "clipRN50x4_vitl16_384",
+    ("vitl16_384", 768): "clipRN50x16_vitl16_384",
+    ("vitb32_384", 512): "clip_vitb32_384",
+    ("vitb32_384", 640): "clipRN50x4_vitb32_384",
+    ("vitb32_384", 768): "clipRN50x16_vitb32_384",
+    ("resnet101", 512): "clip_resnet101",
+}
+"""Official `--backbone` by name of the image encoder and width of the text embeddings."""
+
+
+def resolve(source: str | os.PathLike[str]) -> Path:
+    """The local path of a checkpoint given as for `lseg_jax.load`."""
+    return directory.resolve(source, BUNDLED_MODELS, {})
+
+
+def read(
+    path: str | os.PathLike[str],
+    place: Place = np.ascontiguousarray,
+    block: str | None = None,
+    block_depth: int | None = None,
+    activation: str | None = None,
+) -> Stored:
+    """Reads a directory of ours or an official checkpoint, one tensor at a time.
+
+    Args:
+        path: a directory, or a Lightning checkpoint (or a state dict alone) of isl-org/lang-seg, zero-shot models
+            included.
+        place: see `official.from_official`.
+        block, block_depth, activation: of the block of an official checkpoint; by default what its hyperparameters say,
+            and "lrelu" if they name no activation.
+
+    Raises:
+        CheckpointError: there is no such file, it is broken, or it is not such a model; parameters whose shapes do not
+            fit its configuration are named.
+        ConfigError: a block, depth or activation that does not exist.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        return _read_checkpoint(path, place, block, block_depth, activation)
+    if (block, block_depth, activation) != (None, None, None):
+        raise ConfigError(f"{path} says itself which block it has; leave out block, depth and activation")
+    return directory.read(path, FORMAT, _parse, place)
+
+
+def _parse(values: Mapping[str, Any]) -> tuple[LSegConfig, directory.Shapes]:
+    config = LSegConfig.from_dict(values)
+    return config, parameter_shapes(config)
+
+
+def known_labels(stored: Stored) -> dict[str, np.ndarray]:
+    """The embeddings of labels, float32 [C] each, that a directory holds."""
+    path = stored.directory and stored.directory / LABELS_FILE
+    if not path or not path.exists():
+        return {}
+    return {label: tensor.read() for label, tensor in open_safetensors(path).items()}
+
+
+def _read_checkpoint(
+    path: Path, place: Place, block: str | None, block_depth: int | None, activation: str | None
+) -> Stored:
+    content = torch_files.load(path)
+    named = torch_files.load_state_dict(path, ("state_dict", "model"))
+    tensors: dict[str, TensorSource] = {name.removeprefix(PREFIX): tensor for name, tensor in named.items()}
+    found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    recorded = _hyperparameters(content)
+    if block is None:
+        block = _recorded_block(path, recorded, f"{official.BLOCK}.weight" in found)
+    depth = (
+        0 if block == "none" else _depth(path, block_depth if block_depth is not None else recorded.get("block_depth"))
+    )
+    activation = activation or recorded.get("activation") or "lrelu"
+    try:
+        config = official.config_from_official(found, block, depth, activation)
+        rules.check_shapes(found, rules.official_shapes(official.rules(config), parameter_shapes(config)))
+        return Stored(config, official.from_official(tensors, config, place=place))
+    except (CheckpointError, ConfigError) as error:
+        raise type(error)(f"{path}: {error}") from error
+
+
+def _depth(path: Path, given: Any) -> int:
+    """How often the block is applied, given or recorded: the official loop applies it at least once."""
+    if not isinstance(given, int):
+        raise CheckpointError(
+            f"{path} has a block and does not say how often it is applied: give block_depth, and activation if that is "
+            "not lrelu, as in the authors' --block_depth and --activation"
+        )
+    return max(1, given)
+
+
+def _recorded_block(path: Path, recorded: Mapping[str, Any], present: bool) -> str:
+    """The block that the hyperparameters name; the zero-shot models have none whatever their parameters say."""
+    if not present:
+        return "none"
+    option = recorded.get("arch_option")
+    if option not in (1, 2):
+        raise CheckpointError(
+            f"{path} has a block and does not say which: give block (bottleneck or depthwise), block_depth and "
+            "activation, as in the authors' --arch_option 1 or 2, --block_depth and --activation"
+        )
+    return BLOCKS_BY_OPTION[option]
+
+
+def _hyperparameters(content: Any) -> Mapping[str, Any]:
+    """What Lightning has recorded of the run, if anything."""
+    recorded = content.get("hyper_parameters", content.get("hparams")) if isinstance(content, Mapping) else None
+    if isinstance(recorded, torch_files.Record):
+        recorded = {**(recorded.state if isinstance(recorded.state, Mapping) else {}), **_pairs(recorded.items)}
+    return recorded if isinstance(recorded, Mapping) else {}
+
+
+def _pairs(items: list[Any]) -> dict[Any, Any]:
+    return dict(item for item in items if isinstance(item, tuple) and len(item) == 2)
+
+
+@functools.cache
+def parameter_shapes(config: LSegConfig) -> dict[str, tuple[int, ...]]:
+    """Path in our variables -> shape, of every parameter of a model of this configuration."""
+    return {name: leaf.shape for name, leaf in rules.flatten(abstract_variables(config)).items()}
+
+
+@functools.cache
+def abstract_variables(config: LSegConfig) -> Any:
+    """Shapes and dtypes of a model's variables."""
+    return jax.eval_shape(initializer(config), jax.random.key(0))
+
+
+def initializer(config: LSegConfig) -> Callable[[jax.Array], Any]:
+    """The function key -> fresh variables of a model; without those of a sentence encoder, which are no part of it."""
+    side = 64
+
+    def initialize(key: jax.Array) -> Any:
+        images = jnp.zeros((1, side, side, 3))
+        if not config.text.trained_apart:
+            tokens = jnp.zeros((2, config.text.context), jnp.int32)
+            return LSegNet(config).init(key, images, tokens)
+        return LSegNet(config).init(key, images, jnp.zeros((2, config.text.features)), method=LSegNet.segment)
+
+    return initialize
+
+
+def write_official(path: str | os.PathLike[str], stored: Stored) -> None:
+    """Writes a Lightning checkpoint by the official names, with the hyperparameters that name the architecture.
+
+    Raises:
+        ConfigError: the text encoder is not CLIP's, or encodes labels in a template.
+        StorageError: it cannot be written.
+    """
+    config: LSegConfig = stored.config
+    if config.text.official_mark is None:
+        raise ConfigError("the official code has no such text encoder; export a directory (--format=directory) instead")
+    if config.template != PLACE:
+        raise ConfigError(
+            f"the official code encodes labels alone, not in {config.template!r}; export a directory "
+            "(--format=directory) instead"
+        )
+    state = {f"{PREFIX}{name}": value for name, value in official.to_official(stored.weights, config).items()}
+    archive = {
+        "epoch": 0,
+        "global_step": 0,
+        "pytorch-lightning_version": "1.4.9",
+        "state_dict": state,
+        "hyper_parameters": {
+            "backbone": backbone(config),
+            "num_features": config.features,
+            "arch_option": next(option for option, block in BLOCKS_BY_OPTION.items() if block == config.block),
+            "block_depth": config.block_depth,
+            "activation": config.activation,
+        },
+    }
+    torch_files.save(path, archive)
+
+
+def backbone(config: LSegConfig) -> str | None:
+    """The official name of the pair of encoders, None if the authors have no such pair."""
+    return BACKBONES.get((config.image.official_name or "", config.text.features))

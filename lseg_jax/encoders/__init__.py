@@ -1,0 +1,73 @@
+"""Image and text encoders, each a module with the interface of `lseg_jax.encoders.base`."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TypeVar
+
+from lseg_jax.encoders import foreign
+from lseg_jax.encoders.base import Encoder, ImageEncoder, TextEncoder
+from lseg_jax.encoders.clip import TextConfig
+from lseg_jax.encoders.minilm import SentenceConfig
+from lseg_jax.encoders.resnet import ResNetConfig
+from lseg_jax.encoders.vit import ViTConfig
+from vlseg.checkpoints.rules import Variables
+from vlseg.errors import CheckpointError, ConfigError
+
+TEXTS: dict[str, type[TextEncoder]] = {"clip": TextConfig, "minilm": SentenceConfig}
+IMAGES: dict[str, type[ImageEncoder]] = {"vit": ViTConfig, "resnet": ResNetConfig}
+"""Encoders by the name that files and settings give them; the first is the default."""
+
+KINDS: Mapping[str, Mapping[str, type[Encoder]]] = {"text": TEXTS, "image": IMAGES}
+"""Both, by their name among the parameters of a model."""
+
+AnyEncoder = TypeVar("AnyEncoder", bound=Encoder)
+
+
+def read_text(path: str | os.PathLike[str]) -> tuple[TextEncoder, Variables]:
+    """A text encoder, with the configuration that its shapes tell.
+
+    Args:
+        path: a safetensors file (.safetensors), a PyTorch archive (any other suffix; OpenAI's TorchScript files, too),
+            or a directory as Hugging Face has it. Other parts of CLIP are skipped.
+
+    Returns:
+        The configuration, with heads 64 wide as in all of CLIP's unless a config.json in the directory says otherwise,
+        and {"params": {"text": ...}}, float32.
+
+    Raises:
+        CheckpointError: there is no such file, it is broken or something else; names are missing or not known, or
+            shapes do not fit each other.
+    """
+    return _read(Path(path), TEXTS, "text")
+
+
+def read_image(path: str | os.PathLike[str]) -> tuple[ImageEncoder, Variables]:
+    """An image encoder, with the configuration that its shapes tell.
+
+    Args:
+        path: the same kinds as for `read_text`, and .npz. Classifiers and what leads to them are skipped.
+
+    Returns:
+        The configuration, of a vision transformer with heads 64 wide as in timm's, its position embedding on the grid
+        that it was trained on; and {"params": {"image": ...}}, with {"batch_stats": {"image": ...}} of a ResNet,
+        float32.
+
+    Raises:
+        CheckpointError: as in `read_text`, or LSeg cannot use such an encoder.
+    """
+    return _read(Path(path), IMAGES, "image")
+
+
+def _read(path: Path, kinds: Mapping[str, type[AnyEncoder]], part: str) -> tuple[AnyEncoder, Variables]:
+    tensors = foreign.open_tensors(path)
+    wanted = {form: kind for kind in kinds.values() for form in kind.formats}
+    known = [form for kinds in KINDS.values() for kind in kinds.values() for form in kind.formats]
+    try:
+        form = foreign.recognized(tensors, list(wanted), known)
+        named = foreign.renamed(tensors, form)
+        told = form.settings(path) if path.is_dir() else {}
+        config = wanted[form].from_shapes(foreign.shapes_of(named), **told)
+        return config, foreign.read_variables(named, config.rules(), config.module(), config.example, part)
+    except (CheckpointError, ConfigError) as error:
+        raise CheckpointError(f"{path}: {error}") from error

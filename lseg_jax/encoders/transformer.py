@@ -1,0 +1,123 @@
+"""The pre-norm transformer layer that CLIP's text encoder and the vision transformer share."""
+
+import functools
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from einops import rearrange
+
+from vlseg.errors import CheckpointError, ConfigError
+from vlseg.nn.attention import KeyBlock, QueryBlock, attend, causal_bias
+from vlseg.nn.layers import LayerNorm
+from vlseg.sharding import axis_sharded, batch_sharded
+
+Activation = Callable[[jax.Array], jax.Array]
+
+HEAD_WIDTH = 64
+"""Channels of a head in all of CLIP's and timm's transformers, whose shapes do not tell."""
+
+AXES = (
+    (r"/layers(_\d+)?/qkv/kernel$", ("embed", None)),
+    (r"/layers(_\d+)?/out/kernel$", ("heads", "embed")),
+    (r"/layers(_\d+)?/fc1/kernel$", ("embed", "mlp")),
+    (r"/layers(_\d+)?/fc1/bias$", ("mlp",)),
+    (r"/layers(_\d+)?/fc2/kernel$", ("mlp", "embed")),
+)
+"""Of the parameters of `layers`, see `lseg_jax.encoders.base.Axes`."""
+
+
+def check_heads(width: int, heads: int) -> None:
+    """Raises ConfigError unless the heads divide the width."""
+    if width % heads:
+        raise ConfigError(f"width {width} is not a multiple of heads {heads}")
+
+
+def usual_heads(width: int) -> int:
+    """How many heads a transformer of this width has by `HEAD_WIDTH`; CheckpointError if that does not divide it."""
+    if width > HEAD_WIDTH and width % HEAD_WIDTH:
+        raise CheckpointError(f"heads of {HEAD_WIDTH} channels do not make up a width of {width}")
+    return max(1, width // HEAD_WIDTH)
+
+
+def layer_flops(width: int, tokens: int) -> int:
+    """Query, key, value and output maps, attention among all tokens, and a feed-forward of four times the width."""
+    return 2 * 12 * width**2 * tokens + 2 * 2 * width * tokens**2
+
+
+def quick_gelu(x: jax.Array) -> jax.Array:
+    """x * sigmoid(1.702 x), CLIP's approximation of the GELU."""
+    return x * jax.nn.sigmoid(1.702 * x)
+
+
+exact_gelu = functools.partial(jax.nn.gelu, approximate=False)
+
+
+class QueryKeyValue(nn.Module):
+    """Queries, keys and values of all heads, whose weights are one matrix, as in `torch.nn.MultiheadAttention`."""
+
+    heads: int
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[B, n, D] -> [3, B, H, n, D / H]."""
+        width = x.shape[-1]
+        kernel = self.param("kernel", nn.initializers.lecun_normal(), (width, 3 * width))
+        bias = self.param("bias", nn.initializers.zeros, (3 * width,))
+        # Heads lie between the three and their dimensions, where a sharding of the whole matrix cannot reach them.
+        parts = {"t": 3, "h": self.heads}
+        kernel = axis_sharded(rearrange(kernel.astype(self.dtype), "d (t h e) -> d t h e", **parts), 2, "heads")
+        bias = axis_sharded(rearrange(bias.astype(self.dtype), "(t h e) -> t h e", **parts), 1, "heads")
+        y = jnp.einsum("bnd,dthe->bnthe", x, kernel) + bias
+        return rearrange(y, "b n t h e -> t b h n e")
+
+
+class Layer(nn.Module):
+    """Self-attention and a feed-forward of four times the width, each with a norm before and a sum after.
+
+    Layers run under `nn.scan`: one compiled body, parameters stacked along a leading axis.
+    """
+
+    heads: int
+    activation: Activation
+    epsilon: float
+    causal: bool
+    dtype: str
+
+    @nn.compact
+    def __call__(self, x: jax.Array, _: None) -> tuple[jax.Array, None]:
+        """[B, n, D] -> ([B, n, D], None)."""
+        dtype = jnp.dtype(self.dtype)
+        length, width = x.shape[1:]
+        y = LayerNorm(self.epsilon, dtype, name="attention_norm")(x)
+        query, key, value = QueryKeyValue(self.heads, dtype, name="qkv")(y)
+        whole = slice(0, length)
+        bias = None
+        if self.causal:
+            bias = jnp.broadcast_to(causal_bias(whole, length), (1, self.heads, length, length))
+        query *= (width // self.heads) ** -0.5
+        y = attend(query, key, value, [QueryBlock(whole, [KeyBlock(whole, bias)])], None)
+        y = rearrange(y, "b h n e -> b n (h e)")
+        x = batch_sharded(x + nn.Dense(width, dtype=dtype, name="out")(y))
+        y = LayerNorm(self.epsilon, dtype, name="ffn_norm")(x)
+        y = self.activation(nn.Dense(4 * width, dtype=dtype, name="fc1")(y))
+        return batch_sharded(x + nn.Dense(width, dtype=dtype, name="fc2")(y)), None
+
+
+def layers(
+    length: int,
+    heads: int,
+    activation: Activation,
+    epsilon: float,
+    dtype: str,
+    name: str,
+    *,
+    causal: bool = False,
+    remat: bool = False,
+) -> nn.Module:
+    """`length` layers as one scanned module: (x, None) -> (x, None); `remat` computes them again for the gradient."""
+    layer = nn.remat(Layer, prevent_cse=False) if remat else Layer
+    scanned = nn.scan(layer, variable_axes={"params": 0}, split_rngs={"params": True}, length=length)
+    return scanned(heads, activation, epsilon, causal, dtype, name=name)

@@ -1,0 +1,139 @@
+"""Settings of a training run."""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from lseg_jax.config import LSegConfig
+from vlseg import settings
+from vlseg.checks import check_choices, check_numbers
+from vlseg.errors import ConfigError
+
+OPTIMIZERS = ("sgd", "adamw")
+LABEL_SETS = ("names", "others")
+
+
+@dataclasses.dataclass(frozen=True)
+class Training:
+    """Optimization settings; the defaults are the official ones for ADE20K (isl-org/lang-seg).
+
+    Attributes:
+        epochs: how often every image is seen. steps: instead of epochs, if not None.
+        stop_after: epochs after which a run ends although its schedule goes on, if not None.
+        batch_size: images per step. accumulation_steps: parts of a batch that are computed one after another, which
+            takes less memory; batch norms see a part at a time.
+        learning_rate: of the image encoder, for a batch of 16; the actual one is proportional to the batch.
+        decoder_factor: the decoder's rate is this times as high.
+        optimizer: "sgd" with momentum (b1), or "adamw". weight_decay, b1, b2: theirs.
+        power: of the polynomial decay, once an epoch (20 times in a run of fewer epochs).
+        warmup_steps: of linear warm-up.
+        clip_norm: bound of the gradients' global norm, 0 for none.
+        base_size, crop_size, scale_range: of the random views, see `vlseg.data.transforms.scale_and_crop`.
+        margin: what the similarity of a pixel's label is lowered by in the loss, so that pixels come nearer to their
+            own label than the softmax alone asks for and other words for it win as well. Of logits after a block
+            likewise.
+        row_block: rows of pixels that the loss handles at a time.
+        seed: of everything random.
+    """
+
+    epochs: int = 240
+    steps: int | None = None
+    stop_after: int | None = None
+    batch_size: int = 16
+    accumulation_steps: int = 1
+    learning_rate: float = 0.004
+    decoder_factor: float = 10.0
+    optimizer: str = "sgd"
+    weight_decay: float = 1e-4
+    b1: float = 0.9
+    b2: float = 0.999
+    power: float = 0.9
+    warmup_steps: int = 0
+    clip_norm: float = 0.0
+    base_size: int = 520
+    crop_size: int = 480
+    scale_range: tuple[float, float] = (0.5, 2.0)
+    margin: float = 0.0
+    row_block: int = 16
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        counts = ("epochs", "steps", "stop_after", "batch_size", "accumulation_steps")
+        check_numbers(self, *counts, "base_size", "crop_size", "row_block", least=1, whole=True)
+        check_numbers(self, "seed", "warmup_steps", whole=True)
+        check_numbers(self, "learning_rate", "decoder_factor", "weight_decay", "power", "margin", "clip_norm")
+        check_numbers(self, "b1", "b2", below=1)
+        check_choices(self, optimizer=OPTIMIZERS)
+        if self.batch_size % self.accumulation_steps:
+            raise ConfigError(
+                f"accumulation_steps {self.accumulation_steps} does not divide the batch of {self.batch_size}"
+            )
+        if self.crop_size % 32:
+            raise ConfigError(f"crop_size is {self.crop_size}; it must be a multiple of 32")
+        if len(self.scale_range) != 2 or not 0 < self.scale_range[0] <= self.scale_range[1] < math.inf:
+            raise ConfigError(f"scale_range is {self.scale_range}; it must be two rising positive numbers")
+
+    def steps_per_epoch(self, examples: int) -> int:
+        """Steps until so many examples have been seen."""
+        return max(1, -(-examples // self.batch_size))
+
+    def scheduled_steps(self, examples: int) -> int:
+        """Steps over which the learning rate falls to zero, on so many examples."""
+        return self.steps if self.steps is not None else self.epochs * self.steps_per_epoch(examples)
+
+    def total_steps(self, examples: int) -> int:
+        """Steps of a whole run on so many examples."""
+        steps = self.scheduled_steps(examples)
+        if self.stop_after is not None:
+            steps = min(steps, self.stop_after * self.steps_per_epoch(examples))
+        return steps
+
+
+@dataclasses.dataclass(frozen=True)
+class Mixture(settings.Data):
+    """One or several data sets, with commas between them.
+
+    Attributes:
+        weights: how often each of several comes, such as "2,1"; by default as often as its size says.
+    """
+
+    weights: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Pretrained:
+    """Files with weights of the encoders that fresh models start from, see `lseg_jax.encoders`."""
+
+    text: str = ""
+    image: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Benchmark:
+    """A few-shot benchmark to train on instead of `data`: its name, folder and fold."""
+
+    name: str = ""
+    root: str = ""
+    fold: int = 0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Settings(settings.Run):
+    """A training run.
+
+    Attributes:
+        checkpoint: a model to go on from; without one, a fresh `model` with `pretrained` encoders.
+        tokenizer: of CLIP, a directory with Hugging Face files; by default the installed one.
+        model: what `LSegConfig.to_dict` gives.
+        label_sets: "names", or "others" for each image against "others" and one of its classes.
+        data: what is trained on, unless a `benchmark` is.
+    """
+
+    package: str = "lseg_jax"
+    model: Mapping[str, Any] = dataclasses.field(default_factory=lambda: LSegConfig().to_dict())
+    pretrained: Pretrained = Pretrained()
+    label_sets: str = "names"
+    training: Training = Training()
+    benchmark: Benchmark = Benchmark()
+    data: Mixture = Mixture()

@@ -1,0 +1,115 @@
+"""Probability averaging against a NumPy version that sorts, and label maps against upsampled probabilities."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ifseg_jax import knn_average, postprocess
+from vlseg.nn.resize import resize_bilinear
+
+
+def oracle(probabilities, features, k, iterations):
+    """One image: [N, M] and [N, C], in double precision; equal similarities go to the first cell."""
+    features = features.astype(np.float64)
+    norm = np.linalg.norm(features, axis=1, keepdims=True)
+    features = features / np.where(norm > 0, norm, 1)
+    neighbours = np.argsort(-(features @ features.T).round(9), axis=1, kind="stable")[:, :k]
+    for _ in range(iterations):
+        probabilities = np.stack([probabilities[own].mean(axis=0) for own in neighbours])
+    return probabilities
+
+
+@pytest.fixture(scope="module")
+def arrays():
+    """Probabilities [3, 20, 4] and features [3, 20, 6]."""
+    rng = np.random.default_rng(0)
+    probabilities = rng.dirichlet(np.ones(4), (3, 20)).astype(np.float32)
+    return probabilities, rng.standard_normal((3, 20, 6)).astype(np.float32)
+
+
+@pytest.mark.parametrize(("k", "iterations"), [(3, 25), (5, 1), (1, 4), (3, 0), (100, 2)])
+def test_averages(arrays, k, iterations):
+    probabilities, features = arrays
+    averaged = knn_average(probabilities, features, k=k, iterations=iterations)
+    assert averaged.shape == probabilities.shape and averaged.dtype == jnp.float32
+    expected = [oracle(p, f, k, iterations) for p, f in zip(probabilities, features, strict=True)]
+    np.testing.assert_allclose(averaged, expected, rtol=0, atol=1e-6)
+    np.testing.assert_allclose(averaged.sum(axis=-1), 1, rtol=0, atol=1e-5)
+
+
+def test_defaults_are_those_of_the_paper(arrays):
+    np.testing.assert_array_equal(knn_average(*arrays), knn_average(*arrays, k=3, iterations=25))
+    assert np.abs(knn_average(*arrays) - knn_average(*arrays, iterations=24)).max() > 0
+
+
+def test_more_neighbours_than_cells_is_the_mean(arrays):
+    probabilities, features = arrays
+    averaged = knn_average(probabilities, features, k=21, iterations=1)
+    expected = np.broadcast_to(probabilities.mean(axis=1, keepdims=True), probabilities.shape)
+    np.testing.assert_allclose(averaged, expected, rtol=0, atol=1e-6)
+
+
+def test_lengths_of_features_do_not_matter(arrays):
+    probabilities, features = arrays
+    lengths = np.random.default_rng(1).uniform(0.5, 2000, (*features.shape[:2], 1)).astype(np.float32)
+    np.testing.assert_allclose(
+        knn_average(probabilities, features * lengths), knn_average(probabilities, features), rtol=0, atol=1e-5
+    )
+
+
+def test_ties_go_to_the_first_cell():
+    # Cosines of unit vectors along axes are exactly 0 or 1. Cell 5 has no feature at all: equally far from everything.
+    features = np.eye(3, dtype=np.float32)[[0, 1, 0, 0, 2, 0]]
+    features[5] = 0
+    probabilities = np.random.default_rng(0).dirichlet(np.ones(3), 6).astype(np.float32)
+    averaged = knn_average(probabilities[None], features[None], k=2, iterations=1)[0]
+    neighbours = [[0, 2], [1, 0], [0, 2], [0, 2], [4, 0], [0, 1]]
+    np.testing.assert_allclose(averaged, probabilities[neighbours].mean(axis=1), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("k", [3, 9])
+def test_padding_takes_no_part(arrays, k):
+    probabilities, features = arrays
+    mask = np.random.default_rng(2).random((3, 20)) < 0.6
+    mask[1], mask[2] = False, False
+    mask[2, [3, 11]] = True  # fewer cells than neighbours; in the second image none
+    averaged = np.asarray(knn_average(probabilities, features, k=k, iterations=4, mask=mask))
+    for p, f, valid, result in zip(probabilities, features, mask, averaged, strict=True):
+        if valid.any():
+            alone = knn_average(p[None, valid], f[None, valid], k=k, iterations=4)[0]
+            np.testing.assert_allclose(result[valid], alone, rtol=0, atol=1e-6)
+            np.testing.assert_allclose(result[valid], oracle(p[valid], f[valid], k, 4), rtol=0, atol=1e-6)
+        assert (result[~valid] == 0).all()
+
+
+def test_whatever_stands_in_padding(arrays):
+    probabilities, features = (array.copy() for array in arrays)
+    mask = np.arange(20) < np.array([[20], [13], [2]])
+    expected = knn_average(probabilities, features, mask=mask)
+    probabilities[~mask], features[~mask] = 7.0, 1e6
+    np.testing.assert_array_equal(knn_average(probabilities, features, mask=mask), expected)
+
+
+@pytest.mark.parametrize("row_block", [16, 7, 500])
+def test_label_maps(row_block):
+    rng = np.random.default_rng(0)
+    cells, sizes = np.array([[5, 6], [2, 3], [4, 1], [1, 6]]), np.array([[50, 61], [33, 20], [7, 61], [50, 2]])
+    probabilities = rng.random((4, 5, 6, 3)).astype(np.float32)
+    found = postprocess.best_categories(probabilities, cells, sizes, 1, 50, 61, row_block=row_block)
+    maps, highest = (np.asarray(array)[..., 0] for array in found)
+    assert maps.shape == (4, 50, 61) and maps.dtype == np.int32
+    for row, ((h, w), (height, width)) in enumerate(zip(cells.tolist(), sizes.tolist(), strict=True)):
+        pixels = np.asarray(resize_bilinear(jnp.asarray(probabilities[row : row + 1, :h, :w]), height, width)[0])
+        chosen = np.take_along_axis(pixels, maps[row, :height, :width, None], axis=-1)[..., 0]
+        np.testing.assert_allclose(chosen, pixels.max(axis=-1), rtol=0, atol=1e-6)
+        np.testing.assert_allclose(highest[row, :height, :width], chosen, rtol=0, atol=1e-6)
+
+
+def test_label_maps_without_padding():
+    probabilities = np.random.default_rng(0).random((2, 5, 6, 3)).astype(np.float32)
+    sizes = np.array([[20, 20], [20, 20]])
+    whole = np.full((2, 2), [5, 6])
+    expected = postprocess.best_categories(probabilities, whole, sizes, 2, 20, 20)
+    found = postprocess.best_categories(probabilities, None, sizes, 2, 20, 20)
+    np.testing.assert_array_equal(found[0], expected[0])
+    np.testing.assert_array_equal(found[1], expected[1])

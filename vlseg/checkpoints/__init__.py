@@ -1,0 +1,1 @@
+"""Checkpoints on disk: renaming rules, model directories, downloads, PyTorch archives."""

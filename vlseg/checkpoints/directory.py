@@ -1,0 +1,167 @@
+"""Model directories: safetensors and JSON, in one format for all packages.
+
+config.json            format (the package), version, the model's configuration, and settings such as labels
+model.safetensors      parameters, by our names and in our layout
+official.safetensors   tensors that only the official code needs, if there are any
+...                    whatever else the package keeps beside them
+"""
+
+import dataclasses
+import json
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from vlseg import files, remote, safetensors_files, storage
+from vlseg.checkpoints import download, rules
+from vlseg.checkpoints.rules import TensorSource, Variables
+from vlseg.errors import CheckpointError, ConfigError
+
+VERSION = 1
+CONFIG_FILE, WEIGHTS_FILE, OFFICIAL_FILE = "config.json", "model.safetensors", "official.safetensors"
+
+Place = Callable[[np.ndarray], Any]
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Weights:
+    """The parameters of a model, and what an official checkpoint held besides.
+
+    Attributes:
+        variables: nested dict of arrays in our layout.
+        carried: official name -> tensor, what only the official code needs (tied copies excepted); still in the file.
+        tied: official names under which the checkpoint held one of the parameters again.
+        fresh: official names of parameters that it lacked, so that they were started fresh; left out on the way back.
+    """
+
+    variables: Variables
+    carried: Mapping[str, TensorSource] = dataclasses.field(default_factory=dict)
+    tied: tuple[str, ...] = ()
+    fresh: tuple[str, ...] = ()
+
+
+class Stored(NamedTuple):
+    """A model as read from disk.
+
+    config: the configuration dataclass of its package. settings: further parts of config.json. directory: where it
+    lies, None for an official checkpoint. arrays, others: what else is to be written into a directory: safetensors
+    files by name, and files by name.
+    """
+
+    config: Any
+    weights: Weights
+    settings: Mapping[str, Any] = {}
+    directory: Path | None = None
+    arrays: Mapping[str, Mapping[str, np.ndarray]] = {}
+    others: Mapping[str, bytes] = {}
+
+
+def read(
+    path: Path,
+    package: str,
+    parse: Callable[[Mapping[str, Any]], tuple[Any, Shapes]],
+    place: Place = np.ascontiguousarray,
+) -> Stored:
+    """Reads a model directory, one tensor at a time.
+
+    Args:
+        path: the directory. package: the format it must have.
+        parse: from the model's part of config.json to its configuration and the shape of every parameter by its path.
+        place: what to make of each array.
+
+    Raises:
+        CheckpointError: it is no such directory, broken, or of another format; parameters whose names or shapes do not
+            fit its configuration are named.
+    """
+    settings = read_settings(path)
+    if settings["format"] != package:
+        raise CheckpointError(f"{path} holds a model of format {settings['format']!r}, not {package!r}")
+    try:
+        config, shapes = parse(settings["model"])
+        tied, fresh = (tuple(settings.get(name, ())) for name in ("tied", "fresh"))
+    except KeyError as error:
+        raise CheckpointError(f"{path / CONFIG_FILE} cannot be used: it lacks {error}") from error
+    except (ValueError, TypeError, AttributeError, ArithmeticError, ConfigError) as error:
+        raise CheckpointError(f"{path / CONFIG_FILE} cannot be used: {error}") from error
+    variables = safetensors_files.read_variables(path / WEIGHTS_FILE, shapes, "the model", place)
+    carried: Mapping[str, TensorSource] = {}
+    if (path / OFFICIAL_FILE).exists():
+        carried = safetensors_files.open_safetensors(path / OFFICIAL_FILE)
+    return Stored(config, Weights(variables, carried, tied, fresh), settings, path)
+
+
+def read_settings(path: Path) -> Mapping[str, Any]:
+    """What the config.json of a model directory says, its "format" among it.
+
+    Raises:
+        CheckpointError: it is no model directory, or its config.json cannot be used.
+    """
+    try:
+        settings = json.loads((path / CONFIG_FILE).read_text())
+        if not isinstance(settings["format"], str):
+            raise TypeError("its format is not a name")
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{path} is not a model directory: it has no {CONFIG_FILE}") from error
+    except KeyError as error:
+        raise CheckpointError(f"{path / CONFIG_FILE} cannot be used: it lacks {error}") from error
+    except (ValueError, TypeError, OSError) as error:
+        raise CheckpointError(f"{path / CONFIG_FILE} cannot be used: {error}") from error
+    found: Mapping[str, Any] = settings
+    return found
+
+
+def write(path: str | os.PathLike[str], package: str, stored: Stored, *, overwrite: bool = False) -> None:
+    """Writes a model directory; whole or not at all.
+
+    Args:
+        path: local or of a bucket (`gs://...`); must not exist unless `overwrite`.
+        package: its format.
+        stored: its configuration has a method `to_dict`; its settings are JSON-ready.
+
+    Raises:
+        StorageError: it cannot be written. ConfigError: a package for its bucket is missing.
+    """
+    weights = stored.weights
+    described = {"format": package, "version": VERSION, "model": stored.config.to_dict()}
+    described |= {name: list(value) for name in ("tied", "fresh") if (value := getattr(weights, name))}
+    flat = {name: np.ascontiguousarray(value) for name, value in rules.flatten(weights.variables).items()}
+    carried = {name: tensor.read() for name, tensor in weights.carried.items()}
+    with storage.directory(path, CONFIG_FILE, overwrite) as temporary:
+        safetensors_files.save_safetensors(flat, temporary / WEIGHTS_FILE, path)
+        for file, tensors in {OFFICIAL_FILE: carried, **stored.arrays}.items():
+            if tensors:
+                # Unlike np.ascontiguousarray this leaves scalars what they are.
+                whole = {name: np.asarray(value, order="C") for name, value in tensors.items()}
+                safetensors_files.save_safetensors(whole, temporary / file, path)
+        for file, content in stored.others.items():
+            files.atomic_write_bytes(temporary / file, content)
+        files.atomic_write_json(temporary / CONFIG_FILE, {**described, **stored.settings})
+
+
+def resolve(
+    source: str | os.PathLike[str], bundled: Mapping[str, Path], weights: Mapping[str, download.WeightFile]
+) -> Path:
+    """The local path of a checkpoint; what has to be downloaded is, at the first use.
+
+    Args:
+        source: the name of a bundled model or of published weights, a file or directory, or `gs://...`.
+        bundled: of the package, name -> directory. weights: of the package, see `vlseg.checkpoints.download`.
+
+    Raises:
+        CheckpointError: there is none. DownloadError, StorageError: it cannot be fetched.
+    """
+    name = os.fspath(source)
+    if name in bundled:  # a folder of that name is ./NAME
+        return bundled[name]
+    if files.is_remote(name):
+        return remote.local_copy(name, CONFIG_FILE, CheckpointError)
+    if Path(name).exists():
+        return Path(name)
+    if name in weights:
+        return download.fetch(name, weights)
+    known = f", a directory nor one of {', '.join([*bundled, *weights])}" if bundled or weights else " nor a directory"
+    raise CheckpointError(f"no such checkpoint: {name} is neither a file{known}")

@@ -1,0 +1,81 @@
+"""Downloading published weights once, into a directory where they stay."""
+
+import dataclasses
+import os
+import re
+import sys
+from collections.abc import Mapping
+from pathlib import Path, PurePosixPath
+from urllib.parse import urlsplit
+
+import pooch
+
+from vlseg import files
+from vlseg.errors import DownloadError, StorageError, one_line
+from vlseg.files import PathLike
+
+_CHUNK = 1 << 20
+_TIMEOUT_SECONDS = 30
+
+
+@dataclasses.dataclass(frozen=True)
+class WeightFile:
+    """Where published weights are; their size in bytes and SHA-256 (hexadecimal) where these are known."""
+
+    url: str
+    size: int | None = None
+    sha256: str | None = None
+
+
+def fetch(name: str, table: Mapping[str, WeightFile], directory: PathLike | None = None, progress: bool = True) -> Path:
+    """The local file of published weights, downloaded if it is not there yet.
+
+    Of several processes that call this at the same time, one downloads and the others wait.
+
+    Args:
+        name: a key of `table`.
+        table: what can be downloaded, by name.
+        directory: where the file is or shall be; by default `files.cache_directory()`.
+        progress: show a progress bar (on terminals only).
+
+    Returns:
+        The path of the file: `name` with the extension that the URL has.
+
+    Raises:
+        DownloadError: no such name, no network, an incomplete or wrong answer, no space. The message says what to
+            fetch by other means and where to put it.
+    """
+    if name not in table:
+        raise DownloadError(f"no weights named {name} can be downloaded; there are {', '.join(table)}")
+    wanted = table[name]
+    folder = Path(directory) if directory is not None else files.cache_directory()
+    target = folder / f"{name}{PurePosixPath(urlsplit(wanted.url).path).suffix}"
+    if target.is_file():
+        return target
+    try:
+        with files.locked(folder / f".{target.name}.lock"):
+            if not target.is_file():  # another process may have finished it while this one waited
+                _download(wanted, target, progress and sys.stderr.isatty())
+    # What `requests` raises are OSErrors; ValueError: malformed URL.
+    except (OSError, ValueError, StorageError) as error:
+        reason = one_line(error) or type(error).__name__
+        raise DownloadError(
+            f"could not download {wanted.url}: {reason}; try again, or fetch it by other means and put it at {target}"
+        ) from error
+    return target
+
+
+def _download(wanted: WeightFile, target: Path, progress: bool) -> None:
+    """Raises ValueError if what comes is not the file that is wanted."""
+    download = pooch.HTTPDownloader(progressbar=progress, chunk_size=_CHUNK, timeout=_TIMEOUT_SECONDS)
+    with files.atomic_file(target) as file:
+        download(wanted.url, file, None)
+        file.flush()
+        size = os.path.getsize(file.name)
+        with open(file.name, "rb") as came:
+            if re.match(rb"\s*<[!?a-z]", came.read(64), re.IGNORECASE):
+                raise ValueError("a web page came instead of the file")
+        if wanted.size not in (None, size):
+            raise ValueError(f"{size} bytes came where {wanted.size} are expected")
+        if wanted.sha256 and (found := pooch.file_hash(file.name)) != wanted.sha256:
+            raise ValueError(f"a file of SHA-256 {found} came where {wanted.sha256} is expected")

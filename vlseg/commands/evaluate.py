@@ -1,0 +1,121 @@
+"""Scores a model on labelled images.
+
+FOLDER holds images/, labels/ (PNG) and names.txt. --data=ade20k:/data/ade20k reads a data set of the catalog in its
+official layout (`python -m vlseg.data.list`), --data=tiny_world held-out scenes of the tiny world.
+Every image is scored at its original size. Prints mIoU, mAcc, aAcc and IoU per class; writes metrics.json and, by
+class, metrics.csv. --labels gives other words for the classes, in their order; --config names a data set with its
+words and what counts as its background.
+"""
+
+import contextlib
+import dataclasses
+import functools
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from absl import flags
+from ml_collections import config_flags
+
+from vlseg import cli, distributed, files
+from vlseg.commands import models
+from vlseg.data.sources import READING, Dataset, define_flags, given, open_dataset, open_given
+from vlseg.errors import ConfigError
+from vlseg.evaluation.confusion import SegmentationMetrics
+from vlseg.evaluation.scoring import Vocabulary, score
+from vlseg.labels import names_from
+from vlseg.packages import Package
+from vlseg.segmenter import Variant
+
+REPLACED = ("data", "split", "labels", *READING)
+"""Flags in whose place a configuration speaks."""
+
+# They belong to the module that calls `run`, so its --help shows them.
+if __name__ != "__main__":
+    flags.disclaim_key_flags()
+
+
+def open_data(options: Any) -> tuple[Dataset, Vocabulary | None]:
+    """The data set that the flags name, and the words of --config if that is given.
+
+    Raises:
+        ConfigError: flags or settings that do not go together, or words that do not fit the data set.
+        DatasetError: the folder is not the data set, or not all of it.
+    """
+    if options.config is None:
+        if options.root is not None:
+            raise ConfigError("--root goes with --config; without that, give --data=NAME:ROOT")
+        if options.data is None:
+            raise ConfigError("--data is required (--help lists the flags)")
+        return open_given(options), None
+    useless = given(options, *REPLACED)
+    if useless:
+        raise ConfigError(f"--config names data set and words: leave --{', --'.join(useless)} out")
+    if options.root is None:
+        raise ConfigError("--config needs --root, the folder that its data set was unpacked into")
+    vocabulary = Vocabulary.from_config(options.config)
+    missing = [name for name in ("data", "split") if name not in options.config]
+    if missing:
+        raise ConfigError(f"--config lacks {', '.join(missing)}: give a file such as configs/open_vocabulary.py")
+    dataset = open_dataset(f"{options.config.data}:{options.root}", split=options.config.split)
+    vocabulary.check(dataset.names)
+    return dataset, vocabulary
+
+
+def write(
+    out: Path,
+    names: Sequence[str],
+    variants: Sequence[Variant],
+    results: Sequence[SegmentationMetrics],
+    extra: dict[str, Any],
+) -> None:
+    """Writes metrics.json, and a table by class for each of several settings and, as metrics.csv, the model's own."""
+    report: dict[str, Any] = {**extra, "inference": dataclasses.asdict(variants[-1].settings)}
+    report |= results[-1].to_dict(names)
+    files.atomic_write_text(out / "metrics.csv", results[-1].to_csv(names))
+    if len(variants) > 1:
+        for variant, metrics in zip(variants, results, strict=True):
+            report[variant.key] = metrics.to_dict(names)
+            files.atomic_write_text(out / f"{variant.key}.csv", metrics.to_csv(names))
+    files.atomic_write_json(out / "metrics.json", report)
+    print(f"wrote {out / 'metrics.json'} and {out / 'metrics.csv'}")
+
+
+def main(package: Package, _: list[str]) -> None:
+    """The command."""
+    options = flags.FLAGS
+    distributed.initialize()
+    dataset, vocabulary = open_data(options)
+    model = models.load(package, options)
+    model = dataclasses.replace(model, inference=package.flags.inference(model, options))  # type: ignore[type-var]
+    names = names_from(options.labels) if options.labels else dataset.names
+    variants = model.variants()
+    writes = options.out and distributed.is_main()
+    with files.output_directory(options.out) if writes else contextlib.nullcontext() as out:
+        results = score(model, dataset, variants, labels=names, vocabulary=vocabulary, batch_size=options.batch_size)
+        if not distributed.is_main():
+            return
+        for variant, metrics in zip(variants, results, strict=True):
+            print("\n".join(filter(None, [variant.title, metrics.table(names)])))
+        if out:
+            extra = {"vocabulary": dataclasses.asdict(vocabulary)} if vocabulary else {}
+            write(out, names, variants, results, {"images": len(dataset), **extra})
+
+
+def run(package: Package | None = None, usage: str | None = None) -> NoReturn:
+    """Runs the command; `usage` is what --help says of it."""
+    package = models.define(package, "evaluate")
+    config_flags.DEFINE_config_file(
+        "config", None, "A file such as configs/open_vocabulary.py:voc21, which names data set and words."
+    )
+    flags.DEFINE_string("root", None, "The folder that the data set of --config was unpacked into.")
+    define_flags(required=False)
+    flags.DEFINE_string("out", None, "Where metrics.json and the tables go.")
+    flags.DEFINE_string("labels", None, "Words for the classes, with commas or in a file; default: their names.")
+    flags.DEFINE_integer("batch_size", 1, "Images, or windows of an image, of a forward pass.", lower_bound=1)
+    distributed.define_flags()
+    cli.run(functools.partial(main, package), usage or __doc__)
+
+
+if __name__ == "__main__":
+    run()

@@ -1,0 +1,117 @@
+"""Exports a model: as a directory, as an official checkpoint, or as one StableHLO file that needs nothing but JAX.
+
+The StableHLO file holds weights and labels. A process that has JAX alone runs it on any of --platforms:
+
+    import jax.export
+    import numpy as np
+
+    images = np.zeros((1, 512, 512, 3), np.uint8)  # [B, H, W, 3] RGB, already --height x --width; any B
+    result = jax.export.deserialize(bytearray(open("FILE", "rb").read())).call(images)
+    result["label_map"], result["probabilities"]  # int32 [B, H, W]; float32 [B, h, w, N] on the model's grid
+"""
+
+import dataclasses
+import functools
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+import jax
+import jax.export
+import jax.numpy as jnp
+import numpy as np
+from absl import flags
+
+from vlseg import cli, files
+from vlseg.commands import models
+from vlseg.errors import ConfigError
+from vlseg.labels import names_from
+from vlseg.packages import Package
+
+FORMATS = ("directory", "official", "stablehlo")
+PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
+
+_MAX_BYTES = 2_000_000_000  # the file's format counts bytes with 31 bits
+
+# They belong to the module that calls `run`, so its --help shows them.
+if __name__ != "__main__":
+    flags.disclaim_key_flags()
+
+
+def write_stablehlo(
+    path: str | os.PathLike[str],
+    segment: jax.tree_util.Partial,
+    height: int,
+    width: int,
+    platforms: Sequence[str],
+) -> None:
+    """Writes a function of images uint8 [B, H, W, 3] for one size and any batch size.
+
+    Args:
+        path: a file.
+        segment: from images to a dict of arrays; the arrays that it holds are baked in.
+        height, width: of the images, in pixels.
+        platforms: of `PLATFORMS`, whatever this machine has.
+
+    Raises:
+        ConfigError: an unknown platform, or a model too large for one file.
+        StorageError: the file cannot be written.
+    """
+    unknown = sorted(set(platforms) - set(PLATFORMS))
+    if unknown or not platforms:
+        raise ConfigError(f"platforms {', '.join(unknown) or 'are missing'}: choose some of {', '.join(PLATFORMS)}")
+    weights = sum(leaf.nbytes for leaf in jax.tree.leaves(segment))
+    if weights > _MAX_BYTES:
+        raise ConfigError(f"{weights / 1e9:.1f} GB of weights do not fit one StableHLO file; use --format=directory")
+    (batch,) = jax.export.symbolic_shape("b")
+    images = jax.ShapeDtypeStruct((batch, height, width, 3), jnp.uint8)
+    exported = jax.export.export(jax.jit(segment), platforms=tuple(platforms))(images)
+    files.atomic_write_bytes(path, bytes(exported.serialize()))
+
+
+def main(package: Package, _: list[str]) -> None:
+    """The command."""
+    options = flags.FLAGS
+    files.check_absent(options.out)
+    out = Path(options.out)
+    suffixes = package.official.suffixes if package.official else ()
+    if options.format == "directory" and out.suffix in suffixes:
+        raise ConfigError(f"{out} would be a directory; for a file of the official code give --format=official")
+    model = models.load(package, options)
+    if options.labels:
+        model = model.with_labels(model.names(names_from(options.labels)))
+    if options.format == "directory":
+        model = package.flags.for_directory(model, options)
+        variables = jax.tree.map(lambda value: np.asarray(value, options.weights), dict(model.variables))
+        dataclasses.replace(model, variables=variables).save(options.out)  # type: ignore[type-var]
+    elif options.format == "official":
+        if package.official is None:
+            raise ConfigError(f"{package.name} has no official format; export a directory (--format=directory)")
+        package.official.write(out, package.official.of_model(model))
+    else:
+        model.names()
+        side, multiple = model.export_size
+        height, width = options.height or side, options.width or side
+        if height % multiple or width % multiple:
+            raise ConfigError(f"images of {height} x {width} pixels: both sides must be multiples of {multiple}")
+        function = model.image_function(package.flags.inference(model, options))
+        write_stablehlo(options.out, function, height, width, options.platforms)
+    print(f"wrote {options.out}")
+
+
+def run(package: Package | None = None, usage: str | None = None) -> NoReturn:
+    """Runs the command; `usage` is what --help says of it."""
+    package = models.define(package, "export")
+    flags.DEFINE_string("out", None, "A new directory, or a file.", required=True)
+    flags.DEFINE_enum("format", "directory", FORMATS, "What to write.")
+    flags.DEFINE_string("labels", None, "Labels with commas, or a file with one per line; default: the model's own.")
+    flags.DEFINE_enum("weights", "float32", ["float32", "float16"], "directory: data type of the weights in the file.")
+    flags.DEFINE_integer("height", None, "stablehlo: rows of the images; default: as in training.", lower_bound=8)
+    flags.DEFINE_integer("width", None, "stablehlo: columns of the images.", lower_bound=8)
+    flags.DEFINE_list("platforms", ["cpu", "cuda", "tpu"], "stablehlo: where the file shall run.")
+    cli.run(functools.partial(main, package), usage or __doc__)
+
+
+if __name__ == "__main__":
+    run()

@@ -1,0 +1,54 @@
+"""The flags by which commands take a model."""
+
+import re
+import sys
+from typing import Any
+
+from absl import flags
+
+from vlseg import cli, packages
+from vlseg.checkpoints import directory
+from vlseg.errors import CheckpointError, VlsegError
+from vlseg.packages import Package
+from vlseg.segmenter import Segmenter
+
+# They belong to the command that calls `define`, so its --help shows them.
+flags.disclaim_key_flags()
+
+
+def define(package: Package | None, command: str) -> Package:
+    """Defines --checkpoint, --tokenizer, and the flags that only this package has.
+
+    Args:
+        package: None for the one whose model --checkpoint is.
+
+    Returns:
+        The package. The process ends with one line if it cannot be told from --checkpoint.
+    """
+    if package is None:
+        try:
+            package = _of_checkpoint()
+        except VlsegError as error:
+            cli.fail(str(error))
+    bundled = next(iter(package.bundled), None)
+    suffixes = [f"a {suffix}" for suffix in package.official.suffixes] if package.official else []
+    names = ", ".join([*package.bundled, *package.weights, *suffixes[:1]])
+    flags.DEFINE_string(
+        "checkpoint", bundled, f"{names or 'A file'} or a model directory; gs://... too.", required=bundled is None
+    )
+    flags.DEFINE_string("tokenizer", None, "Directory or hub name of a tokenizer, for models that come without one.")
+    package.flags.define("load")
+    package.flags.define(command)
+    return package
+
+
+def _of_checkpoint() -> Package:
+    found = re.findall(r"\0--?checkpoint[=\0]([^\0]+)", "\0".join(sys.argv))
+    if not found:
+        raise CheckpointError("--checkpoint=DIR is required: a model directory, which tells the package it belongs to")
+    return packages.of_format(directory.read_settings(directory.resolve(found[-1], {}, {}))["format"])
+
+
+def load(package: Package, options: Any) -> Segmenter:
+    """The model that the flags ask for."""
+    return package.load(options.checkpoint, options.tokenizer, **package.flags.load_options(options))

@@ -1,0 +1,135 @@
+"""Labels images with a model's own predictions, for self-training or to train another model on them.
+
+With --images every pixel is labelled. With --data the labels of a data set are kept, and the other pixels are labelled
+with the labels that the data set lacks, as when some were seen in training and others were not. PSEUDO holds pictures
+and labels (`vlseg.data.formats.prepared`) and is taken wherever data is.
+"""
+
+import functools
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+import numpy as np
+from absl import flags
+
+from vlseg import cli
+from vlseg.commands import models
+from vlseg.data import images as image_files
+from vlseg.data.examples import IGNORED, Example, LazySequence
+from vlseg.data.formats import prepared
+from vlseg.data.sources import Dataset, define_flags, open_given
+from vlseg.errors import ConfigError
+from vlseg.labels import names_from
+from vlseg.packages import Package
+from vlseg.segmenter import Segmenter
+
+# They belong to the module that calls `run`, so its --help shows them.
+if __name__ != "__main__":
+    flags.disclaim_key_flags()
+
+
+class Unlabelled(LazySequence[Example]):
+    """Pictures as a data set without classes."""
+
+    names: tuple[str, ...] = ()
+    ignore_label = IGNORED
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        self.paths = paths
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def _read(self, index: int) -> Example:
+        image = image_files.read_image(self.paths[index])
+        return Example(image, np.full(image.shape[:2], IGNORED, np.int32), self.paths[index].stem)
+
+    def picture_file(self, index: int) -> Path:
+        """The file of a picture."""
+        return self.paths[index]
+
+
+class PseudoLabelled(LazySequence[Example]):
+    """A data set in which a model labels the pixels that count for nothing; a sequence of `Example`.
+
+    Attributes:
+        names: the model's labels.
+        ignore_label: the label of pixels of which the model is not sure enough.
+    """
+
+    ignore_label = IGNORED
+
+    def __init__(self, model: Segmenter, dataset: Dataset, names: Sequence[str], min_probability: float = 0.0) -> None:
+        """Labels nothing yet.
+
+        Args:
+            model: makes the labels.
+            dataset: the examples. Its classes keep their labels, found in `names` by name.
+            names: of the model's labels. Those that the data set has are not given to other pixels.
+            min_probability: a pixel whose best label has less, among those it may have, gets no label.
+
+        Raises:
+            ConfigError: a class of the data set is none of the labels, or all of them are.
+        """
+        strangers = [name for name in dataset.names if name not in names]
+        if strangers:
+            raise ConfigError(
+                f"{len(strangers)} of {len(dataset.names)} classes of the data set are none of the labels: "
+                f"{', '.join(strangers[:5])}; name all labels, seen and unseen"
+            )
+        self.candidates = np.array([index for index, name in enumerate(names) if name not in dataset.names])
+        if not len(self.candidates):
+            raise ConfigError("the data set has pixels of every label: there is nothing to label")
+        self.names = tuple(names)
+        self._model, self._dataset, self._min_probability = model, dataset, min_probability
+        if hasattr(dataset, "picture_file"):
+            self.picture_file = dataset.picture_file
+        self._kept = np.array([names.index(name) for name in dataset.names] or [IGNORED])
+
+    def __len__(self) -> int:
+        return len(self._dataset)
+
+    def _read(self, index: int) -> Example:
+        example = self._dataset[index]
+        allowed = self._model.segment(example.image, self.names).probabilities[..., self.candidates]
+        best = self.candidates[np.argmax(allowed, axis=-1)]
+        # Among the labels that are allowed here, as if the model had been asked for these alone.
+        share = allowed.max(axis=-1) / allowed.sum(axis=-1)
+        guessed = np.where(share >= self._min_probability, best, IGNORED)
+        known = example.label != self._dataset.ignore_label
+        label = np.where(known, self._kept[np.where(known, example.label, 0)], guessed)
+        return Example(example.image, label.astype(np.int32), example.name)
+
+
+def main(package: Package, _: list[str]) -> None:
+    """The command."""
+    options = flags.FLAGS
+    if bool(options.images) == bool(options.data):
+        raise ConfigError("give pictures as --images, or a labelled data set as --data: one of the two")
+    prepared.check_absent(options.out)
+    dataset: Dataset
+    if options.images:
+        dataset = Unlabelled(image_files.list_checked_images(options.images))
+    else:
+        dataset = open_given(options)
+    model = models.load(package, options)
+    names = model.names(names_from(options.labels) if options.labels else None)
+    labelled = PseudoLabelled(model, dataset, names, options.min_probability)
+    count = prepared.write(labelled, options.out)
+    print(f"wrote {count:,} labelled images to {options.out}")
+
+
+def run(package: Package | None = None, usage: str | None = None) -> NoReturn:
+    """Runs the command; `usage` is what --help says of it."""
+    package = models.define(package, "pseudo_label")
+    flags.DEFINE_string("images", None, "A file, a directory, a pattern, or several with commas.")
+    define_flags(required=False)
+    flags.DEFINE_string("labels", None, "All labels with commas, or in a file; default: the model's.")
+    flags.DEFINE_float("min_probability", 0.0, "Less than this gives no label.", lower_bound=0.0, upper_bound=1.0)
+    flags.DEFINE_string("out", None, "A new folder.", required=True)
+    cli.run(functools.partial(main, package), usage or __doc__)
+
+
+if __name__ == "__main__":
+    run()

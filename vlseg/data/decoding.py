@@ -1,0 +1,187 @@
+"""Readers of label files, by the way a data set writes them.
+
+Pixels that do not count get IGNORE_LABEL where nothing else is said.
+"""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vlseg.data.examples import IGNORE_LABEL, Decoder
+from vlseg.data.images import read_image, read_label
+from vlseg.data.pairs import read_bytes
+from vlseg.errors import DatasetError, ImageError
+
+MAX_VALUE = 65535
+
+
+Converter = Callable[[NDArray[np.int32], object], NDArray[np.int32]]
+"""From stored numbers int32 [H, W], in [0, 65535], and what to call their file in errors, to ids int32 [H, W]."""
+
+
+def lookup(mapping: Mapping[int, int]) -> Converter:
+    """Numbers that are looked up.
+
+    Args:
+        mapping: stored number -> id. A number that it lacks is an error when it is found.
+    """
+    unknown = -1
+    ids = np.full(MAX_VALUE + 1, unknown, np.int32)
+    ids[list(mapping)] = list(mapping.values())
+
+    def convert(stored: NDArray[np.int32], name: object) -> NDArray[np.int32]:
+        found = ids[stored]
+        if (found == unknown).any():
+            raise DatasetError(f"{name}: has label {stored[found == unknown][0]}, which this data set does not have")
+        return found
+
+    return convert
+
+
+def counted(source: object, count: int, ignore_label: int, label_offset: int, ignore_zero: bool) -> Converter:
+    """Numbers that count up, those of the `count` categories from `label_offset`.
+
+    Args:
+        source: what to call the data set in errors.
+        count: how many categories there are.
+        ignore_label: the number, and the id, of pixels that do not count.
+        label_offset: the number of the first category.
+        ignore_zero: ADE20K's habit: 0 does not count either, and categories count from one more.
+
+    Raises:
+        DatasetError: `ignore_label` is the number or the id of a category.
+    """
+    first = label_offset + int(ignore_zero)
+    if 0 <= ignore_label < first + count:
+        raise DatasetError(
+            f"{source}: ignore_label {ignore_label} is also the id of one of the {count} categories; "
+            "choose another, like -1"
+        )
+
+    def convert(stored: NDArray[np.int32], name: object) -> NDArray[np.int32]:
+        ignored = (stored == ignore_label) | (ignore_zero & (stored == 0))
+        ids = stored - np.int32(first)
+        unknown = ~ignored & ((ids < 0) | (ids >= count))
+        if unknown.any():
+            raise DatasetError(
+                f"{name}: has label id {stored[unknown][0]}, but the {count} names have ids "
+                f"{first} to {first + count - 1} (ignored: {ignore_label})"
+            )
+        ids[ignored] = ignore_label
+        return ids
+
+    return convert
+
+
+def values(mapping: Mapping[int, int], read: Callable[[Path], NDArray[np.int32]] = read_label) -> Decoder:
+    """Files whose pixels hold one number.
+
+    Args:
+        mapping: see `lookup`.
+        read: from the file to the numbers, in [0, 65535].
+    """
+    convert = lookup(mapping)
+    return lambda path: convert(read(path), path)
+
+
+def by_value(stored: Sequence[int], ignored: Sequence[int] = ()) -> dict[int, int]:
+    """The mapping for `values` in which id i is stored as the i-th of `stored`.
+
+    The other numbers that may occur, IGNORE_LABEL and those in `ignored`, do not count.
+    """
+    others = dict.fromkeys((IGNORE_LABEL, *ignored), IGNORE_LABEL)
+    return {**others, **{value: index for index, value in enumerate(stored)}}
+
+
+def numbers(
+    stored: Sequence[int], ignored: Sequence[int] = (), read: Callable[[Path], NDArray[np.int32]] = read_label
+) -> Callable[[Path], Decoder]:
+    """`Split.decoder` of data sets whose label files hold the same numbers wherever they lie, see `by_value`."""
+    return lambda _: values(by_value(stored, ignored), read)
+
+
+def colours(mapping: Mapping[tuple[int, int, int], int]) -> Decoder:
+    """Files whose pixels hold a colour for each class; other colours do not count."""
+    known = {_packed(np.array(colour)).item(): index for colour, index in mapping.items()}
+    keys = np.array(sorted(known))
+    ids = np.array([known[key] for key in keys.tolist()], np.int32)
+
+    def decode(path: Path) -> NDArray[np.int32]:
+        packed = _packed(read_image(path).astype(np.int32))
+        places = np.minimum(np.searchsorted(keys, packed), len(keys) - 1)
+        return np.where(keys[places] == packed, ids[places], IGNORE_LABEL).astype(np.int32)
+
+    return decode
+
+
+def panoptic(description: Path, stored: Sequence[int]) -> Decoder:
+    """COCO's panoptic files: a pixel's colour is the number of its segment, R + 256 G + 256^2 B, and 0 is nothing.
+
+    Args:
+        description: the JSON that says of which category each segment is.
+        stored: category ids of COCO, by our id.
+
+    Raises:
+        DatasetError: the JSON is missing or damaged.
+    """
+    content = read_bytes(description)
+    try:
+        annotations = json.loads(content)["annotations"]
+        segments = {
+            entry["file_name"]: {segment["id"]: segment["category_id"] for segment in entry["segments_info"]}
+            for entry in annotations
+        }
+    except (ValueError, KeyError, TypeError) as error:
+        raise DatasetError(f"{description}: is damaged, or does not describe panoptic segments: {error!r}") from error
+    ids = by_value(stored)
+
+    def decode(path: Path) -> NDArray[np.int32]:
+        if path.name not in segments:
+            raise DatasetError(f"{description}: says nothing of {path.name}")
+        numbers, inverse = np.unique(_packed(read_image(path).astype(np.int32)), return_inverse=True)
+        category = {0: IGNORE_LABEL, **segments[path.name]}
+        unknown = [number for number in numbers.tolist() if number not in category]
+        if unknown:
+            raise DatasetError(f"{path}: has segment {unknown[0]}, which {description.name} does not describe")
+        found = [IGNORE_LABEL if number == 0 else ids.get(category[number], -1) for number in numbers.tolist()]
+        if -1 in found:
+            number = numbers.tolist()[found.index(-1)]
+            raise DatasetError(f"{description}: segment {number} of {path.name} is of an unknown category")
+        return np.array(found, np.int32)[inverse]
+
+    return decode
+
+
+def matlab(path: Path, *keys: str) -> NDArray[np.int32]:
+    """An array of a MATLAB file (version 5 to 7.2), by its name and the names of the fields around it.
+
+    Returns:
+        int32 [H, W], values in [0, 65535].
+
+    Raises:
+        ImageError: the file is missing, damaged, of a newer version, or has no such array.
+    """
+    import scipy.io
+
+    if not path.is_file():
+        raise ImageError(f"{path}: no such file")
+    try:
+        value = scipy.io.loadmat(path, squeeze_me=True, struct_as_record=False)[keys[0]]
+        for key in keys[1:]:
+            value = getattr(value, key)
+        array = np.asarray(value)
+        if array.ndim != 2 or array.dtype.kind not in "iuf" or array.min() < 0 or array.max() > MAX_VALUE:
+            raise ImageError(f"{path}: {'.'.join(keys)} is not a map of labels")
+        return array.astype(np.int32)
+    except ImageError:
+        raise
+    except Exception as error:  # the library raises almost anything on damaged files
+        raise ImageError(f"{path}: is not a MATLAB file with {'.'.join(keys)}, or is damaged") from error
+
+
+def _packed(colour: NDArray[np.integer]) -> NDArray[np.integer]:
+    """[..., 3] -> [...]: R + 256 G + 256^2 B."""
+    return colour[..., 0] + 256 * colour[..., 1] + 65536 * colour[..., 2]

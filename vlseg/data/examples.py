@@ -1,0 +1,142 @@
+"""What every labelled data set is: a sequence of pictures with label maps, read as they are asked for."""
+
+import abc
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, NamedTuple, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vlseg.data.images import decode_image, read_image
+from vlseg.errors import DatasetError, one_line
+
+Item = TypeVar("Item", covariant=True)
+
+IGNORED = -1
+"""Target of pixels that do not count, whatever the data set's own label for them: 255 may be a category."""
+
+IGNORE_LABEL = 255
+"""The label of pixels that do not count in data sets that do not say otherwise."""
+
+
+Decoder = Callable[[Path], NDArray[np.int32]]
+"""Reads a label file as ids int32 [H, W]: indices into the names, or the label of pixels that do not count."""
+
+
+class Example(NamedTuple):
+    """A picture uint8 [H, W, 3], its label map int32 [H, W], and what names them in the data set."""
+
+    image: NDArray[np.uint8]
+    label: NDArray[np.int32]
+    name: str
+
+
+class Pair(NamedTuple):
+    """A picture, its label file, and what names both in the data set."""
+
+    image: Path
+    label: Path
+    name: str
+
+
+class LazySequence(abc.ABC, Generic[Item]):
+    """A sequence whose items are read as they are asked for."""
+
+    @abc.abstractmethod
+    def __len__(self) -> int: ...
+
+    @abc.abstractmethod
+    def _read(self, index: int) -> Item:
+        """Item number `index`, which is in [0, len(self))."""
+
+    def __getitem__(self, index: int) -> Item:
+        """Reads one item.
+
+        Raises:
+            IndexError: no such item.
+            ImageError: a picture or label map cannot be read.
+            DatasetError: it is damaged in another way, sizes differ, or a label has no name.
+        """
+        return self._read(range(len(self))[index])
+
+    def __iter__(self) -> Iterator[Item]:
+        return (self[index] for index in range(len(self)))
+
+
+@dataclass(frozen=True)
+class PairDataset(LazySequence[Example]):
+    """Pairs of a picture and a label file.
+
+    Attributes:
+        names: category names, by id.
+        pairs: the files.
+        decode: reader of label files.
+        ignore_label: the id of pixels that do not count.
+    """
+
+    names: tuple[str, ...]
+    pairs: tuple[Pair, ...]
+    decode: Decoder
+    ignore_label: int
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def _read(self, index: int) -> Example:
+        pair = self.pairs[index]
+        image, label = read_image(pair.image), self.decode(pair.label)
+        check_sizes(image, label, pair.label)
+        return Example(image, label, pair.name)
+
+    def picture_file(self, index: int) -> Path:
+        """The file of a picture."""
+        return self.pairs[index].image
+
+
+class Encoded(NamedTuple):
+    """An example as it is stored: a picture as `decode_image` or `read_image` takes it, labels in any form, a name."""
+
+    image: Any
+    label: Any
+    name: str
+
+
+@dataclass(frozen=True)
+class RecordDataset(LazySequence[Example]):
+    """Encoded examples in few large files.
+
+    Attributes:
+        names: category names, by id.
+        ignore_label: the id of pixels that do not count.
+        records: the encoded examples.
+        unpack: from a record and its number to its parts; may raise anything on damaged ones.
+        decode: from the stored labels and the example's name to ids int32 [H, W], see `Decoder`.
+    """
+
+    names: tuple[str, ...]
+    ignore_label: int
+    records: Sequence[bytes]
+    unpack: Callable[[bytes, int], Encoded]
+    decode: Callable[[Any, str], NDArray[np.int32]]
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def _read(self, index: int) -> Example:
+        try:
+            image, label, name = self.unpack(self.records[index], index)
+        except Exception as error:  # the libraries raise several kinds on damaged files
+            raise DatasetError(f"record {index} is damaged: {one_line(error)}") from error
+        pixels = decode_image(image, name) if isinstance(image, bytes) else read_image(image)
+        ids = self.decode(label, name)
+        check_sizes(pixels, ids, name)
+        return Example(pixels, ids, name)
+
+
+def check_sizes(image: np.ndarray, label: np.ndarray, name: object) -> None:
+    """Raises DatasetError unless a picture [H, W, 3] and the label map [H, W] called `name` are of the same size."""
+    (height, width), (label_height, label_width) = image.shape[:2], label.shape
+    if (height, width) != (label_height, label_width):
+        raise DatasetError(f"{name}: is {label_width} x {label_height} pixels, but its picture {width} x {height}")

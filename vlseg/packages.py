@@ -1,0 +1,167 @@
+"""Packages of models: what a folder with a model tells shared code about itself.
+
+A package makes a `Package` and registers it when it is imported. Shared code finds it by the `package` of a
+configuration or by the `format` of a model directory, and names none itself.
+"""
+
+import functools
+import importlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vlseg.checkpoints.directory import Stored
+from vlseg.checkpoints.download import WeightFile
+from vlseg.errors import CheckpointError, ConfigError
+
+if TYPE_CHECKING:
+    from jax.sharding import Mesh
+    from ml_collections import ConfigDict
+
+    from vlseg.segmenter import Segmenter
+    from vlseg.sharding import ParameterAxes
+    from vlseg.training.program import Outline, Prepared
+
+ENTRY_POINTS = "vlseg.packages"
+"""The group of entry points by which installed packages are found that nobody has imported."""
+
+
+class Flags:
+    """The flags that commands have for one package only, and what they do. Here: none."""
+
+    def define(self, command: str) -> None:
+        """Defines those of a command, "convert", "predict" and so on, or of all that load a model, "load"."""
+
+    def load_options(self, options: Any) -> dict[str, Any]:
+        """The arguments of `Package.load` and `Package.read` that the flags of "load" give."""
+        del options
+        return {}
+
+    def inference(self, model: "Segmenter", options: Any) -> Any:
+        """How images are seen: the model's own settings, changed as the flags of a command say."""
+        del options
+        return model.inference
+
+    def for_directory(self, model: "Segmenter", options: Any) -> "Segmenter":
+        """What `export` writes as a directory: the model, changed as its flags say."""
+        del options
+        return model
+
+
+@dataclass(frozen=True)
+class Official:
+    """The format of the authors' code.
+
+    Attributes:
+        suffixes: of its files, the one that is written first.
+        write: (path, stored) writes a file; raises ConfigError if the authors' code has no such model.
+        of_model: from a model to what `write` is to write of it.
+    """
+
+    suffixes: Sequence[str]
+    write: Callable[[Path, Stored], None]
+    of_model: "Callable[[Segmenter], Stored]" = lambda model: model.stored()
+
+
+@dataclass(frozen=True)
+class Package:
+    """A model's package.
+
+    Attributes:
+        name: its import name, which is also the format of its model directories.
+        settings: from what a configuration file says to the defaults of a run, a `vlseg.settings.Run`.
+        axes: of its parameters, see `vlseg.sharding`.
+        load: (source, tokenizer, **options) loads a model.
+        read: (path, **options) reads a directory, or a file of the official format, in its own data types.
+        training: the module with `prepare(config, mesh)` and `outline(config, labels)`; it is imported when it is
+            needed, because it brings the optimizers.
+        bundled: models that come with the package, name -> directory. weights: published ones, by name.
+        official: the format of the authors' code, if there is one.
+        flags: of commands.
+        movable: settings of a run that hold paths whose parent folder may change on resume. free: settings that may.
+    """
+
+    name: str
+    settings: "Callable[[ConfigDict], Any]"
+    axes: "ParameterAxes"
+    load: "Callable[..., Segmenter]"
+    read: Callable[..., Stored]
+    training: str
+    bundled: Mapping[str, Path] = field(default_factory=dict)
+    weights: Mapping[str, WeightFile] = field(default_factory=dict)
+    official: Official | None = None
+    flags: Flags = field(default_factory=Flags)
+    movable: Sequence[str] = ()
+    free: Sequence[str] = ()
+
+    def outline(self, config: "ConfigDict", labels: int) -> "Outline":
+        """The programs of a completed configuration as pure functions and shapes, without weights or data.
+
+        Args:
+            config: the configuration. labels: how many there are, where only data would tell.
+
+        Raises:
+            ConfigError: the configuration cannot be run.
+        """
+        return importlib.import_module(self.training).outline(config, labels)
+
+    def prepare(self, config: "ConfigDict", mesh: "Mesh") -> "Prepared":
+        """Everything that a training run needs, with weights and data.
+
+        Raises:
+            VlsegError: anything wrong with the configuration, checkpoint or data.
+        """
+        return importlib.import_module(self.training).prepare(config, mesh)
+
+
+_registered: dict[str, Package] = {}
+
+
+def register(package: Package) -> Package:
+    """Makes a package known to shared code."""
+    _registered[package.name] = package
+    return package
+
+
+def registered() -> tuple[str, ...]:
+    """The names of the packages that are known so far."""
+    return tuple(_registered)
+
+
+def find(name: str) -> Package:
+    """The package that a configuration names, imported if it is not known yet.
+
+    Raises:
+        ConfigError: there is no such package, or it has no model.
+    """
+    if name not in _registered:
+        try:
+            importlib.import_module(name)
+        except ModuleNotFoundError as error:
+            if error.name is None or not f"{name}.".startswith(f"{error.name}."):
+                raise
+            raise ConfigError(f"config.package {name!r}: no package of that name is installed") from error
+    if name not in _registered:
+        raise ConfigError(f"config.package {name!r} is no package with a model")
+    return _registered[name]
+
+
+def of_format(name: str) -> Package:
+    """The package that reads model directories of a format. Nothing is imported that is not installed as one.
+
+    Raises:
+        CheckpointError: no such package is installed.
+    """
+    if name not in _registered and name in _installed():
+        importlib.import_module(name)
+    if name not in _registered:
+        known = ", ".join(sorted({*_registered, *_installed()}))
+        raise CheckpointError(f"no package is installed that reads models of format {name!r}; there are {known}")
+    return _registered[name]
+
+
+@functools.cache
+def _installed() -> frozenset[str]:
+    return frozenset(point.value for point in metadata.entry_points(group=ENTRY_POINTS))

@@ -1,0 +1,366 @@
+"""What every model does: words and images in, a segmentation out. Commands are written over this contract.
+
+Its centre is the scores of one image, not the logits of a batch: one model adds up the scores of windows, scales and
+mirrored views, another averages probabilities over neighbours in feature space. What the user sees is a `Segmentation`.
+"""
+
+import abc
+import collections
+import dataclasses
+import os
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, ClassVar, Generic, NamedTuple, Self, TypeVar
+
+import jax
+import numpy as np
+from jax.typing import ArrayLike
+from PIL import Image
+
+from vlseg import visualize
+from vlseg.checkpoints import directory
+from vlseg.checkpoints.directory import Stored
+from vlseg.data import images as image_files
+from vlseg.data.images import ImageSource
+from vlseg.errors import ConfigError, VocabularyError
+from vlseg.labels import check_names
+
+NONE = "none of these"
+"""The label of pixels that are rejected."""
+
+READ_AHEAD = 4
+"""Images that wait for others of their size, in batches."""
+
+Item = TypeVar("Item")
+Settings = TypeVar("Settings")
+
+
+@dataclasses.dataclass(frozen=True)
+class Rejection:
+    """When a pixel is "none of these" (the first failure case that LSeg's authors show, Li et al. 2022).
+
+    Attributes:
+        min_similarity: least score of the best label, see `Scores.top`.
+        min_margin: least difference of the best label's score to the second's.
+    """
+
+    min_similarity: float | None = None
+    min_margin: float | None = None
+
+    def __bool__(self) -> bool:
+        return self != Rejection()
+
+    def of(self, scores: np.ndarray) -> np.ndarray:
+        """bool [H, W], True where a pixel is rejected, of the scores [H, W, k] of its best labels, best first."""
+        rejected = np.zeros(scores.shape[:2], bool)
+        if self.min_similarity is not None:
+            rejected |= scores[..., 0] < self.min_similarity
+        if self.min_margin is not None and scores.shape[-1] > 1:
+            rejected |= scores[..., 0] - scores[..., 1] < self.min_margin
+        return rejected
+
+
+class Scores(abc.ABC):
+    """The scores of all N labels at all pixels [H, W] of one image.
+
+    Models override what they can give without having all scores at once.
+    """
+
+    @abc.abstractmethod
+    def probabilities(self) -> np.ndarray:
+        """float32 [H, W, N]."""
+
+    def top(self, count: int) -> tuple[ArrayLike, ArrayLike]:
+        """The best labels of every pixel, best first; of equal ones the first comes first.
+
+        Returns:
+            int32 [H, W, count] and their scores float32 [H, W, count]: probabilities, or similarities of pixel and
+            label, as the model has it.
+        """
+        scores, labels = jax.lax.top_k(self.probabilities(), count)
+        return labels, scores
+
+    def most_probable(self) -> tuple[ArrayLike, ArrayLike]:
+        """The best label of every pixel int32 [H, W], and its probability among all labels float32 [H, W]."""
+        labels, probabilities = (np.asarray(array)[..., 0] for array in Scores.top(self, 1))
+        return labels, probabilities
+
+    def label_map(self) -> ArrayLike:
+        """The best label of every pixel, int32 [H, W]."""
+        return np.asarray(self.top(1)[0])[..., 0]
+
+
+@dataclasses.dataclass(frozen=True)
+class Segmentation:
+    """The segmentation of one image.
+
+    Attributes:
+        label_map: int32 [H, W], indices into `labels`, at the image's original size.
+        labels: the label names; with rejection, "none of these" comes last.
+        top_labels: int32 [H, W, k], the best labels of each pixel, best first, rejected or not.
+        top_similarities: float32 [H, W, k], their scores, see `Scores.top`.
+        image: the image, uint8 [H, W, 3].
+        scores: what the model made of it.
+    """
+
+    label_map: np.ndarray
+    labels: tuple[str, ...]
+    top_labels: np.ndarray
+    top_similarities: np.ndarray
+    image: np.ndarray
+    scores: Scores = dataclasses.field(repr=False)
+
+    @property
+    def probabilities(self) -> np.ndarray:
+        """float32 [H, W, N], of the labels asked for; computed anew at each access because it is large."""
+        return self.scores.probabilities()
+
+    def overlay(self, alpha: float = 0.5) -> Image.Image:
+        """The image under its coloured label map, with a legend."""
+        return visualize.overlay(self.image, self.label_map, self.labels, alpha)
+
+
+class Variant(NamedTuple):
+    """Settings of inference that a model is scored with.
+
+    key: in metrics.json, and the name of a table. title: above the scores, or "". settings: see `Segmenter.inference`.
+    """
+
+    key: str
+    title: str
+    settings: Any
+
+
+class Segmenter(abc.ABC, Generic[Settings]):
+    """A model that segments images into labels given as words. Frozen: methods return new objects.
+
+    Attributes:
+        package: the name of its package.
+        variables: {"params", "batch_stats"}, float32 arrays.
+        inference: how images are seen, the model's own settings.
+    """
+
+    package: ClassVar[str]
+    variables: Mapping[str, Any]
+    inference: Settings
+
+    @property
+    @abc.abstractmethod
+    def labels(self) -> tuple[str, ...]:
+        """The model's own labels, empty if there are none."""
+
+    def names(self, labels: Sequence[str] | None = None) -> tuple[str, ...]:
+        """Labels as they are used, by default the model's own.
+
+        Raises:
+            VocabularyError: none, blanks, duplicates, or words that the model cannot read.
+        """
+        if labels is None and not self.labels:
+            raise VocabularyError('this model has no labels of its own: name some, e.g. --labels="cat,grass,dog"')
+        return check_names(self.labels if labels is None else labels, "label", "labels")
+
+    @abc.abstractmethod
+    def embed(self, labels: Sequence[str] | None = None) -> Any:
+        """What the model needs to know of labels: a pytree of arrays. Raises VocabularyError as `names`."""
+
+    def with_labels(self, labels: Sequence[str]) -> Self:
+        """The same model with other labels of its own."""
+        return dataclasses.replace(self, labels=tuple(labels))  # type: ignore[type-var]
+
+    def batch_key(self, shape: Sequence[int], settings: Sequence[Settings]) -> Hashable | None:
+        """Images of shape (H, W, ...) whose keys are equal are scored together; None for one at a time."""
+        del shape, settings
+        return None
+
+    @abc.abstractmethod
+    def scores(
+        self, images: Sequence[np.ndarray], embeddings: Any, settings: Sequence[Settings], batch_size: int
+    ) -> list[list[Scores]]:
+        """Scores of images under several settings, which share what they can.
+
+        Args:
+            images: uint8 [H, W, 3] each, with one `batch_key`.
+            embeddings: from `embed`.
+            settings: of inference. batch_size: images, or windows, of a forward pass, so that its shape is static.
+
+        Returns:
+            One list for each image, with one entry for each of `settings`.
+        """
+
+    @abc.abstractmethod
+    def image_function(self, settings: Settings) -> jax.tree_util.Partial:
+        """Segmentation into the model's own labels as a pure function that holds weights and embeddings of labels.
+
+        Returns:
+            A function whose leaves are the arrays that it holds. It takes images uint8 [B, H, W, 3], with sides as
+            `export_size` says, and returns {"probabilities": float32 [B, h, w, N] on the model's grid, "label_map":
+            int32 [B, H, W]}.
+
+        Raises:
+            VocabularyError: the model has no labels of its own, or no tokenizer.
+        """
+
+    @property
+    @abc.abstractmethod
+    def export_size(self) -> tuple[int, int]:
+        """The side in pixels of the images that `image_function` takes by default, and what sides are multiples of."""
+
+    @abc.abstractmethod
+    def stored(self) -> Stored:
+        """The model as `vlseg.checkpoints.directory.write` takes it."""
+
+    def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
+        """Writes a directory of safetensors and JSON that `load` reads anywhere; whole or not at all.
+
+        It may be one of a bucket (`gs://...`), where a part of it is never taken for a model.
+
+        Raises:
+            StorageError: it exists and `overwrite` is False, or it cannot be written.
+            ConfigError: a package for its bucket is missing.
+        """
+        directory.write(path, self.package, self.stored(), overwrite=overwrite)
+
+    def variants(self) -> list[Variant]:
+        """The settings that `evaluate` reports, the model's own last."""
+        return [Variant("metrics", "", self.inference)]
+
+    def segment(
+        self, image: ImageSource | Sequence[ImageSource], labels: Sequence[str] | None = None, **options: Any
+    ) -> Any:
+        """Segments an image, or each of a list.
+
+        Args:
+            image: a path, a PIL image or uint8 [H, W, 3]; or a list of them.
+            labels: any names; by default the model's own.
+            options: as for `segment_each`.
+
+        Returns:
+            A `Segmentation`, or a list of them in the order of the images.
+
+        Raises:
+            As `segment_each`.
+        """
+        if isinstance(image, str | os.PathLike | Image.Image | np.ndarray | jax.Array):
+            return next(self.segment_each([image], labels, **options))
+        return list(self.segment_each(image, labels, **options))
+
+    def segment_each(
+        self,
+        images: Iterable[ImageSource],
+        labels: Sequence[str] | None = None,
+        *,
+        top_k: int = 1,
+        rejection: Rejection = Rejection(),
+        batch_size: int = 1,
+        settings: Settings | None = None,
+    ) -> Iterator[Segmentation]:
+        """Segments a stream of images, in its order; see `score_each` for what is read when.
+
+        Args:
+            images: as for `segment`.
+            labels: any N names; by default the model's own.
+            top_k: how many labels to give for each pixel, with their scores.
+            rejection: which pixels are none of these labels.
+            batch_size: images, or windows of an image, of a forward pass.
+            settings: how images are seen, by default as `inference` says.
+
+        Raises:
+            VocabularyError: as in `names`. ImageError: an image that cannot be read. ConfigError: `top_k` is not in
+            [1, N].
+        """
+        names = self.names(labels)
+        if not 1 <= top_k <= len(names):
+            raise ConfigError(f"top_k is {top_k}; it must be from 1 to the number of labels, {len(names)}")
+        if rejection and NONE in map(str.casefold, names):
+            raise VocabularyError(f"{NONE!r} is what rejected pixels are called: leave it out of the labels")
+        embeddings = self.embed(names)
+        wanted = [self.inference if settings is None else settings]
+        pixels = (image_files.read_image(np.asarray(i) if isinstance(i, jax.Array) else i) for i in images)
+        for image, (scores,) in self.score_each(pixels, lambda image: image, embeddings, wanted, batch_size):
+            yield _segmentation(image, names, scores, top_k, rejection)
+
+    def score_each(
+        self,
+        items: Iterable[Item],
+        image_of: Callable[[Item], np.ndarray],
+        embeddings: Any,
+        settings: Sequence[Settings],
+        batch_size: int = 1,
+    ) -> Iterator[tuple[Item, list[Scores]]]:
+        """Scores of a stream of images, in its order.
+
+        Images that share a `batch_key` are scored together. At most 4 * `batch_size` are read before the next result
+        is given; then a batch that is not full yet has to do.
+
+        Args:
+            items: each is read when it is its turn. image_of: the image of an item, uint8 [H, W, 3].
+            embeddings, settings, batch_size: as for `scores`.
+
+        Yields:
+            An item and its scores, one entry for each of `settings`.
+        """
+
+        def key(item: Item) -> Hashable | None:
+            return self.batch_key(image_of(item).shape, settings)
+
+        def score(batch: list[Item]) -> list[list[Scores]]:
+            return self.scores([image_of(item) for item in batch], embeddings, settings, batch_size)
+
+        return in_order(items, key, score, batch_size)
+
+
+def _segmentation(
+    image: np.ndarray, names: tuple[str, ...], scores: Scores, top_k: int, rejection: Rejection
+) -> Segmentation:
+    wanted = min(max(top_k, 2 if rejection.min_margin is not None else 1), len(names))
+    best, values = (np.asarray(array) for array in scores.top(wanted))
+    label_map = np.ascontiguousarray(best[..., 0])
+    if rejection:
+        label_map = np.where(rejection.of(values), len(names), label_map).astype(np.int32)
+        names = (*names, NONE)
+    return Segmentation(label_map, names, best[..., :top_k], values[..., :top_k], image, scores)
+
+
+class _Waiting(Generic[Item]):
+    """An item of a stream: its key, and what was made of it."""
+
+    def __init__(self, item: Item, key: Hashable | None) -> None:
+        self.item, self.key, self.results = item, key, list[Any]()
+
+
+def in_order(
+    items: Iterable[Item], key: Callable[[Item], Hashable | None], run: Callable[[list[Item]], list[Any]], size: int
+) -> Iterator[tuple[Item, Any]]:
+    """What `run` makes of items in batches of equal key and at most `size`, in the order of the items.
+
+    An item whose key is None is alone in its batch. At most `READ_AHEAD` * `size` items are read ahead of the first
+    without a result, whose batch then runs as it is.
+    """
+    queue: collections.deque[_Waiting[Item]] = collections.deque()
+
+    def run_batch_of(waiting: _Waiting[Item]) -> None:
+        batch = [waiting] if waiting.key is None else [w for w in queue if not w.results and w.key == waiting.key]
+        for one, result in zip(batch, run([one.item for one in batch]), strict=True):
+            one.results.append(result)
+
+    for item in items:
+        last = _Waiting(item, key(item))
+        queue.append(last)
+        if last.key is None or sum(not w.results and w.key == last.key for w in queue) == size:
+            run_batch_of(last)
+        if len(queue) >= READ_AHEAD * size and not queue[0].results:
+            run_batch_of(queue[0])
+        while queue and queue[0].results:
+            done = queue.popleft()
+            yield done.item, done.results[0]
+    while queue:
+        if not queue[0].results:
+            run_batch_of(queue[0])
+        done = queue.popleft()
+        yield done.item, done.results[0]
+
+
+def without_variables(model: Any) -> Callable[[Mapping[str, Any]], Any]:
+    """The model, a dataclass, as a function of its variables: it keeps none of the present ones alive."""
+    kind = type(model)
+    rest = {f.name: getattr(model, f.name) for f in dataclasses.fields(model) if f.name != "variables"}
+    return lambda variables: kind(variables=variables, **rest)

@@ -1,0 +1,249 @@
+"""Settings of a run: dataclasses hold the defaults, a configuration file says what differs, flags override both.
+
+    config = load("configs/coco.py")               # or what --config gives a command, see `define_flag`
+    settings = read(Adaptation, config.adaptation, "config.adaptation")
+
+A configuration file has a function `get_config()` (or `get_config(argument)`, for --config=FILE.py:ARGUMENT) that
+returns a ConfigDict. Its `package` names the model's package, whose dataclasses are the defaults of everything that the
+file does not say. So every setting is a flag, and a file can be copied anywhere.
+"""
+
+import dataclasses
+import types
+import typing
+from collections.abc import Iterable, Mapping
+from typing import Any, TypeVar
+
+from absl import flags
+from ml_collections import ConfigDict, FieldReference, config_dict
+from ml_collections.config_flags import config_flags
+
+from vlseg import packages
+from vlseg.errors import ConfigError
+
+T = TypeVar("T")
+
+# The flag belongs to the command that calls `define_flag`, so its --help shows it.
+flags.disclaim_key_flags()
+
+
+@dataclasses.dataclass(frozen=True)
+class Loading:
+    """How batches are made ahead.
+
+    Attributes:
+        threads: in each process. workers: processes beside it, 0 for none.
+        on_error: "stop" at an example that cannot be read, or "skip" it.
+    """
+
+    threads: int = 4
+    workers: int = 0
+    on_error: str = "stop"
+
+
+@dataclasses.dataclass(frozen=True)
+class Folder:
+    """How the labels of a folder are read, see `vlseg.data.formats.folder`."""
+
+    ignore_label: int = 255
+    label_offset: int = 0
+    ignore_zero: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Catalog:
+    """The split of a data set of the catalog: "train", "evaluation" or one of its own."""
+
+    split: str = "train"
+
+
+@dataclasses.dataclass(frozen=True)
+class Tfds:
+    """How a data set of TFDS is read, see `vlseg.data.formats.tfds`.
+
+    Attributes:
+        split: as for `Catalog`. image_feature, label_feature: names, where there are several.
+        names: of the classes, where the data set has none: with commas, or a file.
+        ignore_label: by default what the data set says, or 255. label_offset, ignore_zero: as for `Folder`.
+    """
+
+    split: str = "train"
+    image_feature: str = ""
+    label_feature: str = ""
+    names: str = ""
+    ignore_label: int | None = None
+    label_offset: int = 0
+    ignore_zero: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class TinyWorld:
+    """Scenes of the tiny world: split, number, and seed."""
+
+    split: str = "train"
+    count: int = 20000
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+    """A data set.
+
+    Attributes:
+        source: as `vlseg.data.sources.open_dataset` takes it; "" for none.
+        folder, catalog, tfds, tiny_world: how each kind of source is read.
+    """
+
+    source: str = ""
+    folder: Folder = Folder()
+    catalog: Catalog = Catalog()
+    tfds: Tfds = Tfds()
+    tiny_world: TinyWorld = TinyWorld()
+
+
+EVALUATION = Data("", Folder(), Catalog("evaluation"), Tfds("evaluation"), TinyWorld("test", 500))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Run:
+    """Settings that every package has; a package adds its own.
+
+    Attributes:
+        package: the import name of the model's package.
+        checkpoint: what training starts from. tokenizer: its tokenizer, where the checkpoint has none.
+        data: what is trained on. evaluation: what the finished model is scored on; none if there is no source.
+        mesh: such as "data=4,fsdp=2"; by default all devices share the batch, see `vlseg.sharding`.
+        loading: how batches are made ahead.
+        log_every, checkpoint_every: in steps. checkpoint_minutes: a checkpoint also with a log line when so much time
+            has passed; 0 for never. keep_checkpoints: how many stay. keep_period: checkpoints at multiples of so many
+            steps stay too; 0 for none.
+        profile: first and last step of a profile, such as "10:12"; "" for none.
+    """
+
+    package: str
+    checkpoint: str = ""
+    tokenizer: str = ""
+    data: Data = Data()
+    evaluation: Data = EVALUATION
+    mesh: str = ""
+    loading: Loading = Loading()
+    log_every: int = 50
+    checkpoint_every: int = 500
+    checkpoint_minutes: float = 0.0
+    keep_checkpoints: int = 2
+    keep_period: int = 0
+    profile: str = ""
+
+
+def as_config(settings: Any) -> ConfigDict:
+    """A dataclass as a ConfigDict whose fields may be overridden; an optional field that is None keeps its type."""
+    config = ConfigDict()
+    hints = typing.get_type_hints(type(settings))
+    for field in dataclasses.fields(settings):
+        value = getattr(settings, field.name)
+        if dataclasses.is_dataclass(value):
+            value = as_config(value)
+        elif value is None:
+            (kind,) = (kind for kind in typing.get_args(hints[field.name]) if kind is not types.NoneType)
+            value = config_dict.placeholder(kind)
+        config[field.name] = value
+    return config
+
+
+def read(kind: type[T], values: Mapping[str, Any], where: str) -> T:
+    """A dataclass from settings by name; lists become tuples.
+
+    Args:
+        kind: a dataclass, which checks its values itself.
+        values: names of its fields -> values; what is left out has its default.
+        where: what a message calls them, such as "config.adaptation".
+
+    Raises:
+        ConfigError: a name that does not exist, or a value that cannot be.
+    """
+    plain = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+    known = [field.name for field in dataclasses.fields(kind)]  # type: ignore[arg-type]
+    unknown = sorted(plain.keys() - set(known))
+    if unknown:
+        raise ConfigError(f"{where} has no setting {', '.join(unknown)}; there are {', '.join(known)}")
+    try:
+        return kind(**plain)
+    except ConfigError as error:
+        raise ConfigError(f"{where}.{error}") from error
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"{where}: {error}") from error
+
+
+def complete(config: ConfigDict) -> ConfigDict:
+    """A configuration with everything that it does not say, from the defaults of its package.
+
+    Raises:
+        ConfigError: it names no package, or has a setting that the package lacks and no other setting refers to.
+    """
+    if not config.get("package"):
+        raise ConfigError("the configuration names no package: write config.package = ..., the model's import name")
+    laid = as_config(packages.find(config.package).settings(config))
+    _lay(laid, config, "config.")
+    return laid
+
+
+def _lay(base: ConfigDict, over: ConfigDict, path: str) -> None:
+    for name, value in over.iteritems(preserve_field_references=True):
+        if name not in base:
+            if not _is_referred_to(value):
+                raise ConfigError(f"{path}{name}: no such setting")
+            base[name] = ConfigDict() if isinstance(value, ConfigDict) else value
+            if not isinstance(value, ConfigDict):
+                continue
+        if isinstance(base[name], ConfigDict) and isinstance(value, ConfigDict):
+            _lay(base[name], value, f"{path}{name}.")
+            continue
+        try:
+            base[name] = value
+        except TypeError as error:
+            raise ConfigError(f"{path}{name}: {error}") from error
+
+
+def _is_referred_to(value: Any) -> bool:
+    """Whether other settings of a file are made of this one, or of all its parts: such a setting is the file's own."""
+    if isinstance(value, ConfigDict):
+        return bool(value) and all(_is_referred_to(part) for _, part in value.iteritems(preserve_field_references=True))
+    return isinstance(value, FieldReference)
+
+
+class _CompletingParser(config_flags.ConfigFileFlagParser):
+    """Reads a configuration file, completed, before overrides are parsed: so all its settings can be overridden."""
+
+    def parse(self, path: str) -> Any:
+        config = super().parse(path)
+        # Of a file that cannot be read the library keeps the error until the configuration is used.
+        return complete(config).lock() if isinstance(config, ConfigDict) else config
+
+
+def define_flag(help_string: str) -> None:
+    """Defines --config, the file of a run, which must be given, and an override for each of its settings."""
+    config_flags.DEFINE_config_file("config", help_string=help_string)
+    flags.FLAGS["config"].parser = _CompletingParser("config", lock_config=False)
+    flags.mark_flag_as_required("config")
+
+
+def load(path: str) -> ConfigDict:
+    """The completed configuration of a file, given as for --config.
+
+    Raises:
+        ConfigError: as `complete`. OSError: there is no such file.
+    """
+    return _CompletingParser("config", lock_config=False).parse(path).unlock()
+
+
+def check_argument(file: str, argument: str, choices: Iterable[str]) -> None:
+    """Refuses what a configuration file does not know after the colon of --config=FILE.py:ARGUMENT.
+
+    Args:
+        file: its name, for the message. argument: what was given. choices: what may be.
+
+    Raises:
+        ConfigError: the argument is none of the choices.
+    """
+    known = tuple(choices)
+    if argument not in known:
+        raise ConfigError(f"--config={file}:{argument}: after the colon give one of {', '.join(known)}")

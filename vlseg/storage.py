@@ -1,0 +1,106 @@
+"""Reading and writing paths that are local or in a bucket (`gs://BUCKET/FOLDER`), such as working directories.
+
+`etils.epath` also has one interface for both, but writes local files in place, remembers what a bucket held earlier,
+and raises whatever the client of the bucket raises; here are the guarantees and errors of `vlseg.files` and
+`vlseg.remote`: ConfigError where a package for the bucket is missing, else StorageError.
+"""
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from vlseg import files, remote
+from vlseg.errors import StorageError
+from vlseg.files import PathLike
+
+
+def exists(path: PathLike) -> bool:
+    """Whether there is a file; locally also whether there is a directory."""
+    return remote.exists(path) if files.is_remote(path) else os.path.exists(path)
+
+
+def read_bytes(path: PathLike) -> bytes:
+    """The content of a small file."""
+    if files.is_remote(path):
+        return remote.read(path, StorageError)
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise StorageError(f"cannot read {os.fspath(path)}: {error.strerror}") from error
+
+
+def write_bytes(path: PathLike, data: bytes) -> None:
+    """Writes a small file, which others see when it is complete, replacing what is there."""
+    if files.is_remote(path):
+        remote.write(path, data)
+    else:
+        files.atomic_write_bytes(path, data)
+
+
+def write_text(path: PathLike, text: str) -> None:
+    """Writes `text` as UTF-8, like `write_bytes`."""
+    write_bytes(path, text.encode("utf-8"))
+
+
+def write_json(path: PathLike, obj: Any) -> None:
+    """Writes `obj` as indented JSON, like `write_bytes`; NaN and infinities become null."""
+    write_text(path, files.json_text(obj))
+
+
+@contextlib.contextmanager
+def directory(path: PathLike, last: str, overwrite: bool = False) -> Iterator[Path]:
+    """Yields an empty local directory which becomes `path` when the block ends.
+
+    Locally this is `files.atomic_directory`. In a bucket the file called `last`, without which readers ignore the
+    others, is the first to be removed from an old directory and the last to be uploaded.
+    """
+    if not files.is_remote(path):
+        with files.atomic_directory(path, overwrite) as folder:
+            yield folder
+        return
+    url = os.fspath(path).rstrip("/")
+    if remote.names(url) and not overwrite:
+        raise StorageError(f"{url} exists already; remove it or choose another place")
+    with tempfile.TemporaryDirectory() as temporary:
+        yield Path(temporary)
+        others = {file.name for file in Path(temporary).iterdir()} - {last}
+        remote.remove(url, last)
+        remote.upload(Path(temporary), [*sorted(others), last], url)
+
+
+class Staging:
+    """A local folder for files that are appended to, which objects of a bucket cannot be.
+
+    Attributes:
+        folder: where to write: the destination itself if it is local, else a temporary folder.
+        is_remote: whether the destination is a folder of a bucket.
+    """
+
+    def __init__(self, destination: PathLike) -> None:
+        self.is_remote = files.is_remote(destination)
+        self._url = os.fspath(destination)
+        self._temporary = tempfile.TemporaryDirectory() if self.is_remote else None
+        self.folder = Path(self._temporary.name if self._temporary else destination)
+
+    def fetch(self, name: str) -> None:
+        """Copies a small file, if there is one, from the bucket into the folder."""
+        url = f"{self._url}/{name}"
+        if self.is_remote and remote.exists(url):
+            files.atomic_write_bytes(self.folder / name, remote.read(url, StorageError))
+
+    def upload(self) -> None:
+        """Copies all files of the folder to the bucket, over those of the same names."""
+        if self.is_remote:
+            found = [path for path in self.folder.rglob("*") if path.is_file()]
+            remote.upload(self.folder, [path.relative_to(self.folder).as_posix() for path in found], self._url)
+
+    def close(self) -> None:
+        """Uploads, and removes the temporary folder."""
+        try:
+            self.upload()
+        finally:
+            if self._temporary:
+                self._temporary.cleanup()
