@@ -1,0 +1,74 @@
+import json
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.commands import NAMES, SIZE, labelled_folder
+from vlseg.data.images import read_label
+
+
+def report(out):
+    return json.loads((out / "metrics.json").read_text())
+
+
+def test_scores_are_those_of_every_picture(commands, model, loaded, folder, tmp_path, capsys):
+    out = tmp_path / "new" / "scores"
+    assert commands.call("evaluate", "--checkpoint", model, f"--data={folder}", f"--out={out}") == 0
+    output, errors = capsys.readouterr()
+    assert "mIoU" in output and f"wrote {out / 'metrics.json'} and" in output and errors == ""
+    assert {path.name for path in out.iterdir()} == {"metrics.json", "metrics.csv"}
+    labels = np.stack([read_label(folder / f"labels/{number}.png") for number in range(4)])
+    predicted = np.stack([one.label_map for one in loaded.segment(sorted((folder / "images").iterdir()))])
+    predicted[labels == 255] = 255
+    pairs = [(predicted == index, labels == index) for index in range(len(NAMES))]
+    scores = [(a & b).sum() / (a | b).sum() for a, b in pairs]
+    found = report(out)
+    assert found["images"] == 4 and found["inference"] == {"brightness": 1.0}
+    assert found["aAcc"] == pytest.approx((predicted == labels)[labels != 255].mean())
+    assert found["IoU"] == pytest.approx(dict(zip(NAMES, scores, strict=True)))
+    assert found["mIoU"] == pytest.approx(np.mean(scores)) and found["mIoU"] > 0.9
+
+
+def test_other_words(commands, model, folder, tmp_path):
+    words = "green grass,bricks,small trees,cars"
+    flags = (f"--checkpoint={model}", f"--data={folder}", f"--labels={words}", f"--out={tmp_path}")
+    assert "green grass" in commands.output("evaluate", *flags)
+    assert list(report(tmp_path)["IoU"]) == words.split(",")
+
+
+def test_label_files_that_count_from_elsewhere(commands, model, folder, tmp_path):
+    """Files of ADE20K's kind, and of another label for what is ignored, give the scores of ours."""
+    scores = []
+    for ignored, given in ((255, []), (0, ["--ignore_zero"]), (200, ["--ignore_label=200", "--label_offset=1"])):
+        data, out = shutil.copytree(folder, tmp_path / f"data{ignored}"), tmp_path / f"out{ignored}"
+        for path in (data / "labels").iterdir():
+            label = np.asarray(Image.open(path))
+            Image.fromarray(np.where(label == 255, ignored, label + bool(given)).astype(np.uint8)).save(path)
+        commands.output("evaluate", f"--checkpoint={model}", f"--data={data}", f"--out={out}", *given)
+        scores.append(report(out))
+    assert scores[0] == scores[1] == scores[2]
+
+
+def test_data_that_cannot_be_scored(commands, model, tmp_path, capsys):
+    folder = labelled_folder(tmp_path / "folder", 4)
+
+    def line(*flags, data=folder):
+        given = (f"--checkpoint={model}", f"--data={data}", f"--out={tmp_path / 'out'}", *flags)
+        return commands.refusal(capsys, "evaluate", *given)
+
+    assert "cannot write" in line(f"--out={folder / 'names.txt'}")
+    assert "no such folder" in line(data=tmp_path / "absent")
+    assert "3 labels do not fit the data set's 4 classes" in line("--labels=a,b,c")
+    assert "give each name once" in line("--labels=a,b,c,A")
+    assert "ignore_zero" in line("--ignore_zero", data="tiny_world")
+    assert "no such checkpoint" in line("--checkpoint=absent")
+    label = folder / "labels/2.png"
+    Image.open(label).crop((0, 0, 50, 40)).save(label)
+    assert "50 x 40 pixels" in line()
+    Image.fromarray(np.full(SIZE, 9, np.uint8)).save(label)
+    assert "2.png: has label id 9, but the 4 names have ids 0 to 3" in line()
+    label.unlink()
+    assert "no label map for 1 of 4" in line()
+    assert not (tmp_path / "out").exists()

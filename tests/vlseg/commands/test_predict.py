@@ -1,0 +1,168 @@
+"""Predictions: what is written for pictures of every sort, and what cannot be segmented."""
+
+import json
+import types
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from tests.commands import NAMES, SIZE, files_in, room_for
+from vlseg.commands.predict import output_names, write
+from vlseg.data.images import read_label
+from vlseg.segmenter import NONE, Rejection
+
+PATHS = st.builds(
+    lambda folder, stem, suffix: Path(folder, f"{stem}{suffix}"),
+    st.sampled_from(["a", "b", "c"]),
+    st.sampled_from(["x", "x_png", "x_png_1", "x_png_2", "x_1", "x_jpg", "x.y", "y"]),
+    st.sampled_from([".png", ".jpg"]),
+)
+
+
+@given(st.lists(PATHS, max_size=12))
+def test_no_two_images_share_a_name(paths):
+    names = output_names(paths)
+    assert len(names) == len(paths) == len(set(names))
+    assert not any("." in name for path, name in zip(paths, names, strict=True) if "." not in path.stem)
+
+
+def test_names():
+    assert output_names([Path("a/x.png"), Path("b/y.jpg")]) == ["x", "y"]
+    assert output_names([Path("x.png"), Path("x.jpg"), Path("y.z.png")]) == ["x_png", "x_jpg", "y.z"]
+    assert output_names([Path("a/x.png"), Path("b/x.png"), Path("c/x.png")]) == ["x_png", "x_png_1", "x_png_2"]
+    assert output_names([]) == []
+
+
+def report(out):
+    return json.loads((out / "predictions.json").read_text(encoding="utf-8"))
+
+
+def test_pictures_of_several_sizes(commands, model, loaded, folder, tmp_path):
+    """Every output has the original size."""
+    for number, size in enumerate(((60, 40), (120, 40), (96, 80))):
+        Image.open(folder / "images/0.jpg").resize(size).save(tmp_path / f"{number}.png")
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turn clockwise to see it upright
+    Image.open(folder / "images/1.jpg").save(tmp_path / "rotated.jpg", exif=exif)
+    sizes = {"0": (40, 60), "1": (40, 120), "2": (80, 96), "rotated": SIZE[::-1]}
+    out = tmp_path / "new" / "out"
+    flags = (f"--checkpoint={model}", f"--images={tmp_path}", f"--out={out}", "--batch_size=3")
+    assert commands.output("predict", *flags) == f"wrote 4 segmentations to {out}\n"
+    written = {f"{kind}/{stem}.png" for kind in ("labels", "overlays") for stem in sizes}
+    assert files_in(out) == written | {"predictions.json"}
+    assert report(out)["labels"] == list(NAMES)
+    for entry, (stem, size) in zip(report(out)["images"], sizes.items(), strict=True):
+        assert Path(entry["image"]).stem == entry["name"] == stem and (entry["height"], entry["width"]) == size
+        labels = read_label(out / f"labels/{stem}.png")
+        np.testing.assert_array_equal(labels, loaded.segment(entry["image"]).label_map)
+        shares = {name: np.mean(labels == index) for index, name in enumerate(NAMES) if (labels == index).any()}
+        assert entry["shares"] == pytest.approx(shares, abs=1e-5)
+        overlay = Image.open(out / f"overlays/{stem}.png")
+        assert overlay.height >= size[0] and overlay.width >= size[1]
+
+
+def test_many_labels_in_any_script(commands, model, loaded, photo, tmp_path):
+    """More of them than a byte can hold, given as a file and with commas."""
+    names = ["небо", "草", "ziegel \N{BRICK}", "ทราย", *(f"label {number}" for number in range(300))]
+    (tmp_path / "names.txt").write_text("\n".join(names), encoding="utf-8")
+    for run, labels in {"a": tmp_path / "names.txt", "b": ",".join(names)}.items():
+        flags = (f"--images={photo}", f"--labels={labels}", f"--out={tmp_path / run}")
+        commands.output("predict", f"--checkpoint={model}", *flags)
+    assert report(tmp_path / "a") == report(tmp_path / "b") and report(tmp_path / "a")["labels"] == names
+    assert "草" in (tmp_path / "a" / "predictions.json").read_text(encoding="utf-8")
+    found = read_label(tmp_path / "a/labels/0.png")
+    assert found.max() > 255
+    np.testing.assert_array_equal(found, loaded.segment(photo, names).label_map)
+
+
+def test_more_labels_than_a_picture_can_hold(tmp_path):
+    for folder in ("overlays", "labels"):
+        (tmp_path / folder).mkdir()
+    found = types.SimpleNamespace(
+        label_map=np.array([[0, 70_000]]), labels=range(70_001), overlay=Image.new("RGB", (2, 1)).copy
+    )
+    found.top_labels = found.label_map[..., None]
+    write(tmp_path, "x.y", Path("x.y.png"), found)
+    np.testing.assert_array_equal(np.load(tmp_path / "labels" / "x.y.npy"), found.label_map)
+
+
+def test_several_labels_a_pixel_and_none_of_them(commands, model, loaded, photo, tmp_path):
+    common, out = (f"--checkpoint={model}", f"--images={photo}"), tmp_path / "out"
+    least = float(np.median(loaded.segment(photo).top_similarities))
+    commands.output("predict", *common, f"--out={out}", f"--min_similarity={least}", "--top_k=3")
+    assert report(out)["labels"] == [*NAMES, NONE]
+    assert report(out)["images"][0]["shares"][NONE] == pytest.approx(0.5, abs=0.02)
+    labels = read_label(out / "labels/0.png")
+    assert set(np.unique(labels)) <= set(range(5))
+    top = np.load(out / "top/0.npz")
+    assert top["labels"].shape == (*labels.shape, 3) and top["labels"].dtype == np.int32
+    assert top["similarities"].dtype == np.float16 and (np.diff(top["similarities"].astype(float)) <= 0).all()
+    kept = labels != len(NAMES)
+    np.testing.assert_array_equal(labels[kept], top["labels"][..., 0][kept])
+    commands.output("predict", *common, f"--out={tmp_path / 'b'}", "--min_margin=0.9")
+    found = loaded.segment(photo, rejection=Rejection(min_margin=0.9)).label_map
+    assert (found == len(NAMES)).any()
+    np.testing.assert_array_equal(read_label(tmp_path / "b/labels/0.png"), found)
+    assert not (tmp_path / "b" / "top").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("words", "is not an image"), ("absent", "no such file"), ("cut", "is truncated or damaged")],
+)
+def test_images_that_cannot_be_segmented(commands, model, photo, tmp_path, capsys, name, message):
+    """One that is damaged inside is found out when its turn comes: what was written before is whole."""
+    (tmp_path / "words.jpg").write_text("a picture, but in words")
+    (tmp_path / "cut.jpg").write_bytes(photo.read_bytes()[:2000])
+
+    def line(images, out):
+        flags = (f"--checkpoint={model}", f"--images={images}", f"--out={tmp_path / out}")
+        return commands.refusal(capsys, "predict", *flags)
+
+    assert f"{name}.jpg: {message}" in line(f"{photo},{tmp_path / name}.jpg", "out")
+    assert files_in(tmp_path / "out") == ({"labels/0.png", "overlays/0.png"} if name == "cut" else set())
+    line(tmp_path / f"{name}.jpg", "new/out")
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_full_disk(commands, model, photo, tmp_path, capsys):
+    with room_for(200):
+        flags = (f"--checkpoint={model}", f"--images={photo}", f"--out={tmp_path / 'out'}")
+        line = commands.refusal(capsys, "predict", *flags)
+    assert "cannot write" in line and "0.png" in line
+    assert files_in(tmp_path / "out") == set()
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("--labels=tree,,car", "blank name"),
+        ("--labels=tree,tree", "give each name once"),
+        ("--labels=tree,Tree", "give each name once"),
+        ("--labels=absent.txt", "no such file of category names"),
+        ("--colour=3", "Unknown command line flag 'colour'"),
+        ("--batch_size=0", "batch_size"),
+        ("--top_k=0", "top_k"),
+        ("--top_k=5", "from 1 to the number of labels, 4"),
+        ("--min_margin=-1", "min_margin"),
+        ("--checkpoint=absent", "no such checkpoint"),
+        ("--checkpoint=BARE", "is not a model directory: it has no config.json"),
+        ("--checkpoint=FOREIGN", "no package is installed that reads models of format 'absent'"),
+    ],
+)
+def test_flags_that_cannot_be(commands, model, photo, tmp_path, capsys, given, message):
+    (tmp_path / "config.json").write_text('{"format": "absent"}')
+    common = (f"--checkpoint={model}", f"--images={photo}", f"--out={tmp_path / 'out'}")
+    given = given.replace("BARE", str(photo.parent)).replace("FOREIGN", str(tmp_path))
+    line = commands.refusal(capsys, "predict", *common, given)
+    assert message in line, line
+    assert files_in(tmp_path) == {"config.json"} and not (tmp_path / "out").exists()
+
+
+def test_a_checkpoint_is_needed_to_tell_the_package(commands, photo, tmp_path, capsys):
+    line = commands.refusal(capsys, "predict", f"--images={photo}", f"--out={tmp_path / 'out'}")
+    assert "--checkpoint=DIR is required" in line

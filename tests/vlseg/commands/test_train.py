@@ -1,0 +1,118 @@
+"""Training runs: what they leave behind, how they go on, and where they cannot."""
+
+import json
+import signal
+
+import fsspec
+import pytest
+from PIL import Image
+
+from tests.buckets import stand_in
+from tests.commands import NAMES, ending, files_in, logged, room_for
+from vlseg import packages
+from vlseg.checkpoints.directory import WEIGHTS_FILE
+
+
+def assert_same_model(found, expected):
+    """To the last bit."""
+    assert (found / "model" / WEIGHTS_FILE).read_bytes() == (expected / "model" / WEIGHTS_FILE).read_bytes()
+
+
+def test_training_leaves_a_model_and_its_history(run):
+    workdir, output = run
+    assert f"wrote {workdir / 'model'}\n" in output and "mIoU" in output
+    assert {"config.json", "metrics.jsonl", "examples.png", "model/model.safetensors"} <= files_in(workdir)
+    assert any(name.startswith("events.out.tfevents") for name in files_in(workdir))
+    assert Image.open(workdir / "examples.png").width > 200
+    assert json.loads((workdir / "config.json").read_text())["training"]["steps"] == 80
+    lines = logged(workdir)
+    assert [line["step"] for line in lines] == list(range(10, 81, 10))
+    assert lines[-1]["loss"] < 0.5 * lines[0]["loss"]
+    settings = json.loads((workdir / "model/config.json").read_text())
+    assert settings["labels"] == list(NAMES)
+    assert packages.find(settings["format"]).load(workdir / "model").labels == NAMES
+
+
+@pytest.mark.parametrize("sent", [signal.SIGKILL, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
+def test_a_run_that_is_stopped_resumes_to_the_same_weights(commands, training, run, tmp_path, sent):
+    """Settings that do not change the run may change."""
+    workdir = tmp_path / "stopped"
+    process = commands.spawn("train", *training(workdir), JAX_DISABLE_MOST_OPTIMIZATIONS="0")
+    assert process.stdout is not None
+    # A checkpoint is complete when the next one is begun, and that is before the line after it.
+    for line in process.stdout:
+        if line.startswith("step 30 "):
+            process.send_signal(sent)
+            break
+    code, _, errors = ending(process)
+    assert code == (-sent if sent == signal.SIGKILL else 128 + sent) and errors == ""
+    assert not (workdir / "model").exists()
+
+    output = commands.output("train", *training(workdir, evaluation__source=""))
+    assert "step 10 " not in output and "step 80 " in output and "mIoU" not in output
+    assert_same_model(workdir, run[0])
+    ours, theirs = logged(workdir), logged(run[0])
+    assert {line["step"] for line in theirs} <= {line["step"] for line in ours}
+    assert ours[-1]["loss"] == theirs[-1]["loss"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"evaluation__source": "absent"}, "no such folder"),
+        ({"evaluation__source": "tiny_world,tiny_world"}, "names 2 data sets"),
+        ({"log_every": 0}, "config.log_every is 0"),
+        ({"speed": 3}, "no such setting: speed"),
+        ({"training__steps": "many"}, "many"),
+        ({"mesh": "data=3"}, "mesh"),
+    ],
+)
+def test_settings_that_cannot_be(commands, training, tmp_path, capsys, changes, message):
+    line = commands.refusal(capsys, "train", *training(tmp_path / "run", **changes))
+    assert message in line, line
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_working_directories_that_cannot_be(commands, training, run, tmp_path, capsys):
+    before = files_in(run[0])
+    line = commands.refusal(capsys, "train", *training(run[0], training__steps=90))
+    assert "other settings (training.steps)" in line
+    assert files_in(run[0]) == before
+    (tmp_path / "file").write_text("")
+    assert "cannot make the working directory" in commands.refusal(capsys, "train", *training(tmp_path / "file"))
+    assert "--config is required" in commands.refusal(capsys, "train", f"--workdir={tmp_path / 'run'}")
+    assert "--workdir is required" in commands.refusal(capsys, "train", training("")[0])
+    assert files_in(tmp_path) == {"file"}
+
+
+def test_training_into_a_bucket(commands, training, run, photo, tmp_path, monkeypatch, capsys):
+    stand_in(tmp_path, monkeypatch)
+    monkeypatch.setenv("VLSEG_CACHE", str(tmp_path / "cache"))
+    assert "wrote gs://bucket/run/model\n" in commands.output("train", *training("gs://bucket/run"))
+    assert {"config.json", "model/config.json"} <= files_in(tmp_path / "bucket/run")
+    assert_same_model(tmp_path / "bucket/run", run[0])
+    flags = (f"--images={photo}", f"--out={tmp_path / 'out'}")
+    assert commands.call("predict", "--checkpoint=gs://bucket/run/model", *flags) == 0
+    line = commands.refusal(capsys, "predict", "--checkpoint=gs://bucket/x", *flags)
+    assert "gs://bucket/x: there is no such bucket or object" in line
+
+    def absent(*_, **__):
+        raise ImportError("Please install gcsfs to access Google Storage")
+
+    monkeypatch.setattr(fsspec, "url_to_fs", absent)
+    line = commands.refusal(capsys, "train", *training("gs://bucket/run"))
+    assert 'pip install "vlseg-jax[gcs]"' in line
+
+
+@pytest.mark.slow
+def test_a_disk_that_fills_up_while_training(commands, training, tmp_path):
+    """The run ends with our line, among what the threads that write checkpoints say, and goes on when there is room."""
+    workdir, large = tmp_path / "run", {"model__features": 1024}
+    with room_for(20_000):
+        limited = commands.spawn("train", *training(workdir, **large), JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS="1e9")
+    code, _, errors = ending(limited)
+    assert code == 2, errors
+    (line,) = [line for line in errors.splitlines() if line.startswith("error: ")]
+    assert f"cannot write checkpoints to {workdir}" in line
+    assert not (workdir / "model").exists()
+    assert f"wrote {workdir / 'model'}\n" in commands.output("train", *training(workdir, **large))
