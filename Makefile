@@ -43,7 +43,7 @@ test-slow: install $(LIBTPU)  ## the slow tests
 	$(PYTEST) -m slow
 
 pods: install $(LIBTPU)  ## compile for TPU slices of 8 to 256 chips; the tables go to docs/pods, reports that are there stay (40 minutes)
-	$(BIN)/python -m launch.pods --libtpu=$(LIBTPU) --out=docs/pods
+	$(BIN)/python -m benchmarks.pods --libtpu=$(LIBTPU) --out=docs/pods
 
 # The compiler for TPUs, beside the other packages: among them it would make JAX look for a TPU.
 $(LIBTPU): $(INSTALLED)

@@ -1,6 +1,6 @@
 """Compiles both models for TPU slices of several sizes and writes what a chip does there as a table.
 
-python -m launch.pods --libtpu=libtpu --out=docs/pods
+python -m benchmarks.pods --libtpu=libtpu --out=docs/pods
 
 Runs `python -m launch.compile` for each line; its reports stay in OUT, and those that are there are not made anew. All
 lines take forty minutes on two cores. The tables are OUT/README.md.
@@ -99,19 +99,8 @@ def document(folder: Path) -> str:
 
 
 def _table(folder: Path, program: str) -> str:
-    head = (
-        "",
-        "slice",
-        "images",
-        "memory GB",
-        "TFLOP",
-        "model's share",
-        "traffic GB",
-        "exchanged MB",
-        "ms",
-        "images/s",
-    )
-    rows = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
+    head = "|  | slice | images | memory GB | TFLOP | model's share | traffic GB | exchanged MB | ms | images/s |"
+    rows = [head, "|---" * (head.count("|") - 1) + "|"]
     for report in reports():
         file = folder / f"{report.name}.json"
         found = json.loads(file.read_text())["programs"] if file.exists() else []
