@@ -163,5 +163,6 @@ def resolve(
         return Path(name)
     if name in weights:
         return download.fetch(name, weights)
-    known = f", a directory nor one of {', '.join([*bundled, *weights])}" if bundled or weights else " nor a directory"
+    names = [*bundled, *weights]
+    known = f", a directory nor {'one of ' * (len(names) > 1)}{', '.join(names)}" if names else " nor a directory"
     raise CheckpointError(f"no such checkpoint: {name} is neither a file{known}")
