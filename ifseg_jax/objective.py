@@ -67,7 +67,7 @@ def optimizer(settings: Adaptation) -> optax.GradientTransformation:
 
 def initial_state(trained: Variables, settings: Adaptation) -> State:
     """What an update changes. Updates give the buffers of their state away, so `trained` is lost with it."""
-    return {"params": trained, "optimizer": optimizer(settings).init(trained)}
+    return {"params": trained, "optimizer": optimizers.initial_state(optimizer(settings), trained)}
 
 
 class Examples(NamedTuple):

@@ -28,7 +28,7 @@ if __package__ in (None, ""):
 
 from absl import flags
 
-from vlseg import cli, files, packages, settings
+from vlseg import cli, files, packages, settings, storage
 from vlseg.errors import ConfigError, VlsegError
 
 ENVIRONMENT = {
@@ -217,7 +217,7 @@ def main(_: list[str]) -> int:
             print(text(found[-1], chip.name) + "\n", flush=True)
     if options.out:
         settings = {"topology": options.topology, "slices": options.slices, "mesh": dict(mesh.shape)}
-        files.atomic_write_json(options.out, settings | {"config": config.to_dict(), "programs": found})
+        storage.write_json(options.out, settings | {"config": config.to_dict(), "programs": found})
     return 0 if all(one["fits"] for one in found) else 1
 
 

@@ -172,7 +172,8 @@ class Matching(Task):
     def split(self, variables: Any) -> tuple[State, Variables]:
         """The initial state ({"params", "batch_stats", "optimizer"}), and the frozen variables, flat."""
         state, frozen = split(variables)
-        return {**state, "optimizer": optimizer(self.settings, self.examples).init(state["params"])}, frozen
+        chosen = optimizer(self.settings, self.examples)
+        return {**state, "optimizer": optimizers.initial_state(chosen, state["params"])}, frozen
 
     def state(self) -> State:
         return jax.eval_shape(lambda variables: self.split(variables)[0], checkpoint.abstract_variables(self.config))

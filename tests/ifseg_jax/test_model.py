@@ -216,13 +216,8 @@ def test_every_kind_of_image_is_segmented_alike(micro_model, tmp_path):
     path = tmp_path / "image.png"
     Image.fromarray(image).save(path)
     expected = micro_model.segment(image, CATEGORIES).scores.grid_probabilities
-    for source in (
-        path,
-        str(path),
-        Image.fromarray(image),
-        np.dstack([image, image[..., 0]]),
-        jax.numpy.asarray(image),
-    ):
+    sources = [path, str(path), Image.fromarray(image), np.dstack([image, image[..., 0]]), jax.numpy.asarray(image)]
+    for source in sources:
         np.testing.assert_array_equal(micro_model.segment(source, CATEGORIES).scores.grid_probabilities, expected)
     results = micro_model.segment(iter([path, other, image]), CATEGORIES)
     assert [result.label_map.shape for result in results] == [(45, 60), (60, 45), (45, 60)]

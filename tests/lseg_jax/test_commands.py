@@ -201,12 +201,9 @@ def test_a_benchmark_is_no_data_set_for_pairs(tmp_path, capsys):
 
 
 def test_training_needs_a_trained_text_encoder(folder, tmp_path, capsys):
-    arguments = (
-        "--config=configs/lseg_from_ifseg.py",
-        f"--config.data.source={folder}",
-        f"--workdir={tmp_path / 'run'}",
-    )
-    assert "--config.pretrained.text=FILE" in refusal(capsys, "train", *arguments)
+    data, workdir = f"--config.data.source={folder}", f"--workdir={tmp_path / 'run'}"
+    line = refusal(capsys, "train", "--config=configs/lseg_from_ifseg.py", data, workdir)
+    assert "--config.pretrained.text=FILE" in line
     assert list(tmp_path.iterdir()) == []
 
 

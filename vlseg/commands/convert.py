@@ -58,9 +58,6 @@ def main(package: Package, _: list[str]) -> None:
 def run(package: Package | None = None, usage: str | None = None) -> NoReturn:
     """Runs the command; `usage` is what --help says of it."""
     package = models.define(package, "convert")
-    flags.FLAGS["checkpoint"].default = None  # nobody wants a bundled model unasked
-    flags.FLAGS["checkpoint"].value = None
-    flags.mark_flag_as_required("checkpoint")
     suffix = package.official.suffixes[0] if package.official else "..."
     flags.DEFINE_string("out", None, f"A new directory, or a file that ends in {suffix}.", required=True)
     cli.run(functools.partial(main, package), usage or __doc__)

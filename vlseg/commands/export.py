@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
-from vlseg import cli, files
+from vlseg import cli, files, storage
 from vlseg.commands import models
 from vlseg.errors import ConfigError
 from vlseg.labels import names_from
@@ -49,7 +49,7 @@ def write_stablehlo(
     """Writes a function of images uint8 [B, H, W, 3] for one size and any batch size.
 
     Args:
-        path: a file.
+        path: a file; gs://... too.
         segment: from images to a dict of arrays; the arrays that it holds are baked in.
         height, width: of the images, in pixels.
         platforms: of `PLATFORMS`, whatever this machine has.
@@ -67,7 +67,7 @@ def write_stablehlo(
     (batch,) = jax.export.symbolic_shape("b")
     images = jax.ShapeDtypeStruct((batch, height, width, 3), jnp.uint8)
     exported = jax.export.export(jax.jit(segment), platforms=tuple(platforms))(images)
-    files.atomic_write_bytes(path, bytes(exported.serialize()))
+    storage.write_bytes(path, bytes(exported.serialize()))
 
 
 def main(package: Package, _: list[str]) -> None:

@@ -30,7 +30,8 @@ def define(package: Package | None, command: str) -> Package:
             package = _of_checkpoint()
         except VlsegError as error:
             cli.fail(str(error))
-    bundled = next(iter(package.bundled), None)
+    # Nobody wants a bundled model converted unasked.
+    bundled = None if command == "convert" else next(iter(package.bundled), None)
     suffixes = [f"a {suffix}" for suffix in package.official.suffixes] if package.official else []
     names = ", ".join([*package.bundled, *package.weights, *suffixes[:1]])
     flags.DEFINE_string(

@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from vlseg import sharding
@@ -63,6 +64,14 @@ def sgd(schedule: optax.Schedule, *, momentum: float = 0.9, weight_decay: float 
 def scale_by_name(factor: Callable[[str], float]) -> optax.GradientTransformation:
     """Multiplies the update of each entry of a flat dict of parameters by a factor of its name."""
     return optax.stateless(lambda updates, _: {name: factor(name) * update for name, update in updates.items()})
+
+
+def initial_state(optimizer: optax.GradientTransformation, params: Any) -> Any:
+    """The state of an optimizer of this module before its first step, all zeros, in host memory.
+
+    So no device holds all of it before it is spread over a mesh.
+    """
+    return jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), jax.eval_shape(optimizer.init, params))
 
 
 def value_and_gradient(loss: Loss, params: Any, carried: Any, batch: Any, parts: int) -> tuple[jax.Array, Any, Any]:

@@ -1,5 +1,8 @@
 """The optimizer and the schedule of LSeg, against what a person works out."""
 
+import functools
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -46,3 +49,11 @@ def test_updates_scaled_by_name():
     scaled, _ = scaling.update(updates, scaling.init(updates))
     np.testing.assert_array_equal(scaled["decoder/a"], [0, 10, 20])
     np.testing.assert_array_equal(scaled["image/b"], [0, 0])
+
+
+@pytest.mark.parametrize("make", [optimizers.adamw, functools.partial(optimizers.sgd, weight_decay=0.1)])
+def test_a_state_in_host_memory_is_what_the_optimizer_begins_with(make):
+    params, chosen = {"a": jnp.ones((2, 3)), "b": jnp.ones(4, jnp.bfloat16)}, make(optax.constant_schedule(0.1))
+    found = optimizers.initial_state(chosen, params)
+    assert {type(leaf) for leaf in jax.tree.leaves(found)} == {np.ndarray}
+    jax.tree.map(np.testing.assert_array_equal, found, chosen.init(params))
