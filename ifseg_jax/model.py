@@ -23,7 +23,7 @@ from vlseg.checkpoints.directory import Stored, Weights
 from vlseg.data import images as image_files
 from vlseg.data.images import ImageSource
 from vlseg.errors import CheckpointError, ConfigError, VocabularyError
-from vlseg.segmenter import Scores, Segmentation, Segmenter, Variant
+from vlseg.segmenter import Scores, Segmentation, Segmenter, Variant, without_variables
 from vlseg.training import program
 
 OFFICIAL = Inference()
@@ -261,10 +261,9 @@ class IFSeg(Segmenter[Inference]):
 
 def adapted(model: IFSeg, categories: tuple[str, ...]) -> Callable[[Mapping[str, Any]], IFSeg]:
     """The model for these categories as a function of its variables, flat; it keeps none of the present ones alive."""
-    rest = {f.name: getattr(model, f.name) for f in dataclasses.fields(model) if f.name != "variables"}
     carried = {name: tensor for name, tensor in model.carried.items() if ".seg_" not in name}
-    rest |= {"categories": categories, "carried": carried, "fresh": ()}
-    return lambda flat: IFSeg(variables=rules.unflatten(flat), **rest)
+    build = without_variables(dataclasses.replace(model, categories=categories, carried=carried, fresh=()))
+    return lambda flat: build(rules.unflatten(flat))
 
 
 def _labels(labels: Sequence[str] | None, categories: Sequence[str] | None) -> Sequence[str] | None:

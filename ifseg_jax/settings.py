@@ -88,9 +88,6 @@ class Options:
     query_blocks: int | None = None
 
 
-MODES = ("image_free", "supervised")
-
-
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Settings(settings.Run):
     """A training run.

@@ -16,9 +16,10 @@ from ifseg_jax.config import SIZES, OFAConfig
 from ifseg_jax.model import adapted, load
 from ifseg_jax.objective import TASKS, Adapting
 from ifseg_jax.prompt import PROMPT, UNKNOWN, WordEmbeddings
-from ifseg_jax.settings import MODES, Adaptation
+from ifseg_jax.settings import Adaptation
 from vlseg import settings, sharding
 from vlseg.checkpoints import rules
+from vlseg.checks import check_choices
 from vlseg.data import transforms
 from vlseg.data.examples import IGNORED
 from vlseg.data.sources import Dataset, open_section
@@ -37,8 +38,7 @@ def read_settings(config: ml_collections.ConfigDict) -> tuple[type[Adapting], Ad
     Raises:
         ConfigError: a setting that does not exist or cannot be, or no categories.
     """
-    if config.mode not in MODES:
-        raise ConfigError(f"config.mode {config.mode!r} is none of {', '.join(MODES)}")
+    check_choices(config, "config.", mode=TASKS)
     if not config.categories:
         raise ConfigError("config.categories is empty: give a list such as coco_stuff_171, a names file or 'cat,grass'")
     adaptation = settings.read(Adaptation, config.adaptation, "config.adaptation")

@@ -20,6 +20,7 @@ from lseg_jax.objective import Batch, Matching
 from lseg_jax.settings import LABEL_SETS, Training
 from lseg_jax.tokenizers import load_tokenizer
 from vlseg import distributed, settings, sharding
+from vlseg.checks import check_choices
 from vlseg.data.catalog import fss1000
 from vlseg.data.episodes import open_benchmark
 from vlseg.data.sources import Dataset, open_section
@@ -36,8 +37,7 @@ def read_settings(config: ml_collections.ConfigDict) -> tuple[Training, Scheme]:
     Raises:
         ConfigError: a setting that does not exist or cannot be.
     """
-    if config.label_sets not in LABEL_SETS:
-        raise ConfigError(f"config.label_sets {config.label_sets!r} is none of {', '.join(LABEL_SETS)}")
+    check_choices(config, "config.", label_sets=LABEL_SETS)
     training = settings.read(Training, config.training, "config.training")
     try:
         return training, Scheme(training.base_size, training.crop_size)

@@ -1,6 +1,7 @@
 """Checks of the fields of settings, so that each kind of mistake has one message."""
 
 import math
+from collections.abc import Collection
 from typing import Any
 
 from vlseg.errors import ConfigError
@@ -30,9 +31,9 @@ def check_numbers(
                 raise ConfigError(f"{where}{name} is {value!r}; it must be {limits}{', an integer' if whole else ''}")
 
 
-def check_choices(settings: Any, **choices: tuple[Any, ...]) -> None:
-    """Raises ConfigError unless each of these fields has one of its choices."""
+def check_choices(settings: Any, where: str = "", /, **choices: Collection[str]) -> None:
+    """Raises ConfigError unless each of these fields has one of its choices; `where` as in `check_numbers`."""
     for name, known in choices.items():
         value = getattr(settings, name)
         if value not in known:
-            raise ConfigError(f"{name} {value!r} is none of {', '.join(known)}")
+            raise ConfigError(f"{where}{name} {value!r} is none of {', '.join(known)}")
