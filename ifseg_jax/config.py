@@ -11,6 +11,8 @@ from vlseg.nn.resnet import trunk_stride
 
 DECODER_POSITIONS = ("segmentation", "encoder_image")
 REMAT = ("none", "elementwise", "attention", "layer")
+INITIAL_DEVIATION = 0.02
+"""Of the normal distribution that fresh linear layers, embeddings and tables are drawn from (alinlab/ifseg)."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -18,6 +18,7 @@ from ifseg_jax import positions
 from ifseg_jax.config import OFAConfig
 from ifseg_jax.positions import Grid
 from ifseg_jax.transformer import (
+    INITIALIZER,
     DecoderContext,
     DecoderLayer,
     EncoderContext,
@@ -73,14 +74,13 @@ class Encoder(nn.Module):
 
     def setup(self) -> None:
         config = self.config
-        normal = nn.initializers.normal(config.width**-0.5)
         self.resnet = ResNet(config.resnet_stages, config.resnet_width, jnp.dtype(config.dtype))
         self.image_projection = dense(config, config.width)
-        self.type_embedding = self.param("type_embedding", normal, (2, config.width))
+        self.type_embedding = self.param("type_embedding", INITIALIZER, (2, config.width))
         self.word_norm = layer_norm(config)
         self.image_norm = layer_norm(config)
-        self.word_positions = self.param("word_positions", normal, (config.max_positions + 2, config.width))
-        self.image_positions = self.param("image_positions", normal, (config.image_bucket**2 + 1, config.width))
+        self.word_positions = self.param("word_positions", INITIALIZER, (config.max_positions + 2, config.width))
+        self.image_positions = self.param("image_positions", INITIALIZER, (config.image_bucket**2 + 1, config.width))
         self.word_position_norm = layer_norm(config)
         self.image_position_norm = layer_norm(config)
         self.position_query = dense(config, config.width)
@@ -155,14 +155,13 @@ class Decoder(nn.Module):
 
     def setup(self) -> None:
         config = self.config
-        normal = nn.initializers.normal(config.width**-0.5)
         self.embedding_norm = layer_norm(config)
         self.code_embedding_norm = layer_norm(config)
         image_rows = config.image_bucket**2 + 1
         cell_rows = config.segmentation_grid**2 + 1
-        self.word_positions = self.param("word_positions", normal, (config.max_positions + 2, config.width))
-        self.image_positions = self.param("image_positions", normal, (image_rows, config.width))
-        self.cell_positions = self.param("cell_positions", normal, (cell_rows, config.width))
+        self.word_positions = self.param("word_positions", INITIALIZER, (config.max_positions + 2, config.width))
+        self.image_positions = self.param("image_positions", INITIALIZER, (image_rows, config.width))
+        self.cell_positions = self.param("cell_positions", INITIALIZER, (cell_rows, config.width))
         self.word_position_norm = layer_norm(config)
         self.image_position_norm = layer_norm(config)
         self.cell_position_norm = layer_norm(config)
@@ -243,10 +242,9 @@ class OFA(nn.Module):
 
     def setup(self) -> None:
         config = self.config
-        normal = nn.initializers.normal(config.width**-0.5)
         self.encoder = Encoder(config)
         self.decoder = Decoder(config)
-        self.word_embedding = WordEmbedding(config.vocabulary_size, config.width, normal)
+        self.word_embedding = WordEmbedding(config.vocabulary_size, config.width)
 
     def embed_words(self, ids: jax.Array) -> jax.Array:
         """Word embeddings: int [...] -> float32 [..., D]."""
@@ -316,10 +314,9 @@ class WordEmbedding(nn.Module):
 
     size: int
     width: int
-    initializer: nn.initializers.Initializer
 
     def setup(self) -> None:
-        self.table = self.param("table", self.initializer, (self.size, self.width))
+        self.table = self.param("table", INITIALIZER, (self.size, self.width))
 
     def __call__(self, ids: jax.Array) -> jax.Array:
         """int [...] -> float32 [..., D]."""

@@ -10,23 +10,26 @@ from typing import Any
 
 import numpy as np
 
-from ifseg_jax.config import OFAConfig
+from ifseg_jax.config import INITIAL_DEVIATION, OFAConfig
 from vlseg.checkpoints.directory import Weights
 from vlseg.checkpoints.rules import (
     SAME,
     Rule,
     Tensors,
     TensorSource,
+    Variables,
     assemble,
     beside,
     check_names,
     disassemble,
     each,
+    flatten,
     linear,
     norm,
     residual_stages,
     stacked,
     stem,
+    unflatten,
 )
 from vlseg.errors import CheckpointError
 
@@ -190,8 +193,8 @@ def from_official(
         tensors: official name -> tensor, read one at a time.
         config: from `config_from_official`.
         place: what to make of each array in our layout: keep it in the file's data type, or put it on a device.
-        seed: for the parameters that an OFA checkpoint lacks: segmentation positions normal with deviation D**-0.5,
-            their norm 1 and 0, their tables 0, as the official code starts them.
+        seed: for the parameters that an OFA checkpoint lacks: segmentation positions and their tables normal with
+            deviation 0.02, their norm 1 and 0, as the official code starts them.
 
     Raises:
         CheckpointError: names are missing or left over (both are listed), shapes do not fit, or a tied copy differs.
@@ -228,11 +231,19 @@ def to_official(converted: Weights, config: OFAConfig) -> dict[str, np.ndarray]:
     return state | dict.fromkeys(converted.tied, state[WORDS]) | carried
 
 
+def with_fresh_segmentation(variables: Variables, config: OFAConfig, seed: int = 0) -> Variables:
+    """Variables with the parameters that OFA checkpoints lack started fresh, see `from_official`."""
+    added = [rule for rule in rules(config) if ADDED_BY_IFSEG.match(rule.official)]
+    drawn = assemble(added, lambda rule: _fresh(rule.official, config, seed), np.ascontiguousarray)
+    return unflatten({**flatten(variables), **flatten(drawn)})
+
+
 def _fresh(official: str, config: OFAConfig, seed: int) -> np.ndarray:
-    if "embed_seg_positions" in official:
-        rows = config.segmentation_grid**2 + 1
-        values = np.random.default_rng(seed).standard_normal((rows, config.width))
-        return (values * config.width**-0.5).astype(np.float32)
     if "seg_pos_ln" in official:
         return (np.ones if official.endswith("weight") else np.zeros)(config.width, np.float32)
-    return np.zeros(((2 * config.segmentation_grid - 1) ** 2 + 3, config.heads), np.float32)
+    shape = ((2 * config.segmentation_grid - 1) ** 2 + 3, config.heads)
+    if "embed_seg_positions" in official:
+        shape = (config.segmentation_grid**2 + 1, config.width)
+    # The name is part of the seed, so that no two tables are alike.
+    values = np.random.default_rng([seed, *official.encode()]).standard_normal(shape)
+    return (INITIAL_DEVIATION * values).astype(np.float32)

@@ -12,7 +12,7 @@ from einops import rearrange
 from jax.ad_checkpoint import checkpoint_name
 
 from ifseg_jax import positions
-from ifseg_jax.config import OFAConfig
+from ifseg_jax.config import INITIAL_DEVIATION, OFAConfig
 from ifseg_jax.positions import RelativeAxes
 from vlseg.nn import attention
 from vlseg.nn.attention import MASKED, KeyBlock, QueryBlock, attend, broadcast_batch, causal_bias
@@ -30,6 +30,10 @@ KEPT = {
 """What each `remat` keeps for the backward pass besides the input of each layer; "none" keeps all."""
 
 
+INITIALIZER = nn.initializers.normal(INITIAL_DEVIATION)
+"""Of fresh linear layers, embeddings and tables, as the official constructor draws all of them (alinlab/ifseg)."""
+
+
 class PositionPair(NamedTuple):
     """Projected position embeddings [b, n, D] of queries (already scaled) and [b, m, D] of keys."""
 
@@ -43,9 +47,8 @@ def layer_norm(config: OFAConfig, name: str | None = None) -> LayerNorm:
 
 
 def dense(config: OFAConfig, features: int, name: str | None = None) -> nn.Dense:
-    """Linear layer in the computation dtype, Xavier-uniform as in OFA."""
-    initializer = nn.initializers.xavier_uniform()
-    return nn.Dense(features, dtype=jnp.dtype(config.dtype), kernel_init=initializer, name=name)
+    """Linear layer in the computation dtype."""
+    return nn.Dense(features, dtype=jnp.dtype(config.dtype), kernel_init=INITIALIZER, name=name)
 
 
 def position_pair(
@@ -137,8 +140,8 @@ class Layer(nn.Module):
     config: OFAConfig
 
     def relative_table(self, name: str, rows: int) -> jax.Array:
-        """A bias for each head: [rows, H], initially 0."""
-        return self.param(name, nn.initializers.zeros, (rows, self.config.heads))
+        """A bias for each head: [rows, H]."""
+        return self.param(name, INITIALIZER, (rows, self.config.heads))
 
     def token_table(self) -> jax.Array:
         """The table of 1-D offsets between words."""

@@ -1,6 +1,8 @@
 """Pre-training of a small OFA on questions about scenes, which are drawn on the device as the step goes."""
 
 import functools
+import re
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +12,12 @@ import ml_collections
 import numpy as np
 import optax
 
-from ifseg_jax import checkpoint
-from ifseg_jax.config import OFAConfig
+from ifseg_jax import checkpoint, official
+from ifseg_jax.config import INITIAL_DEVIATION, OFAConfig
 from ifseg_jax.ofa import OFA
 from ifseg_jax.pretrain import tasks
 from ifseg_jax.vocabulary import PAD
-from vlseg.checkpoints import directory
+from vlseg.checkpoints import directory, rules
 from vlseg.checkpoints.directory import Stored, Weights
 from vlseg.data import tiny_world
 from vlseg.training import checkpoints, loop, optimizers
@@ -25,9 +27,27 @@ SPECIAL_WORDS = 4
 
 
 def initialize(config: OFAConfig, seed: int) -> dict[str, Any]:
-    """Fresh variables of a model; equal seeds give equal values."""
+    """Fresh variables of a model; equal seeds give equal values.
+
+    OFA's deviation of 0.02 is that of BERT, for widths of hundreds. This model is narrow: its linear layers start
+    Xavier-uniform, its embeddings with D**-0.5, and its tables of relative positions at 0.
+    """
     images = jnp.zeros((1, 4 * config.stride, 4 * config.stride, 3))
-    return jax.jit(OFA(config).init)(jax.random.key(seed), images, jnp.arange(3))
+    variables = jax.jit(OFA(config).init)(jax.random.key(seed), images, jnp.arange(3))
+    return rules.unflatten({name: _widened(name, value, seed) for name, value in rules.flatten(variables).items()})
+
+
+def _widened(name: str, value: jax.Array, seed: int) -> jax.Array:
+    if re.search(r"(token|image|cell)_table$", name):
+        return jnp.zeros_like(value)
+    if re.search(r"(positions|/table|type_embedding)$", name):
+        return value / INITIAL_DEVIATION * value.shape[-1] ** -0.5
+    if not name.endswith("/kernel") or "/resnet/" in name:
+        return value
+    layers = value.shape[:-2]
+    key = jax.random.fold_in(jax.random.key(seed), zlib.crc32(name.encode()))
+    draw = functools.partial(jax.nn.initializers.xavier_uniform(), shape=value.shape[-2:])
+    return jnp.stack([draw(k) for k in jax.random.split(key, layers[0])]) if layers else draw(key)
 
 
 def answer_loss(
@@ -98,6 +118,8 @@ def pretrain(config: ml_collections.ConfigDict, workdir: str | Path) -> Place:
     schedule = loop.Schedule(config.steps, config.log_every, config.checkpoint_every)
     state = loop.train(state, step, workdir, schedule, on_log=loop.print_metrics)
     arrays = jax.tree.map(np.asarray, {"params": state["params"], "batch_stats": state["batch_stats"]})
+    # No question was about a label map: what segments starts as with a checkpoint of OFA.
+    arrays = official.with_fresh_segmentation(arrays, model_config)
     settings = {name: config[name].to_dict() for name in ("inference", "adaptation")}
     settings["source"] = {"pretrain": config.to_dict()}
     target = workdir / "model"
