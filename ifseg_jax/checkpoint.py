@@ -76,9 +76,9 @@ def official_shapes(config: OFAConfig) -> dict[str, tuple[int, ...]]:
     return rules.official_shapes(official.rules(config), parameter_shapes(config))
 
 
-def resolve(source: str | os.PathLike[str]) -> Path:
+def resolve(source: str | os.PathLike[str], step: int | None = None) -> Path:
     """The local path of a checkpoint given as for `ifseg_jax.load`, downloaded at its first use if need be."""
-    return directory.resolve(source, BUNDLED_MODELS, WEIGHTS)
+    return directory.resolve(source, BUNDLED_MODELS, WEIGHTS, step)
 
 
 def read(path: str | os.PathLike[str], place: Place = np.ascontiguousarray) -> Stored:

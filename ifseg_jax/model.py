@@ -293,21 +293,25 @@ def _probabilities(prediction: Prediction, settings: Inference) -> jax.Array:
 def load(
     source: str | os.PathLike[str] = checkpoint.BUNDLED,
     tokenizer: Tokenizer | str | os.PathLike[str] | None = None,
+    *,
+    step: int | None = None,
     **options: Any,
 ) -> IFSeg:
     """Loads a model.
 
     Args:
         source: "tiny" (bundled), the name of an official checkpoint such as "ofa_base" (downloaded once), an official
-            `.pt`, or a directory written by `IFSeg.save`; either also in a bucket (`gs://...`, copied once).
+            `.pt`, a directory written by `IFSeg.save`, or the folder of a training run; each also in a bucket
+            (`gs://...`, copied once).
         tokenizer: a callable from a text to ids, or what `load_tokenizer` takes; by default the model's own, if any.
+        step: of a training run: one that it has kept; by default the model that it ended with.
         options: fields of `ifseg_jax.settings.Options`, e.g. `dtype="bfloat16"`.
 
     Raises:
         CheckpointError, ConfigError, VocabularyError, DownloadError: with one line that says what to do.
     """
     given = settings_of.read(Options, options, "a loaded model")
-    path = checkpoint.resolve(source)
+    path = checkpoint.resolve(source, step)
     stored = checkpoint.read(path, place=lambda array: jnp.asarray(array, jnp.float32))
     words_file = None
     if stored.directory is not None and (stored.directory / checkpoint.WORDS_FILE).exists():

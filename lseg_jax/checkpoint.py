@@ -45,9 +45,9 @@ BACKBONES = {
 """Official `--backbone` by name of the image encoder and width of the text embeddings."""
 
 
-def resolve(source: str | os.PathLike[str]) -> Path:
+def resolve(source: str | os.PathLike[str], step: int | None = None) -> Path:
     """The local path of a checkpoint given as for `lseg_jax.load`."""
-    return directory.resolve(source, BUNDLED_MODELS, {})
+    return directory.resolve(source, BUNDLED_MODELS, {}, step)
 
 
 def read(

@@ -165,6 +165,7 @@ def load(
     source: str | os.PathLike[str] = checkpoint.BUNDLED,
     tokenizer: Tokenizer | str | os.PathLike[str] | None = None,
     *,
+    step: int | None = None,
     block: str | None = None,
     block_depth: int | None = None,
     activation: str | None = None,
@@ -173,10 +174,11 @@ def load(
     """Loads a model.
 
     Args:
-        source: "tiny" (bundled), an official Lightning checkpoint (`.ckpt`), or a directory written by `LSeg.save`;
-            either also in a bucket (`gs://...`, copied once).
+        source: "tiny" (bundled), an official Lightning checkpoint (`.ckpt`), a directory written by `LSeg.save`, or the
+            folder of a training run; each also in a bucket (`gs://...`, copied once).
         tokenizer: of CLIP: a callable from a text to ids, or what `tokenizers.load_tokenizer` takes; by default the
             installed one. Models with the sentence encoder MiniLM need none.
+        step: of a training run: one that it has kept; by default the model that it ended with.
         block, block_depth, activation: of an official checkpoint with a block, if its hyperparameters do not say:
             "bottleneck" or "depthwise"; a number; "relu", "lrelu" or "tanh".
         dtype: of the computation, "float32" or "bfloat16".
@@ -186,7 +188,7 @@ def load(
     """
     if dtype is not None and dtype not in DTYPES:
         raise ConfigError(f"dtype {dtype!r} is none of {', '.join(DTYPES)}")
-    path = checkpoint.resolve(source)
+    path = checkpoint.resolve(source, step)
     stored = checkpoint.read(
         path,
         place=lambda array: jnp.asarray(array, jnp.float32),

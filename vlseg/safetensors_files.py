@@ -3,13 +3,14 @@
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from vlseg.checkpoints.rules import Variables, check_names, check_shapes, unflatten
+from vlseg.checkpoints.rules import TensorSource, Variables, check_names, check_shapes, unflatten
 from vlseg.errors import CheckpointError, StorageError
 
 
@@ -43,7 +44,11 @@ def open_safetensors(path: str | os.PathLike[str]) -> dict[str, SafetensorsTenso
 
 
 def read_variables(
-    path: Path, expected: Mapping[str, tuple[int, ...]], model: str, place: Callable[[np.ndarray], Any]
+    path: Path,
+    expected: Mapping[str, tuple[int, ...]],
+    model: str,
+    place: Callable[[np.ndarray], Any],
+    others: Mapping[str, TensorSource] = MappingProxyType({}),
 ) -> Variables:
     """The variables of a model, one tensor at a time.
 
@@ -52,11 +57,12 @@ def read_variables(
         expected: path in the variables -> shape, of every parameter of the model.
         model: what messages call it, "an LSeg model".
         place: what to make of each array.
+        others: parameters that are elsewhere.
 
     Raises:
         CheckpointError: the file is missing or broken, or names are missing, not known or of another shape.
     """
-    weights = open_safetensors(path)
+    weights: dict[str, TensorSource] = {**open_safetensors(path), **others}
     try:
         check_names(weights, expected, model)
         check_shapes({name: tensor.shape for name, tensor in weights.items()}, expected)

@@ -103,6 +103,27 @@ class Data:
 EVALUATION = Data("", Folder(), Catalog("evaluation"), Tfds("evaluation"), TinyWorld("test", 500))
 
 
+@dataclasses.dataclass(frozen=True)
+class Validation(Data):
+    """The labelled images that a run is validated on while it trains, when, and which step is the best.
+
+    Without `every` or `epochs` a run is not validated. Otherwise the model of the run is that of the best step.
+
+    Attributes:
+        every: updates between two validations, 0 for none. epochs: the same in epochs, instead.
+        metric: which the best step has most of, such as "mIoU", "mAcc" or "aAcc".
+        count: of the data set the first so many images, 0 for all.
+    """
+
+    every: int = 0
+    epochs: int = 0
+    metric: str = "mIoU"
+    count: int = 0
+
+
+VALIDATION = Validation("", Folder(), Catalog("evaluation"), Tfds("evaluation"), TinyWorld("validation", 200))
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Run:
     """Settings that every package has; a package adds its own.
@@ -111,6 +132,7 @@ class Run:
         package: the import name of the model's package.
         checkpoint: what training starts from. tokenizer: its tokenizer, where the checkpoint has none.
         data: what is trained on. evaluation: what the finished model is scored on; none if there is no source.
+        validation: what the model is scored on while it trains.
         mesh: such as "data=4,fsdp=2"; by default all devices share the batch, see `vlseg.sharding`.
         loading: how batches are made ahead.
         log_every, checkpoint_every: in steps. checkpoint_minutes: a checkpoint also with a log line when so much time
@@ -124,6 +146,7 @@ class Run:
     tokenizer: str = ""
     data: Data = Data()
     evaluation: Data = EVALUATION
+    validation: Validation = VALIDATION
     mesh: str = ""
     loading: Loading = Loading()
     log_every: int = 50

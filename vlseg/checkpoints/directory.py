@@ -9,19 +9,20 @@ official.safetensors   tensors that only the official code needs, if there are a
 import dataclasses
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from vlseg import files, remote, safetensors_files, storage
-from vlseg.checkpoints import download, rules
+from vlseg.checkpoints import download, rules, runs
 from vlseg.checkpoints.rules import TensorSource, Variables
 from vlseg.errors import CheckpointError, ConfigError
 
 VERSION = 1
-CONFIG_FILE, WEIGHTS_FILE, OFFICIAL_FILE = "config.json", "model.safetensors", "official.safetensors"
+CONFIG_FILE, WEIGHTS_FILE = runs.CONFIG_FILE, runs.WEIGHTS
+OFFICIAL_FILE = "official.safetensors"
 
 Place = Callable[[np.ndarray], Any]
 Shapes = Mapping[str, tuple[int, ...]]
@@ -66,10 +67,10 @@ def read(
     parse: Callable[[Mapping[str, Any]], tuple[Any, Shapes]],
     place: Place = np.ascontiguousarray,
 ) -> Stored:
-    """Reads a model directory, one tensor at a time.
+    """Reads a model directory, or a step that a run has kept, one tensor at a time.
 
     Args:
-        path: the directory. package: the format it must have.
+        path: the directory, or RUN/checkpoints/N, see `vlseg.checkpoints.runs`. package: the format it must have.
         parse: from the model's part of config.json to its configuration and the shape of every parameter by its path.
         place: what to make of each array.
 
@@ -80,6 +81,12 @@ def read(
     settings = read_settings(path)
     if settings["format"] != package:
         raise CheckpointError(f"{path} holds a model of format {settings['format']!r}, not {package!r}")
+    trained: Mapping[str, TensorSource] = {}
+    if runs.is_step(path):
+        trained = {name: rules.ArrayTensor(array) for name, array in runs.read(path).items()}
+        path = runs.frozen(path)
+    elif settings.get("part") == runs.FROZEN:
+        raise CheckpointError(f"{path} is only the frozen part of a run: load {path.parent}")
     try:
         config, shapes = parse(settings["model"])
         tied, fresh = (tuple(settings.get(name, ())) for name in ("tied", "fresh"))
@@ -87,7 +94,7 @@ def read(
         raise CheckpointError(f"{path / CONFIG_FILE} cannot be used: it lacks {error}") from error
     except (ValueError, TypeError, AttributeError, ArithmeticError, ConfigError) as error:
         raise CheckpointError(f"{path / CONFIG_FILE} cannot be used: {error}") from error
-    variables = safetensors_files.read_variables(path / WEIGHTS_FILE, shapes, "the model", place)
+    variables = safetensors_files.read_variables(path / WEIGHTS_FILE, shapes, "the model", place, trained)
     carried: Mapping[str, TensorSource] = {}
     if (path / OFFICIAL_FILE).exists():
         carried = safetensors_files.open_safetensors(path / OFFICIAL_FILE)
@@ -100,6 +107,8 @@ def read_settings(path: Path) -> Mapping[str, Any]:
     Raises:
         CheckpointError: it is no model directory, or its config.json cannot be used.
     """
+    if runs.is_step(path):
+        path = runs.frozen(path)
     try:
         settings = json.loads((path / CONFIG_FILE).read_text())
         if not isinstance(settings["format"], str):
@@ -112,6 +121,22 @@ def read_settings(path: Path) -> Mapping[str, Any]:
         raise CheckpointError(f"{path / CONFIG_FILE} cannot be used: {error}") from error
     found: Mapping[str, Any] = settings
     return found
+
+
+def write_frozen(run: str | os.PathLike[str], package: str, stored: Stored, trained: Collection[str]) -> None:
+    """Writes what training does not change of a model into the folder of a run, once; see `vlseg.checkpoints.runs`.
+
+    Args:
+        run: the folder. package, stored: as for `write`. trained: paths of the parameters that are left out.
+
+    Raises:
+        StorageError: it cannot be written.
+    """
+    flat = rules.flatten(stored.weights.variables)
+    variables = rules.unflatten({name: value for name, value in flat.items() if name not in trained})
+    weights = dataclasses.replace(stored.weights, variables=variables)
+    settings = {**stored.settings, "part": runs.FROZEN}
+    write(f"{os.fspath(run)}/{runs.FROZEN}", package, stored._replace(weights=weights, settings=settings))
 
 
 def write(path: str | os.PathLike[str], package: str, stored: Stored, *, overwrite: bool = False) -> None:
@@ -143,21 +168,33 @@ def write(path: str | os.PathLike[str], package: str, stored: Stored, *, overwri
 
 
 def resolve(
-    source: str | os.PathLike[str], bundled: Mapping[str, Path], weights: Mapping[str, download.WeightFile]
+    source: str | os.PathLike[str],
+    bundled: Mapping[str, Path],
+    weights: Mapping[str, download.WeightFile],
+    step: int | None = None,
 ) -> Path:
     """The local path of a checkpoint; what has to be downloaded is, at the first use.
 
     Args:
-        source: the name of a bundled model or of published weights, a file or directory, or `gs://...`.
+        source: the name of a bundled model or of published weights, a file or directory, the folder of a training run,
+            or `gs://...`.
         bundled: of the package, name -> directory. weights: of the package, see `vlseg.checkpoints.download`.
+        step: of a run, see `vlseg.checkpoints.runs.find`.
 
     Raises:
-        CheckpointError: there is none. DownloadError, StorageError: it cannot be fetched.
+        CheckpointError: there is none, or a step of what is no run. DownloadError, StorageError: it cannot be fetched.
     """
     name = os.fspath(source)
+    is_run = name not in bundled and runs.is_run(name)
+    if step is not None and not is_run:
+        raise CheckpointError(f"{name} is not the folder of a training run, of which a step could be loaded")
     if name in bundled:  # a folder of that name is ./NAME
         return bundled[name]
+    if is_run:
+        name = runs.find(name, step)
     if files.is_remote(name):
+        if runs.is_step(name):
+            return runs.local_step(name)
         return remote.local_copy(name, CONFIG_FILE, CheckpointError)
     if Path(name).exists():
         return Path(name)

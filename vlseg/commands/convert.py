@@ -50,8 +50,7 @@ def convert(package: Package, source: Path, target: Path, **options: Any) -> Non
 def main(package: Package, _: list[str]) -> None:
     """The command."""
     options = flags.FLAGS
-    source = directory.resolve(options.checkpoint, package.bundled, package.weights)
-    convert(package, source, Path(options.out), **package.flags.load_options(options))
+    convert(package, models.path(package, options), Path(options.out), **package.flags.load_options(options))
     print(f"wrote {options.out}")
 
 

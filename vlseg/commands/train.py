@@ -1,20 +1,28 @@
 """Trains a model as a configuration says.
 
-WORKDIR receives config.json, checkpoints, metrics.jsonl, TensorBoard events, and at the end WORKDIR/model, which
-`load`, evaluate, predict and export read. It may be gs://BUCKET/FOLDER. The same command continues a run that was
-stopped.
+WORKDIR receives config.json, summary.json (learning rates, images per update, steps), checkpoints, metrics.jsonl,
+TensorBoard events, and at the end WORKDIR/model. Of a run that is validated (--config.validation.source, and .every or
+.epochs) that is the best step, WORKDIR/last is the last one, and validation.jsonl has the scores. `load`, evaluate,
+predict and export read WORKDIR, and with --step any step of it that was kept. It may be gs://BUCKET/FOLDER. The same
+command continues a run that was stopped.
 """
 
 import functools
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
 import jax
+import jax.numpy as jnp
 import ml_collections
 import numpy as np
 from absl import flags
+from jax.sharding import Mesh
 
-from vlseg import cli, distributed, packages, settings, sharding, visualize
+from vlseg import cli, distributed, packages, settings, sharding, storage, visualize
+from vlseg.checkpoints import directory, runs
+from vlseg.checks import check_choices, check_numbers
+from vlseg.data.examples import First
 from vlseg.data.sources import Dataset, open_section, without_folders
 from vlseg.errors import ConfigError
 from vlseg.evaluation.scoring import score
@@ -22,10 +30,11 @@ from vlseg.packages import Package
 from vlseg.segmenter import Segmenter
 from vlseg.training import checkpoints, loop, program
 from vlseg.training.checkpoints import Place
-from vlseg.training.program import Prepared
+from vlseg.training.program import METRICS, Prepared
 from vlseg.training.telemetry import Work
+from vlseg.training.validation import History, Validation
 
-MOVABLE = ("data.source", "checkpoint", "tokenizer")
+MOVABLE = ("data.source", "validation.source", "checkpoint", "tokenizer")
 """Settings with paths whose parent folder may change on resume."""
 
 EXAMPLES = 4
@@ -53,26 +62,88 @@ def train(config: ml_collections.ConfigDict, workdir: str | Path) -> Place:
     prepared = package.prepare(config, mesh)
     compiled = program.training(prepared.task, mesh, package.axes)
     schedule = loop.Schedule.of(config, prepared.steps)
-    evaluation = open_evaluation(config, prepared.words)
+    evaluation = open_evaluation(config.evaluation, "config.evaluation", prepared.words)
+    validation = open_validation(config.validation, prepared, mesh)
     settings_that_move = (*MOVABLE, *package.movable)
     path = checkpoints.open_workdir(
         workdir, config.to_dict(), (*loop.FREE, *package.free), settings_that_move, without_folders
     )
     task, finish, words, report = prepared.task, prepared.finish, prepared.words, prepared.report
+    describe(prepared, path)
     state, step = start(prepared, compiled, package)
     del prepared  # with it the arrays that the state was made of
-    work = Work(task.batch_size, task.flops)
-    state = loop.train(state, step, path, schedule, on_log=loop.print_metrics, work=work, config=config.to_dict())
-    model = finish(sharding.gathered({name: part for name, part in state.items() if name != "optimizer"}, mesh))
-    if distributed.is_main():
-        model.save(path / "model", overwrite=True)
-        print(f"wrote {path / 'model'}", flush=True)
+    state = loop.train(
+        state,
+        step,
+        path,
+        schedule,
+        on_log=loop.print_metrics,
+        work=Work(task.batch_size, task.flops),
+        config=config.to_dict(),
+        validation=validation,
+    )
+    model = write(finish, model_part(state, mesh), path, schedule.steps, validation)
     if evaluation:
         evaluate(model, evaluation, words or evaluation.names, path)
     if report:
         report(model, path)
     distributed.wait_for_all("everything written")
     return path / "model"
+
+
+def describe(prepared: Prepared, path: Place) -> None:
+    """Prints what the settings come to, and writes it beside what training does not change, once; process 0 does."""
+    if not distributed.is_main():
+        return
+    summary = prepared.task.summary()
+    print("  ".join(f"{name} {value:g}" for name, value in summary.items()), flush=True)
+    storage.write_json(path / runs.SUMMARY, summary)
+    if not runs.is_run(path):
+        trained = {name: part for name, part in prepared.state.items() if name != runs.OPTIMIZER}
+        model = prepared.finish(trained)
+        directory.write_frozen(
+            path, model.package, model.stored(), {name for part in trained.values() for name in part}
+        )
+
+
+def model_part(state: Any, mesh: Mesh) -> Any:
+    """A training state without the optimizer's part, whole on this process; all processes call it together."""
+    return sharding.gathered({name: part for name, part in state.items() if name != runs.OPTIMIZER}, mesh)
+
+
+def write(
+    finish: Callable[[Any], Segmenter], last: Any, path: Place, steps: int, validation: Validation | None
+) -> Segmenter:
+    """Writes the model of a run, that of the best step if it was validated; then the last beside it.
+
+    Args:
+        finish: of `Prepared`. last: the state after the last step, see `model_part`.
+        path: the working directory. steps: of the run.
+
+    Returns:
+        The model.
+    """
+    record: dict[str, Any] = {"step": steps, "of": steps, "chosen": "the last step"}
+    if validation is None:
+        return _save(finish(last), path / runs.MODEL, record)
+    history = History(path, validation)
+    # A shared folder may show the scores later to other processes.
+    best = int(distributed.from_main(np.int32(history.best or steps)))
+    _save(finish(last), path / runs.LAST, record)
+    chosen = f"the best {validation.metric} of {len(history.scores)} validations"
+    record = {**record, "step": best, "chosen": chosen, "scores": history.scores.get(best, {})}
+    parts = last if best == steps else jax.tree.map(jnp.asarray, runs.read_parts(path / runs.STEPS / str(best)))
+    return _save(finish(parts), path / runs.MODEL, record)
+
+
+def _save(model: Segmenter, path: Place, record: dict[str, Any]) -> Segmenter:
+    """Writes a model directory that says which step of a run it is."""
+    if distributed.is_main():
+        stored = model.stored()
+        recorded = stored._replace(settings={**stored.settings, runs.RECORD: record})
+        directory.write(path, model.package, recorded, overwrite=True)
+        print(f"wrote {path}: step {record['step']}, {record['chosen']}", flush=True)
+    return model
 
 
 def start(prepared: Prepared, compiled: program.Program, package: Package) -> tuple[Any, loop.StepFunction]:
@@ -89,19 +160,62 @@ def start(prepared: Prepared, compiled: program.Program, package: Package) -> tu
     return state, step
 
 
-def open_evaluation(config: ml_collections.ConfigDict, words: tuple[str, ...] | None) -> Dataset | None:
-    """The data set that the finished model is scored on, or None.
+def open_validation(section: ml_collections.ConfigDict, prepared: Prepared, mesh: Mesh) -> Validation | None:
+    """When and how a run is validated as a section of its configuration says; None for never.
+
+    Raises:
+        ConfigError: settings that do not go together, or cannot be. DatasetError: it is no data set.
+    """
+    where = "config.validation"
+    check_numbers(section, "every", "epochs", "count", whole=True, where=f"{where}.")
+    if section.every and section.epochs:
+        raise ConfigError(f"{where}.every and {where}.epochs both say when to validate: leave one out")
+    every = section.every
+    if section.epochs:
+        if prepared.epoch is None:
+            raise ConfigError(f"{where}.epochs: this run has no images, so no epochs; give {where}.every in updates")
+        every = section.epochs * prepared.epoch
+    dataset = open_evaluation(section, where, prepared.words)
+    if not every:
+        if dataset:
+            raise ConfigError(f"{where}.source needs {where}.every, in updates, or {where}.epochs")
+        return None
+    validate, finish, words = prepared.validate, prepared.finish, prepared.words
+    if dataset is None and validate is None:
+        raise ConfigError(f"a run is validated on labelled images: give {where}.source")
+    check_choices(section, f"{where}.", metric=prepared.metrics if dataset is None else METRICS)
+    limited = First(dataset, section.count) if dataset and section.count else dataset
+
+    def scores(model: Segmenter) -> Mapping[str, float]:
+        if limited is None:
+            assert validate is not None
+            return validate(model)
+        # The first variant is the plainest: the authors of IFSeg validate without kNN averaging.
+        (found,) = score(model, limited, model.variants()[:1], labels=words or limited.names)
+        return dict(zip(METRICS, (found.miou, found.macc, found.aacc), strict=True))
+
+    def score_state(state: Any, step: int) -> Mapping[str, float]:
+        found = scores(finish(model_part(state, mesh)))
+        if distributed.is_main():
+            shown = "  ".join(f"{name} {100 * value:.2f}" for name, value in found.items())
+            print(f"step {step}  validation  {shown}", flush=True)
+        return found
+
+    return Validation(every, section.metric, score_state)
+
+
+def open_evaluation(section: ml_collections.ConfigDict, where: str, words: tuple[str, ...] | None) -> Dataset | None:
+    """The data set that a section of the configuration, `where`, scores a model on, or None.
 
     Raises:
         ConfigError: several are given, or their classes do not fit the words. DatasetError: it is no data set.
     """
-    section = config.evaluation
     if not section.source:
         return None
     if "," in section.source:
         raise ConfigError(
-            f"config.evaluation.source names {1 + section.source.count(',')} data sets; name one, and score the model "
-            "on the others with evaluate"
+            f"{where}.source names {1 + section.source.count(',')} data sets; name one, and score the model on the "
+            "others with evaluate"
         )
     dataset = open_section(section.source, section)
     if words is not None and len(words) != len(dataset.names):

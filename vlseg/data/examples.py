@@ -95,6 +95,26 @@ class PairDataset(LazySequence[Example]):
         return self.pairs[index].image
 
 
+class First(LazySequence[Example]):
+    """The first examples of a data set.
+
+    Attributes:
+        names, ignore_label: the data set's.
+    """
+
+    def __init__(self, dataset: Any, count: int) -> None:
+        self.names: tuple[str, ...] = dataset.names
+        self.ignore_label: int = dataset.ignore_label
+        self._dataset, self._count = dataset, min(count, len(dataset))
+
+    def __len__(self) -> int:
+        return self._count
+
+    def _read(self, index: int) -> Example:
+        example: Example = self._dataset[index]
+        return example
+
+
 class Encoded(NamedTuple):
     """An example as it is stored: a picture as `decode_image` or `read_image` takes it, labels in any form, a name."""
 

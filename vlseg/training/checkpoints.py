@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import numpy as np
@@ -20,6 +20,7 @@ import orbax.checkpoint as ocp
 from etils import epath
 
 from vlseg import distributed, files, remote, storage
+from vlseg.checkpoints import runs
 from vlseg.errors import CheckpointError, ConfigError, StorageError, is_of_jax
 
 Place: TypeAlias = Path | epath.Path
@@ -56,6 +57,21 @@ class _Manager(ocp.CheckpointManager):
         return False
 
 
+class _Kept(NamedTuple):
+    """Which checkpoints stay, see `Checkpoints`; a preservation policy of Orbax."""
+
+    last: int
+    period: int | None
+    best: Callable[[], int | None]
+
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
+        """Whether each of the checkpoints, in the order of their steps, stays."""
+        del context
+        steps = [checkpoint.step for checkpoint in checkpoints]
+        best, newest = self.best(), steps[-self.last :]
+        return [step in newest or step == best or bool(self.period and step % self.period == 0) for step in steps]
+
+
 class Checkpoints:
     """Saves and restores the state of one run in `workdir/checkpoints`.
 
@@ -70,8 +86,9 @@ class Checkpoints:
         keep: int = 2,
         keep_period: int | None = None,
         config: Mapping[str, Any] | None = None,
+        best: Callable[[], int | None] = lambda: None,
     ) -> None:
-        """The last `keep` checkpoints stay, and those whose step is a multiple of `keep_period`.
+        """The last `keep` checkpoints stay, multiples of `keep_period`, and the step that `best` gives.
 
         `config` is recorded beside them, with the versions of packages; in a bucket, in each of them.
 
@@ -79,10 +96,11 @@ class Checkpoints:
             StorageError: a bucket cannot be reached, or denies access. ConfigError: a package for it is missing.
         """
         # What a run that was killed has left half-written would stay for ever.
-        options = ocp.CheckpointManagerOptions(max_to_keep=keep, keep_period=keep_period, cleanup_tmp_directories=True)
+        policy = _Kept(keep, keep_period, best)
+        options = ocp.CheckpointManagerOptions(preservation_policy=policy, cleanup_tmp_directories=True)
         described = {"config": json.loads(json.dumps(config)), "versions": _versions()}
         self._is_remote = files.is_remote(workdir)
-        self._path: Place = (epath.Path(workdir) if self._is_remote else Path(workdir).absolute()) / "checkpoints"
+        self._path: Place = (epath.Path(workdir) if self._is_remote else Path(workdir).absolute()) / runs.STEPS
         # What is said once of all needs an empty folder, which buckets do not have.
         self._described = described if self._is_remote else None
         with self._storage_errors() if self._is_remote else contextlib.nullcontext():

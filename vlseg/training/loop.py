@@ -20,6 +20,7 @@ from vlseg.checks import check_numbers
 from vlseg.errors import ConfigError, VlsegError
 from vlseg.training.checkpoints import Checkpoints
 from vlseg.training.telemetry import MetricWriter, Profiler, Work, rates
+from vlseg.training.validation import History, Validation
 
 StepFunction = Callable[[Any, int], tuple[Any, dict[str, jax.Array]]]
 STOPPED = 128 + signal.SIGTERM
@@ -134,6 +135,7 @@ def train(
     *,
     work: Work | None = None,
     config: Mapping[str, Any] | None = None,
+    validation: Validation | None = None,
 ) -> Any:
     """Runs `step_function` from the newest checkpoint in `workdir` (or from `state`) to `schedule.steps`.
 
@@ -149,6 +151,8 @@ def train(
         on_log: called with the step and the metrics of each log line.
         work: what a step does, from which rates are computed.
         config: JSON-ready settings to be recorded with the checkpoints.
+        validation: when and how the state is scored. Scores stand in validation.jsonl, each for a step that is saved
+            before it is scored; the checkpoint of the best step stays.
 
     Raises:
         NonFiniteLossError: naming the step; the last checkpoint is from before.
@@ -157,8 +161,10 @@ def train(
         ConfigError: a package for its bucket is missing.
         SystemExit: 143 after SIGTERM, when all is saved.
     """
-    checkpoints = Checkpoints(workdir, schedule.keep, schedule.keep_period, config)
+    history = History(workdir, validation)
+    checkpoints = Checkpoints(workdir, schedule.keep, schedule.keep_period, config, lambda: history.best)
     state, first = checkpoints.restore(state)
+    history.forget_after(first)
     writer = MetricWriter(workdir, first + 1) if distributed.is_main() else None
     hidden = not distributed.shows_progress()
     bar = tqdm(total=schedule.steps, initial=first, disable=hidden, unit="step", desc="train")
@@ -174,6 +180,8 @@ def train(
             closing.callback(writer.close)
         closing.callback(bar.close)
         closing.callback(profiler.close)
+        if first and first not in history.scores and history.is_due(first, schedule.steps):
+            _validate(history, state, first, writer)  # the run was stopped before
         for step in range(first, schedule.steps):
             done = step + 1
             profiler.before(done)
@@ -183,8 +191,9 @@ def train(
             bar.update()
             stopped = interruption.reached(done)
             last = stopped or done == schedule.steps
-            logging = last or done % schedule.log_every == 0
-            saving = last or done % schedule.checkpoint_every == 0
+            validating = history.is_due(done, schedule.steps)
+            logging = last or validating or done % schedule.log_every == 0
+            saving = last or validating or done % schedule.checkpoint_every == 0
             if logging and schedule.checkpoint_minutes is not None:
                 # Process 0 decides: clocks differ, and all processes must save or none.
                 late = time.monotonic() - saved > 60 * schedule.checkpoint_minutes
@@ -207,9 +216,19 @@ def train(
                 saved = time.monotonic()
             if stopped:
                 break
+            if validating:
+                checkpoints.finished()  # so that no step is scored that could be lost
+                _validate(history, state, done, writer)
+                started = time.monotonic()
     if stopped or interruption.received:
         sys.exit(STOPPED)
     return state
+
+
+def _validate(history: History, state: Any, step: int, writer: MetricWriter | None) -> None:
+    scores = history.validate(state, step)
+    if writer:
+        writer.show(step, {f"validation/{name}": value for name, value in scores.items()})
 
 
 def print_metrics(step: int, metrics: dict[str, float]) -> None:

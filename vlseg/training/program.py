@@ -9,7 +9,7 @@ import ctypes
 import gc
 import math
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,6 +22,9 @@ from tqdm import tqdm
 from vlseg import sharding
 from vlseg.segmenter import Segmenter
 from vlseg.sharding import ParameterAxes
+
+METRICS = ("mIoU", "mAcc", "aAcc")
+"""Of a labelled data set."""
 
 Tree = Any
 Metrics = dict[str, jax.Array]
@@ -97,7 +100,10 @@ class Prepared(NamedTuple):
     batches: step -> this process's rows of the batch as host arrays, a pure function; None if there are none.
     steps: of the whole run.
     finish: from the final state (gathered on this process, without the optimizer's part) to the model.
-    words: for the classes of `config.evaluation`, in their order; None for the names of the data set.
+    words: for the classes of `config.evaluation` and `config.validation`, in their order; None for the names of the
+        data set.
+    epoch: updates until all images were seen once, None where there are none.
+    validate: scores of a model by the names in `metrics`, where `config.validation` names no data set.
     report: writes what else there is to say of the finished model into the working directory.
     """
 
@@ -108,6 +114,9 @@ class Prepared(NamedTuple):
     steps: int
     finish: Callable[[Tree], Segmenter]
     words: tuple[str, ...] | None = None
+    epoch: int | None = None
+    validate: Callable[[Segmenter], Mapping[str, float]] | None = None
+    metrics: tuple[str, ...] = METRICS
     report: Callable[[Segmenter, Path], None] | None = None
 
 

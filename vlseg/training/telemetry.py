@@ -93,6 +93,10 @@ class MetricWriter:
         """Writes scalars of one step."""
         with self._path.open("a") as file:
             file.write(json.dumps({"step": step, **metrics}) + "\n")
+        self.show(step, metrics)
+
+    def show(self, step: int, metrics: dict[str, float]) -> None:
+        """Writes scalars of one step to TensorBoard alone."""
         for name, value in metrics.items():
             self._board.add_scalar(name, value, step)
         if time.monotonic() - self._uploaded > _PERIOD:

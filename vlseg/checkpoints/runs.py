@@ -1,0 +1,140 @@
+"""Folders of training runs as models: the steps that a run has kept.
+
+RUN/model          the model of a finished run: the best step of a run that was validated, else the last
+RUN/last           the last step, where the best is another
+RUN/summary.json   learning rates, images per update, steps and epochs that the settings come to
+RUN/frozen         a model directory without what training changes, saved once
+RUN/checkpoints/N  what training has changed up to step N
+
+So RUN is all that is needed of a run, and RUN/checkpoints/N is read wherever a model directory is.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from etils import epath
+
+from vlseg import files, remote, safetensors_files, storage
+from vlseg.errors import CheckpointError, one_line
+
+CONFIG_FILE, WEIGHTS = "config.json", "model.safetensors"
+MODEL, LAST, FROZEN, STEPS, SUMMARY = "model", "last", "frozen", "checkpoints", "summary.json"
+RECORD = "training"
+"""The part of a model directory's config.json that says which step of which run it is."""
+
+OPTIMIZER = "optimizer"
+"""The part of a training state that is no part of the model."""
+
+
+def is_run(path: str | os.PathLike[str]) -> bool:
+    """Whether this is the folder of a run; local or of a bucket."""
+    return storage.exists(f"{os.fspath(path)}/{FROZEN}/{CONFIG_FILE}")
+
+
+def is_step(path: str | os.PathLike[str]) -> bool:
+    """Whether this is what a run has kept of a step."""
+    run, _, step = os.fspath(path).rpartition(f"/{STEPS}/")
+    return step.isdecimal() and is_run(run)
+
+
+def frozen(path: Path) -> Path:
+    """The directory with what training does not change, of a step."""
+    return path.parents[1] / FROZEN
+
+
+def kept_steps(run: str | os.PathLike[str]) -> list[int]:
+    """The steps that a run has kept, in order."""
+    folder = epath.Path(run) / STEPS
+    return sorted(int(path.name) for path in folder.iterdir() if path.name.isdecimal()) if folder.exists() else []
+
+
+def find(run: str | os.PathLike[str], step: int | None) -> str:
+    """The model directory, or the kept step, that is a step of a run.
+
+    Args:
+        run: its folder, local or of a bucket. step: None for the model of a finished run.
+
+    Raises:
+        CheckpointError: the run is not finished and no step is named, or it has not kept the step.
+    """
+    run = os.fspath(run).rstrip("/")
+    directories = [f"{run}/{name}" for name in (MODEL, LAST) if storage.exists(f"{run}/{name}/{CONFIG_FILE}")]
+    if step is None and directories:
+        return directories[0]
+    for directory in directories:
+        if _recorded_step(f"{directory}/{CONFIG_FILE}") == step:
+            return directory
+    kept = kept_steps(run)
+    if step in kept:
+        return f"{run}/{STEPS}/{step}"
+    there = f"it has kept {', '.join(map(str, kept))}" if kept else "it has kept none yet"
+    if step is None:
+        raise CheckpointError(f"{run} is a run that is not finished: name a step (--step); {there}")
+    raise CheckpointError(f"{run} has not kept step {step}; {there}")
+
+
+def _recorded_step(path: str) -> int | None:
+    try:
+        found: int | None = json.loads(storage.read_bytes(path))[RECORD]["step"]
+    except (ValueError, KeyError, TypeError):
+        return None
+    return found
+
+
+def read(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
+    """The arrays of `read_parts` by path in the model's variables; arguments and errors are the same."""
+    return {name: array for part in read_parts(path).values() for name, array in part.items()}
+
+
+def read_parts(path: str | os.PathLike[str]) -> dict[str, dict[str, np.ndarray]]:
+    """What training has changed up to a step but the state of its optimizer, in flat dicts as an update has them.
+
+    Args:
+        path: RUN/checkpoints/N; local or of a bucket.
+
+    Raises:
+        CheckpointError: it is damaged. StorageError: a bucket cannot be reached.
+    """
+    # Imported here: commands that load other models need none of it.
+    import jax
+    import orbax.checkpoint as ocp
+
+    folder = epath.Path(path) / "default"
+    handler = ocp.PyTreeCheckpointHandler()
+    with remote.errors(path, CheckpointError):
+        if not folder.exists():
+            raise CheckpointError(f"{os.fspath(path)}: there is no such step")
+        try:
+            saved: Mapping[str, Any] = handler.metadata(folder).tree
+            wanted = {name: part for name, part in saved.items() if name != OPTIMIZER}
+            as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), wanted)
+            item = jax.tree.map(lambda _: 0, wanted)
+            arguments = ocp.args.PyTreeRestore(item=item, restore_args=as_numpy, partial_restore=True)
+            parts: dict[str, dict[str, np.ndarray]] = handler.restore(folder, args=arguments)
+        except Exception as error:
+            if files.is_remote(path):
+                raise
+            # TensorStore and Orbax have no type of their own for damaged files.
+            raise CheckpointError(f"{os.fspath(path)} is damaged: {one_line(error)[:200]}") from error
+    return parts
+
+
+def local_step(url: str) -> Path:
+    """A step of a run in a bucket, RUN/checkpoints/N, as a model directory in the cache, made at its first use."""
+    run = url.rpartition(f"/{STEPS}/")[0]
+    frozen = remote.local_copy(f"{run}/{FROZEN}", CONFIG_FILE, CheckpointError)
+    # The cache has a folder of its own for each state of this file, which is written anew with every checkpoint.
+    folder = remote.fetch(f"{url}/default", ["_METADATA"], CheckpointError)
+    with files.locked(folder / ".model.lock"):
+        if not (folder / MODEL).exists():
+            tensors = safetensors_files.open_safetensors(frozen / WEIGHTS)
+            arrays = {name: tensor.read() for name, tensor in tensors.items()} | read(url)
+            with files.atomic_directory(folder / MODEL) as temporary:
+                shutil.copytree(frozen, temporary, ignore=shutil.ignore_patterns(WEIGHTS, ".*"), dirs_exist_ok=True)
+                safetensors_files.save_safetensors(arrays, temporary / WEIGHTS, folder / MODEL)
+    return folder / MODEL
