@@ -11,7 +11,11 @@ official state dict; CLIP_RN50X16: OpenAI's RN50x16.pt. VIT_L16_384: timm's vit_
 A folder of one's own instead of ROOT has images/, labels/ (ADE20K's files, where 0 is "other") and names.txt
 (`vlseg/labels/ade20k_150.txt`).
 
-Hardware: one accelerator with 80 GB, for a batch of 16. Time: not run.
+An update sees 12 images, at rates of 0.00025 (encoder) and 0.0025 (decoder), as in the authors' script on six GPUs:
+one image in each process, two batches accumulated, and a base rate of 0.004 / 16 * 1. The paper (Sec. 4.1) says 6
+images in all, one on each of six GPUs: --config.training.batch_size=6.
+
+Hardware: one accelerator with 80 GB. Time: not run.
 Expected pixel accuracy and mIoU, multi-scale, published (LSeg paper); ours not run:
 
     vit_b32    82.46  46.28

@@ -8,6 +8,8 @@ Instead of bottleneck-2 also none, bottleneck-1, bottleneck-4, depthwise-1, dept
 how often it is applied. Files and ROOT are those of configs/lseg_text_encoders.py. The activation is leaky ReLU, the
 default of the authors' code; the paper does not say.
 
+Images in an update (12, or the paper's 6) and rates are those of configs/lseg_ade20k.py.
+
 Hardware: one accelerator with 40 GB. Time: not run.
 Expected pixel accuracy and mIoU by depth, published (LSeg paper); ours not run:
 

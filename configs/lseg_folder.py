@@ -21,7 +21,8 @@ def get_config() -> ml_collections.ConfigDict:
     config.training = {
         "steps": 1000,
         "batch_size": 8,
-        "learning_rate": 1e-3,
+        "learning_rate": 5e-4,
+        "decay": "step",
         "decoder_factor": 1.0,
         "optimizer": "adamw",
         "weight_decay": 0.05,

@@ -8,6 +8,8 @@ python -m lseg_jax.train --config=configs/lseg_from_ifseg.py --workdir=runs/lseg
 
 The files of the last line are those of configs/lseg_ade20k.py. The result takes any words, also others than IFSeg's.
 
+Images in an update (12, or the paper's 6) and rates are those of configs/lseg_ade20k.py.
+
 Hardware: one accelerator with 80 GB. Time: not run. Expected: no published score; ours not run.
 """
 

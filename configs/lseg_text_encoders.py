@@ -8,6 +8,8 @@ Instead of rn50x16 also vit_b32, vit_b16 and rn50x4, with that encoder's file as
 first two Hugging Face's safetensors; the file decides which encoder it is. VIT_B32_384: timm's vit_base_patch32_384, or
 the original .npz. ROOT holds ADEChallengeData2016 as it is unpacked.
 
+Images in an update (12, or the paper's 6) and rates are those of configs/lseg_ade20k.py.
+
 Hardware: one accelerator with 40 GB. Time: not run.
 Expected pixel accuracy and mIoU, published (LSeg paper); ours not run:
 

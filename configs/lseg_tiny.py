@@ -22,6 +22,7 @@ def get_config() -> ml_collections.ConfigDict:
         "steps": 3000,
         "batch_size": 16,
         "learning_rate": 1e-3,
+        "decay": "step",
         "decoder_factor": 1.0,
         "optimizer": "adamw",
         "weight_decay": 0.05,

@@ -120,6 +120,15 @@ class Adapting(Task):
         """Attention heads."""
         return (self.config.heads,)
 
+    def summary(self) -> dict[str, Any]:
+        """See `Task.summary`; image-free training has no epochs."""
+        settings = self.settings
+        return {
+            "learning_rate": settings.learning_rate,
+            "images_per_update": self.batch_size,
+            "steps": settings.steps,
+        }
+
     @property
     def side(self) -> int:
         """Of the training images, in pixels."""

@@ -127,10 +127,11 @@ def loss(
 
 def optimizer(settings: Training, examples: int) -> optax.GradientTransformation:
     """The optimizer of a run on so many examples."""
-    rate = settings.learning_rate * settings.batch_size / 16
     steps = settings.scheduled_steps(examples)
-    hold = min(settings.steps_per_epoch(examples), max(1, steps // 20))
-    schedule = optimizers.poly_schedule(rate, steps, settings.power, hold=hold, warmup_steps=settings.warmup_steps)
+    hold = settings.steps_per_epoch(examples) if settings.decay == "epoch" else 1
+    schedule = optimizers.poly_schedule(
+        settings.encoder_rate, steps, settings.power, hold=hold, warmup_steps=settings.warmup_steps
+    )
     if settings.optimizer == "sgd":
         update = optimizers.sgd(schedule, momentum=settings.b1, weight_decay=settings.weight_decay)
     else:
@@ -168,6 +169,18 @@ class Matching(Task):
     def flops(self) -> float:
         """Of an update."""
         return self.batch_size * flops.training_step(self.config, self.settings.crop_size, self.labels)
+
+    def summary(self) -> dict[str, Any]:
+        """See `Task.summary`."""
+        settings = self.settings
+        steps = settings.total_steps(self.examples)
+        return {
+            "encoder_learning_rate": settings.encoder_rate,
+            "decoder_learning_rate": settings.encoder_rate * settings.decoder_factor,
+            "images_per_update": self.batch_size,
+            "steps": steps,
+            "epochs": steps / settings.steps_per_epoch(self.examples),
+        }
 
     def split(self, variables: Any) -> tuple[State, Variables]:
         """The initial state ({"params", "batch_stats", "optimizer"}), and the frozen variables, flat."""

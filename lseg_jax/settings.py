@@ -11,6 +11,7 @@ from vlseg.checks import check_choices, check_numbers
 from vlseg.errors import ConfigError
 
 OPTIMIZERS = ("sgd", "adamw")
+DECAYS = ("epoch", "step")
 LABEL_SETS = ("names", "others")
 
 
@@ -21,12 +22,17 @@ class Training:
     Attributes:
         epochs: how often every image is seen. steps: instead of epochs, if not None.
         stop_after: epochs after which a run ends although its schedule goes on, if not None.
-        batch_size: images per step. accumulation_steps: parts of a batch that are computed one after another, which
-            takes less memory; batch norms see a part at a time.
-        learning_rate: of the image encoder, for a batch of 16; the actual one is proportional to the batch.
+        batch_size: images in an update. The authors' script has one image in each process and accumulates two batches,
+            which is 12 on six GPUs; the paper says 6 on six GPUs. accumulation_steps: parts of a batch that are
+            computed one after another, which takes less memory; batch norms see a part at a time.
+        learning_rate: of the image encoder, at the start. The default is what the authors' script comes to.
+        scale_with_batch: multiplies `learning_rate` by `batch_size` / 16. The authors' rule is `base_lr` / 16 times the
+            images of one process, however many processes there are and however many batches are accumulated: their
+            `base_lr` of 0.004 with one image gives 0.00025. For their rate give the result, and leave this off.
         decoder_factor: the decoder's rate is this times as high.
         optimizer: "sgd" with momentum (b1), or "adamw". weight_decay, b1, b2: theirs.
-        power: of the polynomial decay, once an epoch (20 times in a run of fewer epochs).
+        power: of the polynomial decay of the rate. decay: when the rate falls: "epoch", after each epoch, as the
+            authors' does, so that a run of less than an epoch has one rate; or "step".
         warmup_steps: of linear warm-up.
         clip_norm: bound of the gradients' global norm, 0 for none.
         base_size, crop_size, scale_range: of the random views, see `vlseg.data.transforms.scale_and_crop`.
@@ -40,15 +46,17 @@ class Training:
     epochs: int = 240
     steps: int | None = None
     stop_after: int | None = None
-    batch_size: int = 16
+    batch_size: int = 12
     accumulation_steps: int = 1
-    learning_rate: float = 0.004
+    learning_rate: float = 0.00025
+    scale_with_batch: bool = False
     decoder_factor: float = 10.0
     optimizer: str = "sgd"
     weight_decay: float = 1e-4
     b1: float = 0.9
     b2: float = 0.999
     power: float = 0.9
+    decay: str = "epoch"
     warmup_steps: int = 0
     clip_norm: float = 0.0
     base_size: int = 520
@@ -64,7 +72,7 @@ class Training:
         check_numbers(self, "seed", "warmup_steps", whole=True)
         check_numbers(self, "learning_rate", "decoder_factor", "weight_decay", "power", "margin", "clip_norm")
         check_numbers(self, "b1", "b2", below=1)
-        check_choices(self, optimizer=OPTIMIZERS)
+        check_choices(self, optimizer=OPTIMIZERS, decay=DECAYS)
         if self.batch_size % self.accumulation_steps:
             raise ConfigError(
                 f"accumulation_steps {self.accumulation_steps} does not divide the batch of {self.batch_size}"
@@ -73,6 +81,11 @@ class Training:
             raise ConfigError(f"crop_size is {self.crop_size}; it must be a multiple of 32")
         if len(self.scale_range) != 2 or not 0 < self.scale_range[0] <= self.scale_range[1] < math.inf:
             raise ConfigError(f"scale_range is {self.scale_range}; it must be two rising positive numbers")
+
+    @property
+    def encoder_rate(self) -> float:
+        """Learning rate of the image encoder at the start; the decoder's is `decoder_factor` times it."""
+        return self.learning_rate * (self.batch_size / 16 if self.scale_with_batch else 1)
 
     def steps_per_epoch(self, examples: int) -> int:
         """Steps until so many examples have been seen."""

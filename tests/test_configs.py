@@ -18,6 +18,7 @@ from ifseg_jax.prompt import PROMPT, UNKNOWN
 from ifseg_jax.settings import Adaptation
 from lseg_jax.checkpoint import parameter_shapes
 from lseg_jax.config import LSegConfig
+from lseg_jax.objective import Matching
 from lseg_jax.settings import Training
 from tests import micro, samples
 from tests.commands import ROOT, SPAWNED, Commands
@@ -143,18 +144,42 @@ def test_published_settings():
     }  # fmt: skip
     large = lseg("lseg_ade20k", "rn50x16")
     assert (large.model.text.features, large.model.image.layers, large.model.image.patch) == (768, 24, 16)
-    assert (large.training.epochs, large.training.learning_rate) == (240, 0.004)
+    assert large.training.epochs == 240
     fss = lseg("lseg_zero_shot", "fss1000").training
-    assert (fss.epochs, fss.learning_rate, fss.stop_after) == (60, 0.05, None)
+    assert (fss.epochs, fss.stop_after) == (60, None)
     pascal = lseg("lseg_zero_shot", "pascal5i").training
-    assert (pascal.learning_rate, pascal.stop_after) == (0.004, 4)
+    assert (pascal.epochs, pascal.stop_after) == (200, 4)
     mix = lseg("lseg_mix")
-    assert (mix.training.epochs, mix.training.learning_rate) == (200, 0.004)
+    assert mix.training.epochs == 200
     mix.root, mix.roots.idd = "/data", "/other/idd"
     assert mix.to_dict()["data"]["source"].split(",") == [
         "ade20k:/data/ade20k", "bdd100k:/data/bdd100k", "cityscapes:/data/cityscapes",
         "coco_panoptic:/data/coco_panoptic", "idd:/other/idd", "mapillary:/data/mapillary", "sun_rgbd:/data/sun_rgbd",
     ]  # fmt: skip
+
+
+RATES = {
+    **dict.fromkeys(("lseg_ade20k", "lseg_blocks", "lseg_text_encoders", "lseg_mix"), (12, 0.00025, 0.0025)),
+    "lseg_from_ifseg": (12, 0.00025, 0.0025),
+    "lseg_zero_shot:pascal5i": (40, 0.005, 0.05),
+    "lseg_zero_shot:coco20i": (40, 0.005, 0.05),
+    "lseg_zero_shot:fss1000": (40, 0.0625, 0.625),
+    "lseg_tiny": (16, 1e-3, 1e-3),
+    "lseg_folder": (8, 5e-4, 5e-4),
+}
+"""Images in an update, and learning rates of encoder and decoder. The authors' are base / 16 * images of a process."""
+
+
+@pytest.mark.parametrize("name", RATES)
+def test_rates_and_batches(name):
+    training = settings.read(Training, completed(*name.split(":")).training, "training")
+    examples = 20210
+    summary = Matching(LSegConfig(), training, examples, 1, 1).summary()
+    found = [summary[key] for key in ("images_per_update", "encoder_learning_rate", "decoder_learning_rate")]
+    assert found == pytest.approx(RATES[name])
+    assert summary["steps"] == training.total_steps(examples)
+    if training.steps is None:
+        assert summary["epochs"] == (training.stop_after or training.epochs)
 
 
 @pytest.mark.parametrize("name", ARGUMENTS)

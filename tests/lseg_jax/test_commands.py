@@ -49,7 +49,7 @@ def flags_of(data: object, workdir: object, **changes: object) -> list[str]:
         "model.features": 16,
         "training.steps": STEPS,
         "training.batch_size": 4,
-        "training.learning_rate": 0.02,
+        "training.learning_rate": 0.005,
         "training.warmup_steps": 5,
         "training.margin": 0.1,
         "training.base_size": 80,

@@ -144,23 +144,34 @@ def rates(settings, examples, steps):
 
 
 def test_rates_by_part_batch_and_epoch():
-    plain = {"b1": 0.0, "weight_decay": 0.0, "epochs": 40}
-    found = rates(Training(batch_size=4, **plain), 8, 6)
-    expected = [0.001 * (1 - epoch / 40) ** 0.9 for epoch in (0, 0, 1, 1, 2, 2)]  # two steps an epoch
-    for name, factor in NAMES.items():
-        np.testing.assert_allclose([step[name] for step in found], factor * np.array(expected), rtol=1e-5)
-    assert rates(Training(batch_size=32, **plain), 8, 1)[0]["params/image/class_token"] == pytest.approx(0.008)
-    warm = rates(Training(warmup_steps=4, power=0.0, **plain), 8, 6)
-    np.testing.assert_allclose(
-        [step["params/image/class_token"] for step in warm], 0.004 * np.array([0.25, 0.5, 0.75, 1, 1, 1]), rtol=1e-5
-    )
+    plain = {"b1": 0.0, "weight_decay": 0.0, "learning_rate": 0.001}
+
+    def of_encoder(settings, examples, steps):
+        return [step["params/image/class_token"] for step in rates(settings, examples, steps)]
+
+    for epochs in (40, 3):
+        found = rates(Training(batch_size=4, epochs=epochs, **plain), 8, 6)
+        expected = [0.001 * (1 - epoch / epochs) ** 0.9 for epoch in (0, 0, 1, 1, 2, 2)]  # two steps an epoch
+        for name, factor in NAMES.items():
+            np.testing.assert_allclose([step[name] for step in found], factor * np.array(expected), rtol=1e-5)
+    # Less than an epoch: one rate, or one for every step.
+    short = Training(batch_size=4, steps=4, **plain)
+    np.testing.assert_allclose(of_encoder(short, 400, 4), 0.001, rtol=1e-5)
+    falling = dataclasses.replace(short, decay="step")
+    expected = [0.001 * (1 - step / 4) ** 0.9 for step in range(4)]
+    np.testing.assert_allclose(of_encoder(falling, 400, 4), expected, rtol=1e-5)
+    for images, scale, expected in ((32, False, 0.001), (32, True, 0.002), (1, True, 0.001 / 16)):
+        settings = Training(batch_size=images, scale_with_batch=scale, **plain)
+        assert of_encoder(settings, 8, 1) == pytest.approx([expected])
+    warm = of_encoder(Training(warmup_steps=4, power=0.0, **plain), 8, 6)
+    np.testing.assert_allclose(warm, 0.001 * np.array([0.25, 0.5, 0.75, 1, 1, 1]), rtol=1e-5)
 
 
 def test_three_steps_of_sgd_by_hand():
     """Gradient plus decay into the buffer, and the buffer times the group's rate off the weights, as in PyTorch."""
     rng = np.random.default_rng(0)
     params = {name: rng.standard_normal(3) for name in NAMES}
-    optimizer = objective.optimizer(Training(steps=3, batch_size=8, weight_decay=0.1, power=0.0), 8)
+    optimizer = objective.optimizer(Training(steps=3, learning_rate=0.002, weight_decay=0.1, power=0.0), 8)
     ours = {name: jnp.asarray(value, jnp.float32) for name, value in params.items()}
     state = optimizer.init(ours)
     buffers = dict.fromkeys(NAMES, 0.0)
@@ -181,12 +192,12 @@ def test_adam_and_the_clip():
     for name, factor in NAMES.items():
         assert found[name] == pytest.approx(0.01 * factor, rel=1e-4)
     clipped = rates(Training(steps=1, b1=0.0, weight_decay=0.0, clip_norm=1.0), 16, 1)[0]
-    assert clipped["params/image/class_token"] == pytest.approx(0.004 / np.sqrt(len(NAMES)))
+    assert clipped["params/image/class_token"] == pytest.approx(0.00025 / np.sqrt(len(NAMES)))
 
 
 def test_how_long_a_run_is():
-    assert Training(batch_size=16).total_steps(20210) == 240 * 1264
-    assert Training(batch_size=16, epochs=2).total_steps(3) == 2
+    assert Training().total_steps(20210) == 240 * 1685
+    assert Training(epochs=2).total_steps(3) == 2
     assert Training(steps=7).total_steps(20210) == 7
 
 
@@ -208,7 +219,7 @@ def test_the_text_encoder_is_no_part_of_the_state():
 SETTINGS = Training(
     steps=60,
     batch_size=4,
-    learning_rate=0.01,
+    learning_rate=0.0025,
     optimizer="adamw",
     clip_norm=1.0,
     crop_size=SIDE,
@@ -371,6 +382,7 @@ def test_pairs_ask_for_a_class_that_is_there():
         ({"scale_range": (2.0, 0.5)}, "training.scale_range"),
         ({"scale_range": (0.5,)}, "training.scale_range"),
         ({"scale_range": (0.5, float("inf"))}, "training.scale_range"),
+        ({"decay": "never"}, "training.decay 'never' is none of epoch, step"),
         ({"optimizer": "adagrad"}, "training.optimizer 'adagrad' is none of sgd, adamw"),
     ],
 )
@@ -383,7 +395,7 @@ def test_the_defaults_are_the_official_settings():
     config = settings_of.load("configs/lseg_ade20k.py")
     settings = settings_of.read(Training, config.training, "training")
     assert settings == Training()
-    assert (settings.epochs, settings.batch_size, settings.learning_rate) == (240, 16, 0.004)
+    assert (settings.epochs, settings.batch_size, settings.learning_rate) == (240, 12, 0.00025)
     assert (settings.optimizer, settings.b1, settings.weight_decay, settings.power) == ("sgd", 0.9, 1e-4, 0.9)
     assert (settings.base_size, settings.crop_size, settings.scale_range) == (520, 480, (0.5, 2.0))
     assert settings.decoder_factor == 10

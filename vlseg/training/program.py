@@ -45,6 +45,10 @@ class Task(abc.ABC):
         """Images in an update."""
         return int(self.settings.batch_size)
 
+    def summary(self) -> dict[str, Any]:
+        """What the settings come to, as JSON takes it: learning rates, images per update, steps, and epochs if any."""
+        return {}
+
     @property
     def heads(self) -> tuple[int, ...]:
         """Numbers of attention heads, which the mesh's axis "tensor" must divide."""
