@@ -52,10 +52,11 @@ def prepare(config: ml_collections.ConfigDict, mesh: Mesh) -> Prepared:
     model = load(config.checkpoint, config.tokenizer or None, **config.model)
     names, words = model.names(categories), model.embed(categories)
     task = kind(model.config, adaptation, len(names), words.prompt.shape[1])
-    batches = None
+    batches = epoch = None
     if config.mode == "supervised":
-        rows = sharding.own_rows(mesh, adaptation.batch_size)
-        make = supervised_batches(open_data(config.data, names), task, rows=rows, on_error=config.loading.on_error)
+        rows, dataset = sharding.own_rows(mesh, adaptation.batch_size), open_data(config.data, names)
+        epoch = -(-len(dataset) // adaptation.batch_size)
+        make = supervised_batches(dataset, task, rows=rows, on_error=config.loading.on_error)
         batches = prefetched(make, config.loading.threads, config.loading.workers)
     state, needed, frozen = task.split(model.variables)
     build = adapted(model, names)
@@ -67,6 +68,7 @@ def prepare(config: ml_collections.ConfigDict, mesh: Mesh) -> Prepared:
         steps=adaptation.steps,
         finish=lambda state: build({**frozen, **state["params"]}),
         words=names,
+        epoch=epoch,
     )
 
 

@@ -66,6 +66,9 @@ def prepare(config: ml_collections.ConfigDict, mesh: Mesh) -> Prepared:
         batches=prefetched(source.batches, config.loading.threads, config.loading.workers),
         steps=training.total_steps(source.examples),
         finish=lambda state: build(objective.joined(state, frozen)),
+        epoch=training.steps_per_epoch(source.examples),
+        validate=functools.partial(zero_shot.scores, tested) if tested else None,
+        metrics=zero_shot.METRICS,
         report=functools.partial(zero_shot.report, tested) if tested else None,
     )
 

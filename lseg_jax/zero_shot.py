@@ -20,6 +20,9 @@ from vlseg.evaluation.foreground import ForegroundMetrics
 from vlseg.training.checkpoints import Place
 
 
+METRICS = ("mIoU", "FB-IoU")
+
+
 def evaluate(
     model: LSeg, dataset: FewShotDataset, *, batch_size: int = 1, side: int | None = None
 ) -> ForegroundMetrics:
@@ -56,6 +59,12 @@ def _batches(dataset: FewShotDataset, size: int) -> Iterator[Sequence[Episode]]:
     episodes = distributed.own_share(dataset)
     while batch := list(itertools.islice(episodes, size)):
         yield batch
+
+
+def scores(dataset: FewShotDataset, model: Any) -> dict[str, float]:
+    """What `evaluate` gives, by the names in `METRICS`."""
+    metrics = evaluate(model, dataset)
+    return dict(zip(METRICS, (metrics.miou, metrics.fb_iou), strict=True))
 
 
 def report(dataset: FewShotDataset, model: Any, out: Place | None, *, batch_size: int = 1) -> None:

@@ -84,7 +84,7 @@ def read(
     trained: Mapping[str, TensorSource] = {}
     if runs.is_step(path):
         trained = {name: rules.ArrayTensor(array) for name, array in runs.read(path).items()}
-        path = runs.frozen(path)
+        settings, path = runs.settings_of_step(settings, path.name), runs.frozen(path)
     elif settings.get("part") == runs.FROZEN:
         raise CheckpointError(f"{path} is only the frozen part of a run: load {path.parent}")
     try:

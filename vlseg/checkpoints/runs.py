@@ -86,6 +86,11 @@ def _recorded_step(path: str) -> int | None:
     return found
 
 
+def settings_of_step(frozen: Mapping[str, Any], step: str) -> dict[str, Any]:
+    """What the config.json of a step would say, from that of the frozen part of its run."""
+    return {**{name: value for name, value in frozen.items() if name != "part"}, RECORD: {"step": int(step)}}
+
+
 def read(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     """The arrays of `read_parts` by path in the model's variables; arguments and errors are the same."""
     return {name: array for part in read_parts(path).values() for name, array in part.items()}
@@ -126,7 +131,7 @@ def read_parts(path: str | os.PathLike[str]) -> dict[str, dict[str, np.ndarray]]
 
 def local_step(url: str) -> Path:
     """A step of a run in a bucket, RUN/checkpoints/N, as a model directory in the cache, made at its first use."""
-    run = url.rpartition(f"/{STEPS}/")[0]
+    run, _, step = url.rpartition(f"/{STEPS}/")
     frozen = remote.local_copy(f"{run}/{FROZEN}", CONFIG_FILE, CheckpointError)
     # The cache has a folder of its own for each state of this file, which is written anew with every checkpoint.
     folder = remote.fetch(f"{url}/default", ["_METADATA"], CheckpointError)
@@ -137,4 +142,6 @@ def local_step(url: str) -> Path:
             with files.atomic_directory(folder / MODEL) as temporary:
                 shutil.copytree(frozen, temporary, ignore=shutil.ignore_patterns(WEIGHTS, ".*"), dirs_exist_ok=True)
                 safetensors_files.save_safetensors(arrays, temporary / WEIGHTS, folder / MODEL)
+                settings = settings_of_step(json.loads((frozen / CONFIG_FILE).read_text()), step)
+                files.atomic_write_json(temporary / CONFIG_FILE, settings)
     return folder / MODEL

@@ -95,7 +95,7 @@ def describe(prepared: Prepared, path: Place) -> None:
     """Prints what the settings come to, and writes it beside what training does not change, once; process 0 does."""
     if not distributed.is_main():
         return
-    summary = prepared.task.summary()
+    summary = {"images_per_update": prepared.task.batch_size, "steps": prepared.steps, **prepared.task.summary()}
     print("  ".join(f"{name} {value:g}" for name, value in summary.items()), flush=True)
     storage.write_json(path / runs.SUMMARY, summary)
     if not runs.is_run(path):
