@@ -142,7 +142,7 @@ def _save(model: Segmenter, path: Place, record: dict[str, Any]) -> Segmenter:
         stored = model.stored()
         recorded = stored._replace(settings={**stored.settings, runs.RECORD: record})
         directory.write(path, model.package, recorded, overwrite=True)
-        print(f"wrote {path}: step {record['step']}, {record['chosen']}", flush=True)
+        print(f"{path.name}: step {record['step']}, {record['chosen']}\nwrote {path}", flush=True)
     return model
 
 

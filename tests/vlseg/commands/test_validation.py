@@ -51,7 +51,7 @@ def test_the_model_of_a_validated_run_is_its_best_step(finished, folder):
     for name, step in (("model", best), ("last", 80)):
         record = json.loads((workdir / name / "config.json").read_text())["training"]
         assert (record["step"], record["of"]) == (step, 80)
-        assert f"wrote {workdir / name}: step {step}, {record['chosen']}" in output
+        assert f"{name}: step {step}, {record['chosen']}\nwrote {workdir / name}\n" in output
         (found,) = score(load(workdir / name), open_dataset(str(folder)))
         assert {"mIoU": found.miou, "mAcc": found.macc, "aAcc": found.aacc} == scores[step]
     assert f"step 40  validation  mIoU {100 * scores[40]['mIoU']:.2f}" in output
