@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from einops import rearrange
 
+from vlseg.nn.initializers import KERNEL, TRANSPOSED, uniform
 from vlseg.nn.layers import BatchNorm, Convolution
 from vlseg.nn.resize import resize_bilinear
 from vlseg.sharding import batch_sharded
@@ -18,6 +19,11 @@ SCALES: dict[int, tuple[float, ...]] = {8: (2, 1, 0.5, 0.25), 16: (4, 2, 1, 0.5)
 REASSEMBLY_AXES = ((r"/reassemble_\d+/.*kernel$", ("embed",)),)
 DECODER_AXES = ((r"/decoder/.*kernel$", ("embed",)),)
 """Of the parameters of either part, see `lseg_jax.encoders.base.Axes`."""
+
+
+def dense(features: int, channels: int, dtype: Any, name: str | None = None) -> nn.Dense:
+    """A linear layer from so many channels, which starts as PyTorch's."""
+    return nn.Dense(features, dtype=dtype, kernel_init=KERNEL, bias_init=uniform(channels), name=name)
 
 
 class Reassemble(nn.Module):
@@ -32,13 +38,22 @@ class Reassemble(nn.Module):
         """[B, 1 + rows * columns, D] -> [B, rows * scale, columns * scale, features]."""
         dtype = jnp.dtype(self.dtype)
         x = jax.nn.gelu(Readout(dtype, name="readout")(tokens), approximate=False)
-        x = nn.Dense(self.features, dtype=dtype, name="project")(x)
+        x = dense(self.features, x.shape[-1], dtype, "project")(x)
         x = rearrange(x, "b (h w) c -> b h w c", h=rows, w=columns)
         if self.scale == 1:
             return x
         if self.scale < 1:
             stride = round(1 / self.scale)
-            convolution = nn.Conv(self.features, (3, 3), (stride, stride), padding=1, dtype=dtype, name="resample")
+            convolution = nn.Conv(
+                self.features,
+                (3, 3),
+                (stride, stride),
+                padding=1,
+                dtype=dtype,
+                kernel_init=KERNEL,
+                bias_init=uniform(9 * self.features),
+                name="resample",
+            )
             return convolution(x)
         return Enlarge(self.features, round(self.scale), self.dtype, name="resample")(x)
 
@@ -52,8 +67,8 @@ class Readout(nn.Module):
     def __call__(self, tokens: jax.Array) -> jax.Array:
         """[B, 1 + n, D] -> [B, n, D]."""
         width = tokens.shape[-1]
-        kernel = self.param("kernel", nn.initializers.lecun_normal(), (2 * width, width)).astype(self.dtype)
-        bias = self.param("bias", nn.initializers.zeros, (width,)).astype(self.dtype)
+        kernel = self.param("kernel", KERNEL, (2 * width, width)).astype(self.dtype)
+        bias = self.param("bias", uniform(2 * width), (width,)).astype(self.dtype)
         tokens = tokens.astype(self.dtype)
         return tokens[:, 1:] @ kernel[:width] + (tokens[:, :1] @ kernel[width:] + bias)
 
@@ -69,8 +84,8 @@ class Enlarge(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         """[B, h, w, C] -> [B, h * factor, w * factor, features]."""
         shape = (self.factor, self.factor, x.shape[-1], self.features)
-        kernel = self.param("kernel", nn.initializers.lecun_normal(), shape).astype(x.dtype)
-        bias = self.param("bias", nn.initializers.zeros, (self.features,)).astype(x.dtype)
+        kernel = self.param("kernel", TRANSPOSED, shape).astype(x.dtype)
+        bias = self.param("bias", uniform(self.factor**2 * self.features), (self.features,)).astype(x.dtype)
         x = jnp.einsum("bhwc,yxcd->bhywxd", x, kernel) + bias
         return rearrange(x, "b h y w x d -> b (h y) (w x) d")
 
@@ -101,7 +116,7 @@ class ResidualUnit(nn.Module):
         dtype = jnp.dtype(self.dtype)
         y = x
         for number in (1, 2):
-            y = Convolution(self.features, 3, dtype=dtype, name=f"conv{number}")(jax.nn.relu(y))
+            y = Convolution(self.features, 3, dtype=dtype, kernel_init=KERNEL, name=f"conv{number}")(jax.nn.relu(y))
             y = BatchNorm(dtype, name=f"bn{number}")(y, train=train)
         return x + y
 
@@ -123,7 +138,7 @@ class Fusion(nn.Module):
         if level is not None:
             x = x + ResidualUnit(self.features, self.dtype, name="skip_unit")(level, train=train)
         x = ResidualUnit(self.features, self.dtype, name="unit")(x, train=train)
-        return batch_sharded(nn.Dense(self.features, dtype=jnp.dtype(self.dtype), name="out")(x))
+        return batch_sharded(dense(self.features, self.features, jnp.dtype(self.dtype), "out")(x))
 
 
 class Decoder(nn.Module):
@@ -142,7 +157,8 @@ class Decoder(nn.Module):
         dtype = jnp.dtype(self.dtype)
         x = None
         for number in range(len(levels), 0, -1):
-            level = Convolution(self.features, 3, dtype=dtype, name=f"level{number}")(levels[number - 1])
+            convolution = Convolution(self.features, 3, dtype=dtype, kernel_init=KERNEL, name=f"level{number}")
+            level = convolution(levels[number - 1])
             fusion = Fusion(self.features, self.dtype, name=f"fusion{number}")
             x = fusion(level, None, train=train) if x is None else fusion(doubled(x), level, train=train)
         assert x is not None

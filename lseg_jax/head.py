@@ -4,6 +4,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from vlseg.nn.initializers import KERNEL, uniform
 from vlseg.nn.layers import shifted_windows
 
 ACTIVATIONS = {"relu": jax.nn.relu, "lrelu": jax.nn.leaky_relu, "tanh": jnp.tanh}
@@ -23,8 +24,8 @@ class LogitBlock(nn.Module):
     @nn.compact
     def __call__(self, logits: jax.Array) -> jax.Array:
         """[B, h, w, N] -> the same shape."""
-        kernel = self.param("kernel", nn.initializers.lecun_normal(), (3, 3, 1, 1))
-        bias = self.param("bias", nn.initializers.zeros, (1,))
+        kernel = self.param("kernel", KERNEL, (3, 3, 1, 1))
+        bias = self.param("bias", uniform(9), (1,))
         for repetition in range(self.depth):
             views = shifted_windows(logits, 3, 1)
             result = sum(view * weight for view, weight in zip(views, kernel.reshape(-1), strict=True)) + bias

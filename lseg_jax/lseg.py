@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from lseg_jax.config import LSegConfig
-from lseg_jax.dpt import Decoder, doubled
+from lseg_jax.dpt import Decoder, dense, doubled
 from lseg_jax.encoders.base import normalized
 from lseg_jax.head import LogitBlock
 
@@ -35,7 +35,7 @@ class LSegNet(nn.Module):
         self.image = config.image.module(config.dtype, config.remat)
         self.reassemble = config.image.reassembly(config.dtype)
         self.decoder = Decoder(config.features, config.dtype)
-        self.projection = nn.Dense(config.text.features, dtype=jnp.dtype(config.dtype))
+        self.projection = dense(config.text.features, config.features, jnp.dtype(config.dtype))
         if config.block != "none":
             self.block = LogitBlock(config.block, config.block_depth, config.activation)
 

@@ -187,6 +187,13 @@ class TextConfig(TextEncoder):
 TEXT_VIT = TextConfig()
 
 
+def fresh(width: int, layers: int) -> transformer.Fresh:
+    """As openai/CLIP starts its text transformer: the outputs of layers are smaller the more there are to add up."""
+    normal = nn.initializers.normal
+    out = normal((2 * layers * width) ** -0.5)
+    return transformer.Fresh(normal(width**-0.5), out, normal((2 * width) ** -0.5), out, uniform_biases=True)
+
+
 class CLIPText(nn.Module):
     """Causal transformer over tokens, read out where the text ends."""
 
@@ -209,7 +216,14 @@ class CLIPText(nn.Module):
         projection = self.param("projection", normal(config.width**-0.5), (config.width, config.features))
         x = table[tokens] + position[: tokens.shape[1]]
         stack = transformer.layers(
-            config.layers, config.heads, transformer.quick_gelu, NORM_EPSILON, "float32", "layers", causal=True
+            config.layers,
+            config.heads,
+            transformer.quick_gelu,
+            NORM_EPSILON,
+            "float32",
+            "layers",
+            fresh(config.width, config.layers),
+            causal=True,
         )
         x, _ = stack(x, None)
         x = LayerNorm(NORM_EPSILON, name="norm")(x)

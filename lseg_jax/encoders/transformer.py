@@ -2,14 +2,18 @@
 
 import functools
 from collections.abc import Callable
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from einops import rearrange
+from flax.linen.initializers import zeros
+from flax.typing import Initializer
 
 from vlseg.errors import CheckpointError, ConfigError
 from vlseg.nn.attention import KeyBlock, QueryBlock, attend, causal_bias
+from vlseg.nn.initializers import uniform
 from vlseg.nn.layers import LayerNorm
 from vlseg.sharding import axis_sharded, batch_sharded
 
@@ -54,18 +58,37 @@ def quick_gelu(x: jax.Array) -> jax.Array:
 exact_gelu = functools.partial(jax.nn.gelu, approximate=False)
 
 
+class Fresh(NamedTuple):
+    """How the layers of a transformer start.
+
+    qkv, out, fc1, fc2: the kernels of queries, keys and values, of attention's output, and of the feed-forward.
+    uniform_biases: whether the biases of the feed-forward are PyTorch's (`vlseg.nn.initializers`); all others are 0.
+    """
+
+    qkv: Initializer
+    out: Initializer
+    fc1: Initializer
+    fc2: Initializer
+    uniform_biases: bool = False
+
+    def bias(self, inputs: int) -> Initializer:
+        """Of a layer of the feed-forward with so many inputs."""
+        return uniform(inputs) if self.uniform_biases else zeros
+
+
 class QueryKeyValue(nn.Module):
     """Queries, keys and values of all heads, whose weights are one matrix, as in `torch.nn.MultiheadAttention`."""
 
     heads: int
     dtype: jnp.dtype
+    fresh: Initializer
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """[B, n, D] -> [3, B, H, n, D / H]."""
         width = x.shape[-1]
-        kernel = self.param("kernel", nn.initializers.lecun_normal(), (width, 3 * width))
-        bias = self.param("bias", nn.initializers.zeros, (3 * width,))
+        kernel = self.param("kernel", self.fresh, (width, 3 * width))
+        bias = self.param("bias", zeros, (3 * width,))
         # Heads lie between the three and their dimensions, where a sharding of the whole matrix cannot reach them.
         parts = {"t": 3, "h": self.heads}
         kernel = axis_sharded(rearrange(kernel.astype(self.dtype), "d (t h e) -> d t h e", **parts), 2, "heads")
@@ -85,14 +108,15 @@ class Layer(nn.Module):
     epsilon: float
     causal: bool
     dtype: str
+    fresh: Fresh
 
     @nn.compact
     def __call__(self, x: jax.Array, _: None) -> tuple[jax.Array, None]:
         """[B, n, D] -> ([B, n, D], None)."""
-        dtype = jnp.dtype(self.dtype)
+        dtype, fresh = jnp.dtype(self.dtype), self.fresh
         length, width = x.shape[1:]
         y = LayerNorm(self.epsilon, dtype, name="attention_norm")(x)
-        query, key, value = QueryKeyValue(self.heads, dtype, name="qkv")(y)
+        query, key, value = QueryKeyValue(self.heads, dtype, fresh.qkv, name="qkv")(y)
         whole = slice(0, length)
         bias = None
         if self.causal:
@@ -100,10 +124,11 @@ class Layer(nn.Module):
         query *= (width // self.heads) ** -0.5
         y = attend(query, key, value, [QueryBlock(whole, [KeyBlock(whole, bias)])], None)
         y = rearrange(y, "b h n e -> b n (h e)")
-        x = batch_sharded(x + nn.Dense(width, dtype=dtype, name="out")(y))
+        x = batch_sharded(x + nn.Dense(width, dtype=dtype, kernel_init=fresh.out, name="out")(y))
         y = LayerNorm(self.epsilon, dtype, name="ffn_norm")(x)
-        y = self.activation(nn.Dense(4 * width, dtype=dtype, name="fc1")(y))
-        return batch_sharded(x + nn.Dense(width, dtype=dtype, name="fc2")(y)), None
+        first = nn.Dense(4 * width, dtype=dtype, kernel_init=fresh.fc1, bias_init=fresh.bias(width), name="fc1")
+        last = nn.Dense(width, dtype=dtype, kernel_init=fresh.fc2, bias_init=fresh.bias(4 * width), name="fc2")
+        return batch_sharded(x + last(self.activation(first(y)))), None
 
 
 def layers(
@@ -113,6 +138,7 @@ def layers(
     epsilon: float,
     dtype: str,
     name: str,
+    fresh: Fresh,
     *,
     causal: bool = False,
     remat: bool = False,
@@ -120,4 +146,4 @@ def layers(
     """`length` layers as one scanned module: (x, None) -> (x, None); `remat` computes them again for the gradient."""
     layer = nn.remat(Layer, prevent_cse=False) if remat else Layer
     scanned = nn.scan(layer, variable_axes={"params": 0}, split_rngs={"params": True}, length=length)
-    return scanned(heads, activation, epsilon, causal, dtype, name=name)
+    return scanned(heads, activation, epsilon, causal, dtype, fresh, name=name)

@@ -17,6 +17,7 @@ from lseg_jax.encoders.base import STRIDES, ImageEncoder, check_sizes
 from lseg_jax.encoders.foreign import Format, Recipe, Shapes, count, shape_of
 from vlseg.checkpoints.rules import CONVOLUTION, LINEAR, POINTWISE, SAME, Layout, Rule, each, linear, norm, stacked
 from vlseg.errors import ConfigError
+from vlseg.nn.initializers import KERNEL, uniform
 from vlseg.nn.resize import resize_bilinear
 
 NORM_EPSILON = 1e-6
@@ -26,6 +27,10 @@ OFFICIAL = "pretrained.model."
 
 TRANSPOSED = Layout(lambda x: x.transpose(2, 3, 0, 1), lambda x: x.transpose(2, 3, 0, 1))
 """Transposed convolutions are [in, out, h, w] in PyTorch."""
+
+NORMAL = nn.initializers.normal(0.02)
+FRESH = transformer.Fresh(NORMAL, NORMAL, NORMAL, NORMAL)
+"""As in timm, whose truncation at 2 is a hundred deviations away."""
 
 LAYER = r"blocks\.(\d+)\."
 
@@ -224,12 +229,11 @@ class ViT(nn.Module):
         config = self.config
         patch, width = config.patch, config.width
         dtype = jnp.dtype(self.dtype)
-        normal = nn.initializers.normal(0.02)
         batch, rows, columns = images.shape[0], images.shape[1] // patch, images.shape[2] // patch
-        kernel = self.param("patch_kernel", normal, (patch, patch, 3, width)).astype(dtype)
-        bias = self.param("patch_bias", nn.initializers.zeros, (width,)).astype(dtype)
-        class_token = self.param("class_token", normal, (width,))
-        positions = self.param("positions", normal, (1 + config.grid**2, width))
+        kernel = self.param("patch_kernel", KERNEL, (patch, patch, 3, width)).astype(dtype)
+        bias = self.param("patch_bias", uniform(3 * patch**2), (width,)).astype(dtype)
+        class_token = self.param("class_token", NORMAL, (width,))
+        positions = self.param("positions", NORMAL, (1 + config.grid**2, width))
         patches = rearrange(images.astype(dtype), "b (r y) (c x) p -> b r y c x p", y=patch, x=patch)
         x = rearrange(jnp.einsum("brycxp,yxpd->brcd", patches, kernel), "b r c d -> b (r c) d") + bias
         square = rearrange(positions[1:], "(r c) d -> 1 r c d", r=config.grid)
@@ -246,6 +250,7 @@ class ViT(nn.Module):
                 NORM_EPSILON,
                 self.dtype,
                 f"layers_{depth}",
+                FRESH,
                 remat=self.remat == "layer",
             )
             x, _ = stack(x, None)

@@ -10,9 +10,13 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from einops import rearrange
+from flax.typing import Initializer
 
 EPSILON = 1e-5
 """What normalizations add to the variance."""
+
+RESNET: Initializer = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+"""Fresh convolutions of torchvision's ResNets (He et al. 2015)."""
 
 
 def shifted_windows(x: jax.Array, kernel: int, stride: int) -> list[jax.Array]:
@@ -40,7 +44,7 @@ class Convolution(nn.Module):
     """Convolution without bias, padded by half its kernel as in PyTorch; 1x1 kernels run as a matrix product.
 
     `as_patches` lays the windows out and multiplies once, for the few-channel stem, whose weight gradient as a
-    convolution is slow.
+    convolution is slow. Fresh kernels are torchvision's for ResNets unless there is another `kernel_init`.
     """
 
     features: int
@@ -48,13 +52,13 @@ class Convolution(nn.Module):
     stride: int = 1
     dtype: Any = jnp.float32
     as_patches: bool = False
+    kernel_init: Initializer = RESNET
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """[B, H, W, C] -> [B, ceil(H / stride), ceil(W / stride), features]."""
         shape = (self.kernel, self.kernel, x.shape[-1], self.features)
-        initializer = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
-        weight = self.param("kernel", initializer, shape).astype(self.dtype)
+        weight = self.param("kernel", self.kernel_init, shape).astype(self.dtype)
         x = x.astype(self.dtype)
         if self.kernel == 1:
             x = x[:, :: self.stride, :: self.stride]
