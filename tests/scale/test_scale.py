@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.commands import train_flags
 from tests.scale import processes
 from vlseg import cli
 
@@ -186,3 +187,31 @@ def test_signals_to_one_of_two_processes_and_then_to_both_stop_them_after_the_sa
     assert [process.returncode for process in both] == [128 + signal.SIGTERM] * 2, ended
     done = len(losses(tmp_path / "two"))
     assert str(done) in {path.name for path in (tmp_path / "two/checkpoints").iterdir()}
+
+
+@pytest.mark.slow
+def test_two_processes_validate_and_choose_as_one(folder, tmp_path):
+    """The third model through its command: the same scores, and a model and a last step that process 0 writes."""
+    settings = {"data.source": folder, "validation.source": folder, "validation.every": 10, "training.steps": 40}
+
+    def flags(workdir):
+        return train_flags(ROOT / "tests/toy/config.py", workdir, settings)
+
+    started = [
+        [start("train_command.py", *flags(tmp_path / "one"))],
+        start_together(2, "train_command.py", *flags(tmp_path / "two")),
+    ]
+    for processes_of_a_run in started:
+        for process in processes_of_a_run:
+            errors = process.communicate(timeout=300)[1]
+            assert process.returncode == 0, errors
+    one, two = (
+        [json.loads(line) for line in (tmp_path / name / "validation.jsonl").read_text().splitlines()]
+        for name in ("one", "two")
+    )
+    assert [entry["step"] for entry in one] == [entry["step"] for entry in two] == [10, 20, 30, 40]
+    np.testing.assert_allclose([e["mIoU"] for e in one], [e["mIoU"] for e in two], atol=2e-3)
+    for name in ("one", "two"):
+        best = max(one if name == "one" else two, key=lambda entry: entry["mIoU"])["step"]
+        records = [json.loads((tmp_path / name / kind / "config.json").read_text()) for kind in ("model", "last")]
+        assert [record["training"]["step"] for record in records] == [best, 40]
