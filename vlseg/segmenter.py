@@ -7,6 +7,7 @@ mirrored views, another averages probabilities over neighbours in feature space.
 import abc
 import collections
 import dataclasses
+import functools
 import os
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Generic, NamedTuple, Self, TypeVar
@@ -22,6 +23,7 @@ from vlseg.checkpoints.directory import Stored
 from vlseg.data import images as image_files
 from vlseg.data.images import ImageSource
 from vlseg.errors import ConfigError, VocabularyError
+from vlseg.evaluation import crf
 from vlseg.labels import check_names
 
 NONE = "none of these"
@@ -87,6 +89,21 @@ class Scores(abc.ABC):
     def label_map(self) -> ArrayLike:
         """The best label of every pixel, int32 [H, W]."""
         return np.asarray(self.top(1)[0])[..., 0]
+
+
+class RefinedScores(Scores):
+    """Scores whose probabilities a dense CRF has refined, computed once; see `vlseg.evaluation.crf`."""
+
+    def __init__(self, scores: Scores, image: np.ndarray, settings: crf.CRF) -> None:
+        """Takes the scores of an image uint8 [H, W, 3]; nothing is computed before it is asked for."""
+        self._scores, self._image, self._settings = scores, image, settings
+
+    @functools.cached_property
+    def _refined(self) -> np.ndarray:
+        return crf.refine(np.asarray(self._scores.probabilities()), self._image, self._settings)
+
+    def probabilities(self) -> np.ndarray:
+        return self._refined
 
 
 @dataclasses.dataclass(frozen=True)

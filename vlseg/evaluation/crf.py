@@ -1,0 +1,151 @@
+"""Dense CRF: probabilities of labels made to follow the edges of the image (Krähenbühl and Koltun 2011).
+
+Every two pixels that are near, or near and alike in colour, are drawn to the same label. Mean field inference:
+
+    Q_i(l) is proportional to p_i(l) exp(sum over kernels m of weight_m sum over j of k_m(i, j) Q_j(l)),
+    k(i, j) = exp(-|f_i - f_j|² / 2) / sqrt(n_i n_j),   n_i = sum over j of exp(-|f_i - f_j|² / 2),
+
+with the pixel itself among the j; f is the position over its deviation, and for the bilateral kernel also the colour.
+This is what pydensecrf computes with a number as compatibility (Potts) and its own normalisation, which IFSeg's figure
+of web images uses (alinlab/ifseg).
+"""
+
+import dataclasses
+from collections.abc import Callable
+
+import numpy as np
+
+from vlseg.checks import check_numbers
+from vlseg.errors import ConfigError, ImageError
+from vlseg.evaluation.permutohedral import Lattice
+
+LEAST_PROBABILITY = 1e-5
+"""Smaller probabilities are taken for this one, as in pydensecrf's `unary_from_softmax`."""
+
+EXACT_PIXELS = 2**14
+"""The greatest image for exact kernels; their cost is quadratic."""
+
+BLOCK = 2**22
+"""Entries of an exact kernel that are in memory at once."""
+
+Filter = Callable[[np.ndarray], np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
+class CRF:
+    """Settings of a dense CRF. The defaults are those of IFSeg's figure of web images, but for the iterations.
+
+    Attributes:
+        iterations: of mean field inference; 0 for no CRF. The figure has 10.
+        gaussian_deviation: of the kernel of positions, in pixels. gaussian_weight: its weight.
+        bilateral_deviation: of positions in the kernel of positions and colours, in pixels. colour_deviation: of its
+            colours, of 0 to 255. bilateral_weight: its weight.
+        exact: whether the kernels are computed as they are defined, at a cost quadratic in the number of pixels;
+            otherwise on the permutohedral lattice, as pydensecrf does.
+
+    Raises:
+        ConfigError: a number is out of its range.
+    """
+
+    iterations: int = 0
+    gaussian_deviation: float = 1.0
+    gaussian_weight: float = 3.0
+    bilateral_deviation: float = 67.0
+    colour_deviation: float = 3.0
+    bilateral_weight: float = 4.0
+    exact: bool = False
+
+    def __post_init__(self) -> None:
+        check_numbers(self, "iterations", whole=True, where="crf.")
+        check_numbers(self, "gaussian_weight", "bilateral_weight", where="crf.")
+        check_numbers(self, "gaussian_deviation", "bilateral_deviation", "colour_deviation", least=0.1, where="crf.")
+
+
+def refine(probabilities: np.ndarray, image: np.ndarray, settings: CRF) -> np.ndarray:
+    """Probabilities after mean field inference; the given ones where `settings.iterations` is 0.
+
+    Args:
+        probabilities: float32 [H, W, M], of M labels. image: uint8 [H, W, 3].
+
+    Returns:
+        float32 [H, W, M] whose sum over labels is 1.
+
+    Raises:
+        ImageError: the shapes do not fit, or a probability is not finite.
+        ConfigError: an image of more than `EXACT_PIXELS` pixels for exact kernels, or deviations that are too small for
+            the lattice.
+    """
+    if probabilities.ndim != 3 or image.shape != (*probabilities.shape[:2], 3) or image.dtype != np.uint8:
+        raise ImageError(
+            f"a CRF needs probabilities [H, W, M] and an image uint8 [H, W, 3], not {list(probabilities.shape)} and "
+            f"{image.dtype} {list(image.shape)}"
+        )
+    if not np.isfinite(probabilities).all():
+        raise ImageError("the probabilities given to the CRF are not all finite")
+    if not settings.iterations:
+        return probabilities
+    height, width, labels = probabilities.shape
+    if settings.exact and height * width > EXACT_PIXELS:
+        raise ConfigError(
+            f"an image of {height} x {width} pixels is too large for an exact CRF, which takes {EXACT_PIXELS}: set "
+            "crf.exact to False"
+        )
+    kernels = (_exact if settings.exact else _fast)(image, settings)
+    dtype = np.float64 if settings.exact else np.float32
+    given = np.log(np.clip(probabilities.reshape(-1, labels), LEAST_PROBABILITY, 1).astype(dtype))
+    refined = _softmax(given)
+    for _ in range(settings.iterations):
+        refined = _softmax(given + sum(weight * kernel(refined) for weight, kernel in kernels))
+    return refined.reshape(height, width, labels).astype(np.float32)
+
+
+def _softmax(logits: np.ndarray) -> np.ndarray:
+    exponentials = np.exp(logits - logits.max(-1, keepdims=True))
+    return exponentials / exponentials.sum(-1, keepdims=True)
+
+
+def _points(image: np.ndarray, settings: CRF, dtype: type) -> tuple[np.ndarray, np.ndarray]:
+    """Pixels as points where both kernels have deviation 1, [H * W, 2] and [H * W, 5]."""
+    rows, columns = np.indices(image.shape[:2], dtype=dtype)
+    positions = np.stack([columns, rows], -1).reshape(-1, 2)
+    colours = image.reshape(-1, 3).astype(dtype) / settings.colour_deviation
+    near: np.ndarray = (positions / settings.gaussian_deviation).astype(dtype)
+    alike: np.ndarray = np.concatenate([positions / settings.bilateral_deviation, colours], 1).astype(dtype)
+    return near, alike
+
+
+def _normalised(kernel: Filter, points: int, dtype: type) -> Filter:
+    """The kernel with weights 1 / sqrt(n_i n_j), n_i being the sum of row i."""
+    norm = 1 / np.sqrt(kernel(np.ones((points, 1), dtype)) + dtype(1e-20))
+    return lambda values: kernel(values * norm) * norm
+
+
+def _fast(image: np.ndarray, settings: CRF) -> list[tuple[np.float32, Filter]]:
+    near, alike = _points(image, settings, np.float32)
+    weights = np.float32(settings.gaussian_weight), np.float32(settings.bilateral_weight)
+    return [
+        (weight, _normalised(Lattice(points).filter, len(points), np.float32))
+        for weight, points in zip(weights, (near, alike), strict=True)
+    ]
+
+
+def _exact(image: np.ndarray, settings: CRF) -> list[tuple[np.float64, Filter]]:
+    near, alike = _points(image, settings, np.float64)
+    weights = np.float64(settings.gaussian_weight), np.float64(settings.bilateral_weight)
+    return [
+        (weight, _normalised(_gaussian(points), len(points), np.float64))
+        for weight, points in zip(weights, (near, alike), strict=True)
+    ]
+
+
+def _gaussian(points: np.ndarray) -> Filter:
+    """Sums over all of the points [N, d], each weighted by exp(-distance² / 2), a block of rows at a time."""
+    squares = (points**2).sum(1)
+    block = max(1, BLOCK // len(points))
+
+    def rows(values: np.ndarray, start: int) -> np.ndarray:
+        some = slice(start, start + block)
+        exponents = points[some] @ points.T - squares[some, None] / 2 - squares / 2
+        return np.exp(np.minimum(exponents, 0)) @ values
+
+    return lambda values: np.concatenate([rows(values, start) for start in range(0, len(points), block)])
