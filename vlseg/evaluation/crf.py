@@ -23,12 +23,13 @@ LEAST_PROBABILITY = 1e-5
 """Smaller probabilities are taken for this one, as in pydensecrf's `unary_from_softmax`."""
 
 EXACT_PIXELS = 2**14
-"""The greatest image for exact kernels; their cost is quadratic."""
+"""The largest image for exact kernels, whose cost is quadratic: half a minute for ten iterations at this size."""
 
-BLOCK = 2**22
-"""Entries of an exact kernel that are in memory at once."""
+BLOCK = 2**18
+"""Entries of an exact kernel that are in memory at once, few enough for a processor's cache."""
 
-Filter = Callable[[np.ndarray], np.ndarray]
+Kernel = Callable[[np.ndarray], np.ndarray]
+"""Weighted sums over all pixels of values [H * W, M], in the dtype of the values."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,32 +81,38 @@ def refine(probabilities: np.ndarray, image: np.ndarray, settings: CRF) -> np.nd
             f"a CRF needs probabilities [H, W, M] and an image uint8 [H, W, 3], not {list(probabilities.shape)} and "
             f"{image.dtype} {list(image.shape)}"
         )
-    if not np.isfinite(probabilities).all():
-        raise ImageError("the probabilities given to the CRF are not all finite")
     if not settings.iterations:
         return probabilities
+    if not np.isfinite(probabilities).all():
+        raise ImageError("the probabilities given to the CRF are not all finite")
     height, width, labels = probabilities.shape
     if settings.exact and height * width > EXACT_PIXELS:
         raise ConfigError(
             f"an image of {height} x {width} pixels is too large for an exact CRF, which takes {EXACT_PIXELS}: set "
             "crf.exact to False"
         )
-    kernels = (_exact if settings.exact else _fast)(image, settings)
+    kernels = _kernels(image, settings)
     dtype = np.float64 if settings.exact else np.float32
     given = np.log(np.clip(probabilities.reshape(-1, labels), LEAST_PROBABILITY, 1).astype(dtype))
-    refined = _softmax(given)
+    refined = _softmax(given.copy())
     for _ in range(settings.iterations):
-        refined = _softmax(given + sum(weight * kernel(refined) for weight, kernel in kernels))
+        logits = given.copy()
+        for weight, kernel in kernels:
+            logits += weight * kernel(refined)
+        refined = _softmax(logits)
     return refined.reshape(height, width, labels).astype(np.float32)
 
 
 def _softmax(logits: np.ndarray) -> np.ndarray:
-    exponentials = np.exp(logits - logits.max(-1, keepdims=True))
-    return exponentials / exponentials.sum(-1, keepdims=True)
+    """Over the last axis, in place."""
+    logits -= logits.max(-1, keepdims=True)
+    np.exp(logits, out=logits)
+    logits /= logits.sum(-1, keepdims=True)
+    return logits
 
 
 def _points(image: np.ndarray, settings: CRF, dtype: type) -> tuple[np.ndarray, np.ndarray]:
-    """Pixels as points where both kernels have deviation 1, [H * W, 2] and [H * W, 5]."""
+    """Pixels as points where each kernel has deviation 1: [H * W, 2] and [H * W, 5]."""
     rows, columns = np.indices(image.shape[:2], dtype=dtype)
     positions = np.stack([columns, rows], -1).reshape(-1, 2)
     colours = image.reshape(-1, 3).astype(dtype) / settings.colour_deviation
@@ -114,38 +121,33 @@ def _points(image: np.ndarray, settings: CRF, dtype: type) -> tuple[np.ndarray, 
     return near, alike
 
 
-def _normalised(kernel: Filter, points: int, dtype: type) -> Filter:
+def _kernels(image: np.ndarray, settings: CRF) -> list[tuple[float, Kernel]]:
+    """The kernels with their weights; in float64 where they are exact."""
+    make: Callable[[np.ndarray], Kernel] = _exact if settings.exact else lambda points: Lattice(points).filter
+    near, alike = _points(image, settings, np.float64 if settings.exact else np.float32)
+    return [
+        (settings.gaussian_weight, _normalised(make(near), near)),
+        (settings.bilateral_weight, _normalised(make(alike), alike)),
+    ]
+
+
+def _normalised(kernel: Kernel, points: np.ndarray) -> Kernel:
     """The kernel with weights 1 / sqrt(n_i n_j), n_i being the sum of row i."""
-    norm = 1 / np.sqrt(kernel(np.ones((points, 1), dtype)) + dtype(1e-20))
+    norm = 1 / np.sqrt(kernel(np.ones_like(points[:, :1])))
     return lambda values: kernel(values * norm) * norm
 
 
-def _fast(image: np.ndarray, settings: CRF) -> list[tuple[np.float32, Filter]]:
-    near, alike = _points(image, settings, np.float32)
-    weights = np.float32(settings.gaussian_weight), np.float32(settings.bilateral_weight)
-    return [
-        (weight, _normalised(Lattice(points).filter, len(points), np.float32))
-        for weight, points in zip(weights, (near, alike), strict=True)
-    ]
-
-
-def _exact(image: np.ndarray, settings: CRF) -> list[tuple[np.float64, Filter]]:
-    near, alike = _points(image, settings, np.float64)
-    weights = np.float64(settings.gaussian_weight), np.float64(settings.bilateral_weight)
-    return [
-        (weight, _normalised(_gaussian(points), len(points), np.float64))
-        for weight, points in zip(weights, (near, alike), strict=True)
-    ]
-
-
-def _gaussian(points: np.ndarray) -> Filter:
+def _exact(points: np.ndarray) -> Kernel:
     """Sums over all of the points [N, d], each weighted by exp(-distance² / 2), a block of rows at a time."""
-    squares = (points**2).sum(1)
+    # A product of these two is -distance² / 2.
+    halves = (points**2).sum(1, keepdims=True) / 2
+    ones = np.ones_like(halves)
+    left, right = np.concatenate([points, halves, ones], 1), np.concatenate([points, -ones, -halves], 1)
     block = max(1, BLOCK // len(points))
 
     def rows(values: np.ndarray, start: int) -> np.ndarray:
-        some = slice(start, start + block)
-        exponents = points[some] @ points.T - squares[some, None] / 2 - squares / 2
-        return np.exp(np.minimum(exponents, 0)) @ values
+        weights = left[start : start + block] @ right.T
+        np.exp(np.minimum(weights, 0, out=weights), out=weights)  # rounding makes some distances negative
+        return weights @ values
 
     return lambda values: np.concatenate([rows(values, start) for start in range(0, len(points), block)])

@@ -10,6 +10,9 @@ from scipy import sparse
 
 from vlseg.errors import ConfigError
 
+COLUMNS = 16
+"""Values of a point that are filtered at once, so that many labels need little memory."""
+
 
 class Lattice:
     """The lattice of N points: where they are is worked out once, then any values of them are filtered.
@@ -40,6 +43,9 @@ class Lattice:
 
     def filter(self, values: np.ndarray) -> np.ndarray:
         """Sums over all points, each weighted by about exp(-distance² / 2): float32 [N, M] of float32 [N, M]."""
+        return np.concatenate([self._filter(values[:, k : k + COLUMNS]) for k in range(0, values.shape[1], COLUMNS)], 1)
+
+    def _filter(self, values: np.ndarray) -> np.ndarray:
         spread = self._corners.T @ values
         for blur in self._blurs:
             spread = blur @ spread
@@ -105,7 +111,7 @@ def _simplices(points: np.ndarray) -> tuple[np.ndarray, np.ndarray, list[int]]:
     for extent in extents:
         radix.append(radix[-1] * extent)
     if radix[-1] >= 2**63:
-        raise ConfigError("the deviations of the CRF are too small for this image: use greater ones")
+        raise ConfigError("the points of a Gaussian filter lie too many deviations apart: use greater deviations")
     base = sum((multiples[axis] * np.int64(size) - low[axis]) * radix[axis] for axis in range(dimensions))
     corners = np.empty((points.shape[1], size), np.int64)
     for corner in range(size):
