@@ -10,9 +10,6 @@ from scipy import sparse
 
 from vlseg.errors import ConfigError
 
-COLUMNS = 16
-"""Values of a point that are filtered at once, so that many labels need little memory."""
-
 
 class Lattice:
     """The lattice of N points: where they are is worked out once, then any values of them are filtered.
@@ -30,7 +27,8 @@ class Lattice:
         Raises:
             ConfigError: the points lie too far apart for the lattice to be indexed by 64 bits.
         """
-        corners, weights, steps = _simplices(np.asarray(points, np.float32).T)
+        multiples, ranks, weights = _simplices(np.asarray(points, np.float32).T)
+        corners, steps = _keys(multiples, ranks)
         count, size = weights.shape
         keys, numbers = np.unique(corners, return_inverse=True)
         self.vertices = len(keys)
@@ -43,9 +41,6 @@ class Lattice:
 
     def filter(self, values: np.ndarray) -> np.ndarray:
         """Sums over all points, each weighted by about exp(-distance² / 2): float32 [N, M] of float32 [N, M]."""
-        return np.concatenate([self._filter(values[:, k : k + COLUMNS]) for k in range(0, values.shape[1], COLUMNS)], 1)
-
-    def _filter(self, values: np.ndarray) -> np.ndarray:
         spread = self._corners.T @ values
         for blur in self._blurs:
             spread = blur @ spread
@@ -64,12 +59,13 @@ def _blur(keys: np.ndarray, step: int) -> sparse.csr_array:
     return sparse.csr_array((data, (rows, columns)), shape=(len(keys), len(keys)))
 
 
-def _simplices(points: np.ndarray) -> tuple[np.ndarray, np.ndarray, list[int]]:
-    """The corners of the simplices that points [d, N] lie in.
+def _simplices(points: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The simplices of the lattice that points [d, N] lie in.
 
     Returns:
-        Keys of the corners int64 [N, d + 1], barycentric weights float32 [N, d + 1], and for each of the d + 1 axes by
-        what the key of a neighbour along it is greater.
+        The simplex's corner whose coordinates are all multiples of d + 1, divided by it: int32 [d + 1, N]. The rank of
+        each coordinate by the point's distance to that corner, the greatest first: int32 [d + 1, N]. The barycentric
+        weights of the corners: float32 [N, d + 1].
     """
     dimensions = len(points)
     size = dimensions + 1
@@ -83,7 +79,6 @@ def _simplices(points: np.ndarray) -> tuple[np.ndarray, np.ndarray, list[int]]:
         elevated[0] += scaled[axis]
     # The nearest point all of whose coordinates are multiples of d + 1.
     multiples = np.rint(elevated * np.float32(1 / size)).astype(np.int32)
-    # The rank of each coordinate by its distance to it, the greatest first.
     distances = elevated - multiples * size
     ranks = np.zeros(elevated.shape, np.int32)
     for one in range(dimensions):
@@ -103,21 +98,39 @@ def _simplices(points: np.ndarray) -> tuple[np.ndarray, np.ndarray, list[int]]:
     weights[:, 0] = 1 + ordered[dimensions] - ordered[0]
     for corner in range(1, size):
         weights[:, corner] = ordered[dimensions - corner] - ordered[size - corner]
+    return multiples, ranks, weights
 
-    # A key numbers the first d coordinates in a mixed radix, with room for neighbours; the last follows from their sum.
-    low = multiples[:dimensions].min(1).astype(np.int64) * size - 2 * size
-    extents = [int(extent) for extent in multiples[:dimensions].max(1).astype(np.int64) * size + 2 * size - low + 1]
+
+def _keys(multiples: np.ndarray, ranks: np.ndarray) -> tuple[np.ndarray, list[int]]:
+    """Names the corners of simplices by one integer each.
+
+    A key counts the first d coordinates in a mixed radix with room for neighbours; the last follows from their sum, 0.
+
+    Args:
+        multiples, ranks: as from `_simplices`.
+
+    Returns:
+        Keys of the corners int64 [N, d + 1], and for each of the d + 1 axes by what the key of a neighbour is greater.
+
+    Raises:
+        ConfigError: 64 bits are too few.
+    """
+    dimensions, count = len(multiples) - 1, multiples.shape[1]
+    size = dimensions + 1
+    low = [(int(axis.min()) - 2) * size for axis in multiples[:dimensions]]
+    high = [(int(axis.max()) + 2) * size for axis in multiples[:dimensions]]
     radix = [1]
-    for extent in extents:
-        radix.append(radix[-1] * extent)
-    if radix[-1] >= 2**63:
+    for least, greatest in zip(low, high, strict=True):
+        radix.append(radix[-1] * (greatest - least + 1))
+    if radix.pop() >= 2**63:
         raise ConfigError("the points of a Gaussian filter lie too many deviations apart: use greater deviations")
-    base = sum((multiples[axis] * np.int64(size) - low[axis]) * radix[axis] for axis in range(dimensions))
-    corners = np.empty((points.shape[1], size), np.int64)
+    first, ones = np.zeros(count, np.int64), sum(radix)
+    for axis in range(dimensions):
+        first += (multiples[axis] * np.int64(size) - low[axis]) * radix[axis]
+    keys = np.empty((count, size), np.int64)
     for corner in range(size):
-        # Corner k is k away in every coordinate, but k - (d + 1) in the k coordinates of the highest ranks.
-        far = sum((ranks[axis] > dimensions - corner) * np.int64(radix[axis] * size) for axis in range(dimensions))
-        corners[:, corner] = base + corner * sum(radix[:dimensions]) - far
-    ones = sum(radix[:dimensions])
-    steps = [radix[axis] * size - ones for axis in range(dimensions)] + [-ones]
-    return corners, weights, steps
+        # Corner k is k away in every coordinate, but k - (d + 1) in those of the k highest ranks.
+        keys[:, corner] = first + corner * ones
+        for axis in range(dimensions):
+            keys[:, corner] -= (ranks[axis] > dimensions - corner) * np.int64(radix[axis] * size)
+    return keys, [one * size - ones for one in radix] + [-ones]

@@ -9,8 +9,8 @@ import pytest
 
 from vlseg.errors import ConfigError, ImageError
 from vlseg.evaluation import crf
-from vlseg.evaluation.crf import CRF, refine
-from vlseg.evaluation.permutohedral import COLUMNS, Lattice
+from vlseg.evaluation.crf import COLUMNS, CRF, refine
+from vlseg.evaluation.permutohedral import Lattice
 from vlseg.nn.resize import resize_bilinear
 from vlseg.segmenter import RefinedScores, Scores
 
