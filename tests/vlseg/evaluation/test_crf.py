@@ -79,9 +79,10 @@ def mean_field(probabilities, image, settings):
 def test_exact_kernels_are_the_definition(height, width, labels):
     probabilities, image = drawn(height, width, labels)
     probabilities[0, 0] = np.eye(labels)[0]  # zeros are clipped
-    found = refine(probabilities, image, CRF(**vars(WIDE) | {"exact": True}))
-    assert found.dtype == np.float32
-    np.testing.assert_allclose(found, mean_field(probabilities, image, WIDE), atol=1e-5, rtol=0)
+    for picture in (image, np.full_like(image, 90)):
+        found = refine(probabilities, picture, CRF(**vars(WIDE) | {"exact": True}))
+        assert found.dtype == np.float32
+        np.testing.assert_allclose(found, mean_field(probabilities, picture, WIDE), atol=1e-5, rtol=0)
 
 
 def test_blocks_of_exact_kernels_add_up(monkeypatch):
