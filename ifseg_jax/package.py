@@ -1,32 +1,27 @@
 """What IFSeg tells shared code about itself."""
 
-import dataclasses
 from typing import Any
 
 import numpy as np
-from absl import flags
 
 from ifseg_jax import checkpoint, model
 from ifseg_jax.settings import Inference, Settings
 from ifseg_jax.weights import WEIGHTS
 from vlseg.checkpoints.directory import Stored
-from vlseg.packages import Flags, Official, Package, register
+from vlseg.packages import Flags, Official, Package, Shortcut, register
 
-# They belong to the command that is run, so its --help shows them.
-flags.disclaim_key_flags()
-
-
-class IFSegFlags(Flags):
-    """--knn, of commands that segment with one setting."""
-
-    def define(self, command: str) -> None:
-        if command in ("predict", "export"):
-            flags.DEFINE_bool("knn", True, "Average probabilities over nearest neighbours.")
-
-    def inference(self, segmenter: Any, options: Any) -> Inference:
-        settings: Inference = segmenter.inference
-        averages = "knn" not in options or options.knn
-        return settings if averages else dataclasses.replace(settings, knn_iterations=0)
+FLAGS = Flags(
+    seen=Inference,
+    shortcuts={
+        "knn": Shortcut(
+            "Average probabilities over nearest neighbours; default: as the model does.",
+            on={},
+            off={"knn_iterations": 0},
+        )
+    },
+    needs={"knn_k": "knn_iterations"},
+    compiled=("knn_k", "knn_iterations"),
+)
 
 
 def _with_category_tables(segmenter: Any) -> Stored:
@@ -46,6 +41,6 @@ PACKAGE = register(
         bundled=checkpoint.BUNDLED_MODELS,
         weights=WEIGHTS,
         official=Official((".pt",), checkpoint.write_official, _with_category_tables),
-        flags=IFSegFlags(),
+        flags=FLAGS,
     )
 )

@@ -2,10 +2,13 @@
 
 import dataclasses
 
+from ml_collections import ConfigDict
+
 from ifseg_jax.config import OFAConfig
-from vlseg import settings
+from vlseg import overrides, settings
 from vlseg.checks import check_numbers
 from vlseg.errors import ConfigError
+from vlseg.evaluation.crf import CRF
 
 
 @dataclasses.dataclass(frozen=True)
@@ -13,15 +16,18 @@ class Inference:
     """How real images are segmented; the defaults are the official evaluation's.
 
     Attributes:
-        short_side, long_side: pixels; an image is resized so that its short side has `short_side`, unless its long side
-            would then exceed `long_side`.
-        knn_k, knn_iterations: neighbours and rounds of probability averaging; 0 rounds switch it off.
+        short_side: pixels of the short side, to which an image is resized.
+        long_side: most pixels of the long side, for which the short side gets fewer if need be.
+        knn_k: neighbours that probabilities are averaged over, a token itself among them.
+        knn_iterations: rounds of that averaging; 0 for none.
+        crf: of the probabilities that come of it all, at the image's size.
     """
 
     short_side: int = 512
     long_side: int = 2048
     knn_k: int = 3
     knn_iterations: int = 25
+    crf: CRF = dataclasses.field(default_factory=CRF)
 
     def __post_init__(self) -> None:
         check_numbers(self, "short_side", "long_side", "knn_k", least=1, whole=True)
@@ -96,6 +102,7 @@ class Settings(settings.Run):
         mode: "image_free" or "supervised".
         categories: a list of `vlseg.labels` by name, a names file, or names with commas.
         model: options of the loaded checkpoint. adaptation: of the optimization.
+        inference: how the model sees whole images, see `Inference`; None for the loaded checkpoint's own setting.
         data: of supervised runs.
     """
 
@@ -105,3 +112,4 @@ class Settings(settings.Run):
     categories: str = ""
     model: Options = Options()
     adaptation: Adaptation = Adaptation()
+    inference: ConfigDict = dataclasses.field(default_factory=lambda: overrides.section(Inference))

@@ -17,7 +17,7 @@ from ifseg_jax.model import adapted, load
 from ifseg_jax.objective import TASKS, Adapting
 from ifseg_jax.prompt import PROMPT, UNKNOWN, WordEmbeddings
 from ifseg_jax.settings import Adaptation
-from vlseg import settings, sharding
+from vlseg import overrides, settings, sharding
 from vlseg.checkpoints import rules
 from vlseg.checks import check_choices
 from vlseg.data import transforms
@@ -50,6 +50,8 @@ def prepare(config: ml_collections.ConfigDict, mesh: Mesh) -> Prepared:
     kind, adaptation, categories = read_settings(config)
     sharding.check_batch(mesh, adaptation.batch_size // adaptation.accumulation_steps)
     model = load(config.checkpoint, config.tokenizer or None, **config.model)
+    seen = overrides.changed(model.inference, config.inference, "config.inference.")
+    model = dataclasses.replace(model, inference=seen)
     names, words = model.names(categories), model.embed(categories)
     task = kind(model.config, adaptation, len(names), words.prompt.shape[1])
     batches = epoch = None

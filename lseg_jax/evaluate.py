@@ -7,8 +7,9 @@ python -m lseg_jax.evaluate --checkpoint=MODEL --config=configs/open_vocabulary.
 FOLDER holds images/, labels/ (PNG) and names.txt. --data=ade20k:/data/ade20k reads a data set of the catalog in its
 official layout (`python -m vlseg.data.list`), --data=tiny_world held-out scenes of the tiny world.
 Every image is scored at its original size. Prints mIoU, mAcc, aAcc and IoU per class; writes metrics.json and, by
-class, metrics.csv. --labels gives other words for the classes, in their order; --config names a data set with its
-words and what counts as its background.
+class, metrics.csv. --labels are the words that the model is asked for: the names of the classes and others, which count
+as wrong answers, or as many other words for the classes, in their order. --score_labels names the classes that are
+scored; pixels of the others do not count. --config names a data set with its words and what counts as its background.
 """
 
 from lseg_jax.package import PACKAGE

@@ -23,7 +23,7 @@ def main(_: list[str]) -> None:
     options = flags.FLAGS
     distributed.initialize()
     dataset = data.open_benchmark(options.benchmark, options.root, options.fold)
-    model: Any = models.load(PACKAGE, options)
+    model: Any = PACKAGE.flags.applied(models.load(PACKAGE, options), options)
     writes = options.out and distributed.is_main()
     with files.output_directory(options.out) if writes else contextlib.nullcontext() as out:
         report(dataset, model, out, batch_size=options.batch_size)

@@ -214,6 +214,8 @@ class WindowScores(Scores):
         batch_size: windows of a forward pass.
     """
 
+    kind = "similarities"
+
     config: LSegConfig
     scheme: Scheme
     variables: Any

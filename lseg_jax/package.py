@@ -11,9 +11,10 @@ from lseg_jax import checkpoint, model, official
 from lseg_jax.config import ACTIVATIONS, LSegConfig
 from lseg_jax.encoders import KINDS
 from lseg_jax.settings import Settings
+from vlseg import overrides
 from vlseg.evaluation.sliding_window import OFFICIAL_SCALES, Scheme
 from vlseg.labels import names_from
-from vlseg.packages import Flags, Official, Package, register
+from vlseg.packages import Flags, Official, Package, Shortcut, register
 
 BLOCK_FLAGS = ("block", "block_depth", "activation")
 
@@ -21,29 +22,25 @@ BLOCK_FLAGS = ("block", "block_depth", "activation")
 flags.disclaim_key_flags()
 
 
+@dataclasses.dataclass(frozen=True)
 class LSegFlags(Flags):
-    """What an official checkpoint may not say itself; --multi_scale of evaluate, --known_labels of export."""
+    """Besides, what an official checkpoint may not say itself; --known_labels of export."""
 
     def define(self, command: str) -> None:
+        super().define(command)
         if command == "load":
             kinds = ["bottleneck", "depthwise"]
             flags.DEFINE_enum("block", None, kinds, "Block of an official .ckpt that does not say which.")
             flags.DEFINE_integer("block_depth", None, "How often the block is applied.", lower_bound=1)
             flags.DEFINE_enum("activation", None, list(ACTIVATIONS), "The block's activation.")
-        elif command == "evaluate":
-            flags.DEFINE_bool("multi_scale", False, "Six scales and mirrored windows, as in the paper.")
+        elif command == "fewshot":
+            overrides.define(Scheme, ["crop_size"])
         elif command == "export":
             help_string = "directory: labels that shall need no text encoder, given as --labels."
             flags.DEFINE_string("known_labels", None, help_string)
 
     def load_options(self, options: Any) -> dict[str, Any]:
         return {name: options[name].value for name in BLOCK_FLAGS}
-
-    def inference(self, segmenter: Any, options: Any) -> Scheme:
-        scheme: Scheme = segmenter.inference
-        if "multi_scale" in options and options.multi_scale:
-            return dataclasses.replace(scheme, scales=OFFICIAL_SCALES, flip=True)
-        return scheme
 
     def for_directory(self, segmenter: Any, options: Any) -> Any:
         if not options.known_labels:
@@ -70,7 +67,16 @@ PACKAGE = register(
         training="lseg_jax.training",
         bundled=checkpoint.BUNDLED_MODELS,
         official=Official((".ckpt", ".pt", ".pth"), checkpoint.write_official),
-        flags=LSegFlags(),
+        flags=LSegFlags(
+            seen=Scheme,
+            shortcuts={
+                "multi_scale": Shortcut(
+                    "Six scales and mirrored windows, as in the paper; default: as the model does.",
+                    on={"scales": OFFICIAL_SCALES, "flip": True},
+                    off={"scales": (1.0,), "flip": False},
+                )
+            },
+        ),
         movable=("pretrained.text", "pretrained.image"),
         free=("benchmark.root", "root", "roots"),
     )

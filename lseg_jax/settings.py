@@ -5,10 +5,13 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from ml_collections import ConfigDict
+
 from lseg_jax.config import LSegConfig
-from vlseg import settings
+from vlseg import overrides, settings
 from vlseg.checks import check_choices, check_numbers
 from vlseg.errors import ConfigError
+from vlseg.evaluation.sliding_window import Scheme
 
 OPTIMIZERS = ("sgd", "adamw")
 DECAYS = ("epoch", "step")
@@ -139,6 +142,7 @@ class Settings(settings.Run):
         checkpoint: a model to go on from; without one, a fresh `model` with `pretrained` encoders.
         tokenizer: of CLIP, a directory with Hugging Face files; by default the installed one.
         model: what `LSegConfig.to_dict` gives.
+        inference: how the model sees whole images, see `Scheme`; None for the sizes of `training` and one scale.
         label_sets: "names", or "others" for each image against "others" and one of its classes.
         data: what is trained on, unless a `benchmark` is.
     """
@@ -148,5 +152,6 @@ class Settings(settings.Run):
     pretrained: Pretrained = Pretrained()
     label_sets: str = "names"
     training: Training = Training()
+    inference: ConfigDict = dataclasses.field(default_factory=lambda: overrides.section(Scheme))
     benchmark: Benchmark = Benchmark()
     data: Mixture = Mixture()

@@ -19,7 +19,7 @@ from lseg_jax.model import LSeg, load
 from lseg_jax.objective import Batch, Matching
 from lseg_jax.settings import LABEL_SETS, Training
 from lseg_jax.tokenizers import load_tokenizer
-from vlseg import distributed, settings, sharding
+from vlseg import distributed, overrides, settings, sharding
 from vlseg.checks import check_choices
 from vlseg.data.catalog import fss1000
 from vlseg.data.episodes import open_benchmark
@@ -39,10 +39,8 @@ def read_settings(config: ml_collections.ConfigDict) -> tuple[Training, Scheme]:
     """
     check_choices(config, "config.", label_sets=LABEL_SETS)
     training = settings.read(Training, config.training, "config.training")
-    try:
-        return training, Scheme(training.base_size, training.crop_size)
-    except ConfigError as error:
-        raise ConfigError(f"config.training: {error}") from error
+    scheme = Scheme(training.base_size, training.crop_size)
+    return training, overrides.changed(scheme, config.inference, "config.inference.")
 
 
 def prepare(config: ml_collections.ConfigDict, mesh: Mesh) -> Prepared:

@@ -4,6 +4,7 @@ A package makes a `Package` and registers it when it is imported. Shared code fi
 configuration or by the `format` of a model directory, and names none itself.
 """
 
+import dataclasses
 import functools
 import importlib
 from collections.abc import Callable, Mapping, Sequence
@@ -12,6 +13,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from absl import flags
+
+from vlseg import overrides
 from vlseg.checkpoints.directory import Stored
 from vlseg.checkpoints.download import WeightFile
 from vlseg.errors import CheckpointError, ConfigError
@@ -27,27 +31,120 @@ if TYPE_CHECKING:
 ENTRY_POINTS = "vlseg.packages"
 """The group of entry points by which installed packages are found that nobody has imported."""
 
+SEEING = ("evaluate", "predict", "pseudo_label", "export")
+"""Commands whose flags say how a model sees images."""
 
+CRF, CRF_ITERATIONS = "crf", "crf_iterations"
+USUAL_ITERATIONS = 10
+"""Of a CRF, in IFSeg's figure of web images."""
+
+# They belong to the command that is run, so its --help shows them.
+flags.disclaim_key_flags()
+
+
+@dataclass(frozen=True)
+class Shortcut:
+    """A flag for several settings of inference at once.
+
+    Attributes:
+        text: its help.
+        on, off: what --NAME and --noNAME set, by the names of flags; with nothing, the model's own settings stay.
+    """
+
+    text: str
+    on: Mapping[str, Any]
+    off: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
 class Flags:
-    """The flags that commands have for one package only, and what they do. Here: none."""
+    """The flags that commands have for one package, and what they do.
+
+    Attributes:
+        seen: the dataclass of its models' `Segmenter.inference`, whose fields are flags of the commands in `SEEING`.
+        shortcuts: further flags of these commands, by name. Settings with a CRF have --crf besides.
+        needs: flags that have no effect where another setting is 0, flag -> that setting. Those of a CRF need its
+            iterations.
+        compiled: the flags of `seen` whose settings a compiled function of images keeps, see
+            `Segmenter.image_function`.
+    """
+
+    seen: type | None = None
+    shortcuts: Mapping[str, Shortcut] = field(default_factory=dict)
+    needs: Mapping[str, str] = field(default_factory=dict)
+    compiled: Sequence[str] = ()
 
     def define(self, command: str) -> None:
         """Defines those of a command, "convert", "predict" and so on, or of all that load a model, "load"."""
+        if self.seen is None or command not in SEEING:
+            return
+        for name, shortcut in self._all_shortcuts().items():
+            flags.DEFINE_bool(name, None, shortcut.text)
+        # What is exported has no CRF, so that there is only --nocrf to say.
+        wanted = [name for name in overrides.fields(self.seen) if command != "export" or not name.startswith(f"{CRF}_")]
+        overrides.define(self.seen, wanted)
 
     def load_options(self, options: Any) -> dict[str, Any]:
         """The arguments of `Package.load` and `Package.read` that the flags of "load" give."""
         del options
         return {}
 
-    def inference(self, model: "Segmenter", options: Any) -> Any:
-        """How images are seen: the model's own settings, changed as the flags of a command say."""
-        del options
-        return model.inference
+    def given(self, options: Any) -> dict[str, Any]:
+        """The settings of inference that the flags give, by the names of flags.
+
+        Raises:
+            ConfigError: a shortcut and a flag for the same setting.
+        """
+        if self.seen is None:
+            return {}
+        found = overrides.given(self.seen, options)
+        for name, shortcut in self._all_shortcuts().items():
+            if name not in options or options[name].value is None:
+                continue
+            chosen = shortcut.on if options[name].value else shortcut.off
+            flag = f"--{'' if options[name].value else 'no'}{name}"
+            twice = [other for other in chosen if other in found]
+            if twice:
+                raise ConfigError(f"{flag} and --{twice[0]} set the same: leave one of them out")
+            found |= chosen
+        return found
+
+    def applied(self, model: "Segmenter", options: Any) -> "Segmenter":
+        """The model, which sees images as the flags say.
+
+        Raises:
+            ConfigError: a value that cannot be, or that has no effect.
+        """
+        if self.seen is None:
+            return model
+        given = self.given(options)
+        seen = overrides.changed(model.inference, overrides.nested(self.seen, given), "--", "_")
+        for name in given:
+            switch = self._needed(name)
+            if switch and not overrides.value(seen, switch):
+                raise ConfigError(f"--{name} has no effect, because {switch} is 0: give --{switch}, or leave it out")
+        for name, shortcut in self.shortcuts.items():
+            asked = name in options and options[name].value and not shortcut.on
+            if asked and all(overrides.value(seen, other) == off for other, off in shortcut.off.items()):
+                more = next(iter(shortcut.off))
+                raise ConfigError(f"--{name} has no effect, because this model has it off: give --{more}")
+        return dataclasses.replace(model, inference=seen)  # type: ignore[type-var]
 
     def for_directory(self, model: "Segmenter", options: Any) -> "Segmenter":
-        """What `export` writes as a directory: the model, changed as its flags say."""
+        """What `export` writes as a directory: the model, changed as flags say that only this package has."""
         del options
         return model
+
+    def _needed(self, name: str) -> str | None:
+        if name.startswith(f"{CRF}_") and name != CRF_ITERATIONS:
+            return CRF_ITERATIONS
+        return self.needs.get(name)
+
+    def _all_shortcuts(self) -> Mapping[str, Shortcut]:
+        if self.seen is None or CRF_ITERATIONS not in overrides.fields(self.seen):
+            return self.shortcuts
+        text = f"Refine probabilities with a dense CRF of {USUAL_ITERATIONS} iterations; default: as the model does."
+        return {**self.shortcuts, CRF: Shortcut(text, {CRF_ITERATIONS: USUAL_ITERATIONS}, {CRF_ITERATIONS: 0})}
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,6 @@ mirrored views, another averages probabilities over neighbours in feature space.
 """
 
 import abc
-import collections
 import dataclasses
 import functools
 import os
@@ -23,14 +22,15 @@ from vlseg.checkpoints.directory import Stored
 from vlseg.data import images as image_files
 from vlseg.data.images import ImageSource
 from vlseg.errors import ConfigError, VocabularyError
-from vlseg.evaluation import crf
+from vlseg.evaluation.crf import CRF, refine
 from vlseg.labels import check_names
+from vlseg.streams import in_order
 
 NONE = "none of these"
 """The label of pixels that are rejected."""
 
-READ_AHEAD = 4
-"""Images that wait for others of their size, in batches."""
+OFF = CRF()
+"""No CRF."""
 
 Item = TypeVar("Item")
 Settings = TypeVar("Settings")
@@ -65,7 +65,12 @@ class Scores(abc.ABC):
     """The scores of all N labels at all pixels [H, W] of one image.
 
     Models override what they can give without having all scores at once.
+
+    Attributes:
+        kind: what `top` gives, "probabilities", or "similarities" of pixel and label.
     """
+
+    kind: ClassVar[str] = "probabilities"
 
     @abc.abstractmethod
     def probabilities(self) -> np.ndarray:
@@ -75,8 +80,7 @@ class Scores(abc.ABC):
         """The best labels of every pixel, best first; of equal ones the first comes first.
 
         Returns:
-            int32 [H, W, count] and their scores float32 [H, W, count]: probabilities, or similarities of pixel and
-            label, as the model has it.
+            int32 [H, W, count] and their scores float32 [H, W, count], see `kind`.
         """
         scores, labels = jax.lax.top_k(self.probabilities(), count)
         return labels, scores
@@ -92,15 +96,15 @@ class Scores(abc.ABC):
 
 
 class RefinedScores(Scores):
-    """Scores whose probabilities a dense CRF has refined, computed once; see `vlseg.evaluation.crf`."""
+    """Scores whose probabilities a dense CRF has refined, computed once: all is made of these, `top` too."""
 
-    def __init__(self, scores: Scores, image: np.ndarray, settings: crf.CRF) -> None:
+    def __init__(self, scores: Scores, image: np.ndarray, settings: CRF) -> None:
         """Takes the scores of an image uint8 [H, W, 3]; nothing is computed before it is asked for."""
         self._scores, self._image, self._settings = scores, image, settings
 
     @functools.cached_property
     def _refined(self) -> np.ndarray:
-        return crf.refine(np.asarray(self._scores.probabilities()), self._image, self._settings)
+        return refine(np.asarray(self._scores.probabilities()), self._image, self._settings)
 
     def probabilities(self) -> np.ndarray:
         return self._refined
@@ -313,16 +317,31 @@ class Segmenter(abc.ABC, Generic[Settings]):
             embeddings, settings, batch_size: as for `scores`.
 
         Yields:
-            An item and its scores, one entry for each of `settings`.
+            An item and its scores, one entry for each of `settings`; refined where these have a CRF.
         """
+        plain = [_without_crf(wanted) for wanted in settings]  # no compiled program depends on a CRF
 
         def key(item: Item) -> Hashable | None:
-            return self.batch_key(image_of(item).shape, settings)
+            return self.batch_key(image_of(item).shape, plain)
 
         def score(batch: list[Item]) -> list[list[Scores]]:
-            return self.scores([image_of(item) for item in batch], embeddings, settings, batch_size)
+            images = [image_of(item) for item in batch]
+            found = self.scores(images, embeddings, plain, batch_size)
+            return [
+                list(map(_refined, each, [image] * len(each), settings))
+                for image, each in zip(images, found, strict=True)
+            ]
 
         return in_order(items, key, score, batch_size)
+
+
+def _without_crf(settings: Any) -> Any:
+    return dataclasses.replace(settings, crf=OFF) if hasattr(settings, "crf") else settings
+
+
+def _refined(scores: Scores, image: np.ndarray, settings: Any) -> Scores:
+    wanted = getattr(settings, "crf", OFF)
+    return RefinedScores(scores, image, wanted) if wanted.iterations else scores
 
 
 def _segmentation(
@@ -335,45 +354,6 @@ def _segmentation(
         label_map = np.where(rejection.of(values), len(names), label_map).astype(np.int32)
         names = (*names, NONE)
     return Segmentation(label_map, names, best[..., :top_k], values[..., :top_k], image, scores)
-
-
-class _Waiting(Generic[Item]):
-    """An item of a stream: its key, and what was made of it."""
-
-    def __init__(self, item: Item, key: Hashable | None) -> None:
-        self.item, self.key, self.results = item, key, list[Any]()
-
-
-def in_order(
-    items: Iterable[Item], key: Callable[[Item], Hashable | None], run: Callable[[list[Item]], list[Any]], size: int
-) -> Iterator[tuple[Item, Any]]:
-    """What `run` makes of items in batches of equal key and at most `size`, in the order of the items.
-
-    An item whose key is None is alone in its batch. At most `READ_AHEAD` * `size` items are read ahead of the first
-    without a result, whose batch then runs as it is.
-    """
-    queue: collections.deque[_Waiting[Item]] = collections.deque()
-
-    def run_batch_of(waiting: _Waiting[Item]) -> None:
-        batch = [waiting] if waiting.key is None else [w for w in queue if not w.results and w.key == waiting.key]
-        for one, result in zip(batch, run([one.item for one in batch]), strict=True):
-            one.results.append(result)
-
-    for item in items:
-        last = _Waiting(item, key(item))
-        queue.append(last)
-        if last.key is None or sum(not w.results and w.key == last.key for w in queue) == size:
-            run_batch_of(last)
-        if len(queue) >= READ_AHEAD * size and not queue[0].results:
-            run_batch_of(queue[0])
-        while queue and queue[0].results:
-            done = queue.popleft()
-            yield done.item, done.results[0]
-    while queue:
-        if not queue[0].results:
-            run_batch_of(queue[0])
-        done = queue.popleft()
-        yield done.item, done.results[0]
 
 
 def without_variables(model: Any) -> Callable[[Mapping[str, Any]], Any]:

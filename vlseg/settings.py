@@ -173,7 +173,7 @@ def as_config(settings: Any) -> ConfigDict:
 
 
 def read(kind: type[T], values: Mapping[str, Any], where: str) -> T:
-    """A dataclass from settings by name; lists become tuples.
+    """A dataclass from settings by name; lists become tuples, and mappings the dataclasses that its fields are.
 
     Args:
         kind: a dataclass, which checks its values itself.
@@ -183,11 +183,15 @@ def read(kind: type[T], values: Mapping[str, Any], where: str) -> T:
     Raises:
         ConfigError: a name that does not exist, or a value that cannot be.
     """
-    plain = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
     known = [field.name for field in dataclasses.fields(kind)]  # type: ignore[arg-type]
+    plain = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
     unknown = sorted(plain.keys() - set(known))
     if unknown:
         raise ConfigError(f"{where} has no setting {', '.join(unknown)}; there are {', '.join(known)}")
+    hints = typing.get_type_hints(kind)
+    for name, value in plain.items():
+        if dataclasses.is_dataclass(hints[name]) and isinstance(value, Mapping | ConfigDict):
+            plain[name] = read(hints[name], value, f"{where}.{name}")
     try:
         return kind(**plain)
     except ConfigError as error:

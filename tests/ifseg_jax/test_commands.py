@@ -125,7 +125,7 @@ def test_export_formats(micro_directory, tmp_path, capsys):
 def test_help_shows_how_the_command_is_run(command):
     output = commands.output(command, "--help")
     assert f"python -m ifseg_jax.{command} --" in output
-    assert ("\n  --[no]knn: " in output) == (command in ("predict", "export"))
+    assert ("\n  --[no]knn: " in output) == (command not in ("train", "convert"))
 
 
 # Bad input

@@ -5,8 +5,9 @@ import functools
 import jax.numpy as jnp
 
 from tests.toy.model import Config, Seen, Settings, Toy, shapes
+from vlseg import settings
 from vlseg.checkpoints import directory
-from vlseg.packages import Package, register
+from vlseg.packages import Flags, Package, register
 
 
 def parse(values):
@@ -16,10 +17,10 @@ def parse(values):
 
 def load(source, tokenizer=None):
     stored = read(directory.resolve(source, {}, {}), place=jnp.asarray)
-    seen = Seen(**stored.settings["seen"])
+    seen = settings.read(Seen, stored.settings["seen"], "seen")
     return Toy(stored.config, stored.weights.variables, seen, tuple(stored.settings["labels"]))
 
 
 read = functools.partial(directory.read, package=Toy.package, parse=parse)
 axes = ((r"/kernel$", ("embed", None)),)
-register(Package(Toy.package, lambda config: Settings(), axes, load, read, training="tests.toy.training"))
+register(Package(Toy.package, lambda config: Settings(), axes, load, read, "tests.toy.training", flags=Flags(Seen)))

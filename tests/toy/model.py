@@ -7,6 +7,7 @@ import numpy as np
 
 from vlseg import settings
 from vlseg.checkpoints.directory import Stored, Weights
+from vlseg.evaluation.crf import CRF
 from vlseg.segmenter import Scores, Segmenter
 
 
@@ -19,6 +20,7 @@ class Config:
 @dataclasses.dataclass(frozen=True)
 class Seen:
     brightness: float = 1.0
+    crf: CRF = dataclasses.field(default_factory=CRF)
 
 
 @dataclasses.dataclass(frozen=True)

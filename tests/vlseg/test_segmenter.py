@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vlseg.segmenter import READ_AHEAD, Rejection, Scores, in_order
+from vlseg.segmenter import Rejection, Scores
+from vlseg.streams import READ_AHEAD, in_order
 
 KEYS = st.lists(st.sampled_from(["a", "b", "c", None]), max_size=40)
 

@@ -3,8 +3,9 @@
 FOLDER holds images/, labels/ (PNG) and names.txt. --data=ade20k:/data/ade20k reads a data set of the catalog in its
 official layout (`python -m vlseg.data.list`), --data=tiny_world held-out scenes of the tiny world.
 Every image is scored at its original size. Prints mIoU, mAcc, aAcc and IoU per class; writes metrics.json and, by
-class, metrics.csv. --labels gives other words for the classes, in their order; --config names a data set with its
-words and what counts as its background.
+class, metrics.csv. --labels are the words that the model is asked for: the names of the classes and others, which count
+as wrong answers, or as many other words for the classes, in their order. --score_labels names the classes that are
+scored; pixels of the others do not count. --config names a data set with its words and what counts as its background.
 """
 
 import contextlib
@@ -22,7 +23,7 @@ from vlseg.commands import models
 from vlseg.data.sources import READING, Dataset, define_flags, given, open_dataset, open_given
 from vlseg.errors import ConfigError
 from vlseg.evaluation.confusion import SegmentationMetrics
-from vlseg.evaluation.scoring import Vocabulary, score
+from vlseg.evaluation.scoring import Candidates, Vocabulary, choose, score
 from vlseg.labels import names_from
 from vlseg.packages import Package
 from vlseg.segmenter import Variant
@@ -64,13 +65,18 @@ def open_data(options: Any) -> tuple[Dataset, Vocabulary | None]:
 
 def write(
     out: Path,
-    names: Sequence[str],
+    candidates: Candidates,
     variants: Sequence[Variant],
     results: Sequence[SegmentationMetrics],
     extra: dict[str, Any],
 ) -> None:
     """Writes metrics.json, and a table by class for each of several settings and, as metrics.csv, the model's own."""
-    report: dict[str, Any] = {**extra, "inference": dataclasses.asdict(variants[-1].settings)}
+    names = candidates.names
+    report: dict[str, Any] = {
+        **extra,
+        "labels": candidates.words,
+        "inference": dataclasses.asdict(variants[-1].settings),
+    }
     report |= results[-1].to_dict(names)
     files.atomic_write_text(out / "metrics.csv", results[-1].to_csv(names))
     if len(variants) > 1:
@@ -86,20 +92,23 @@ def main(package: Package, _: list[str]) -> None:
     options = flags.FLAGS
     distributed.initialize()
     dataset, vocabulary = open_data(options)
-    model = models.load(package, options)
-    model = dataclasses.replace(model, inference=package.flags.inference(model, options))  # type: ignore[type-var]
-    names = names_from(options.labels) if options.labels else dataset.names
+    asked: dict[str, Any] = {"vocabulary": vocabulary}
+    asked |= {name: names_from(text) for name in ("labels", "score_labels") if (text := options[name].value)}
+    candidates = choose(dataset.names, **asked)
+    model = package.flags.applied(models.load(package, options), options)
     variants = model.variants()
     writes = options.out and distributed.is_main()
     with files.output_directory(options.out) if writes else contextlib.nullcontext() as out:
-        results = score(model, dataset, variants, labels=names, vocabulary=vocabulary, batch_size=options.batch_size)
+        results = score(model, dataset, variants, **asked, batch_size=options.batch_size)
         if not distributed.is_main():
             return
+        if candidates.replaced:
+            print("asked for:", ", ".join(f"{name} as {word}" for name, word in candidates.replaced))
         for variant, metrics in zip(variants, results, strict=True):
-            print("\n".join(filter(None, [variant.title, metrics.table(names)])))
+            print("\n".join(filter(None, [variant.title, metrics.table(candidates.names)])))
         if out:
             extra = {"vocabulary": dataclasses.asdict(vocabulary)} if vocabulary else {}
-            write(out, names, variants, results, {"images": len(dataset), **extra})
+            write(out, candidates, variants, results, {"images": len(dataset), **extra})
 
 
 def run(package: Package | None = None, usage: str | None = None) -> NoReturn:
@@ -111,7 +120,10 @@ def run(package: Package | None = None, usage: str | None = None) -> NoReturn:
     flags.DEFINE_string("root", None, "The folder that the data set of --config was unpacked into.")
     define_flags(required=False)
     flags.DEFINE_string("out", None, "Where metrics.json and the tables go.")
-    flags.DEFINE_string("labels", None, "Words for the classes, with commas or in a file; default: their names.")
+    flags.DEFINE_string(
+        "labels", None, "What is asked for, with commas or in a file; default: the names of the classes."
+    )
+    flags.DEFINE_string("score_labels", None, "Classes that are scored, with commas or in a file; default: all.")
     flags.DEFINE_integer("batch_size", 1, "Images, or windows of an image, of a forward pass.", lower_bound=1)
     distributed.define_flags()
     cli.run(functools.partial(main, package), usage or __doc__)

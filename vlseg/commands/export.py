@@ -15,7 +15,7 @@ import functools
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import jax
 import jax.export
@@ -28,9 +28,15 @@ from vlseg.commands import models
 from vlseg.errors import ConfigError
 from vlseg.labels import names_from
 from vlseg.packages import Package
+from vlseg.segmenter import OFF, Segmenter
 
 FORMATS = ("directory", "official", "stablehlo")
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
+REASONS = {
+    "official": "a file of the official code has no settings of inference",
+    "stablehlo": "a StableHLO file sees images whole and of the size that they have (--height, --width)",
+}
+"""Why formats have no place for flags."""
 
 _MAX_BYTES = 2_000_000_000  # the file's format counts bytes with 31 bits
 
@@ -70,6 +76,31 @@ def write_stablehlo(
     storage.write_bytes(path, bytes(exported.serialize()))
 
 
+def seen(package: Package, model: Segmenter, options: Any) -> Segmenter:
+    """The model, which sees images as the flags say.
+
+    Raises:
+        ConfigError: settings that the format has no place for, or a CRF.
+    """
+    given = package.flags.given(options)
+    model = package.flags.applied(model, options)
+    refined = getattr(model.inference, "crf", OFF).iterations
+    if refined and any(name.startswith("crf") for name in given):
+        raise ConfigError("a CRF is no part of what is exported: give --crf to evaluate or predict instead")
+    if options.format == "directory":
+        return model
+    kept = package.flags.compiled if options.format == "stablehlo" else ()
+    lost = [f"--{name}" for name in given if name not in kept and not name.startswith("crf")]
+    if lost:
+        raise ConfigError(f"{REASONS[options.format]}: leave out {', '.join(lost)}, or give --format=directory")
+    if refined and options.format == "stablehlo":
+        raise ConfigError(
+            "this model refines probabilities with a CRF, which a StableHLO file cannot: give --nocrf, or "
+            "--format=directory"
+        )
+    return model
+
+
 def main(package: Package, _: list[str]) -> None:
     """The command."""
     options = flags.FLAGS
@@ -78,7 +109,7 @@ def main(package: Package, _: list[str]) -> None:
     suffixes = package.official.suffixes if package.official else ()
     if options.format == "directory" and out.suffix in suffixes:
         raise ConfigError(f"{out} would be a directory; for a file of the official code give --format=official")
-    model = models.load(package, options)
+    model = seen(package, models.load(package, options), options)
     if options.labels:
         model = model.with_labels(model.names(names_from(options.labels)))
     if options.format == "directory":
@@ -95,7 +126,7 @@ def main(package: Package, _: list[str]) -> None:
         height, width = options.height or side, options.width or side
         if height % multiple or width % multiple:
             raise ConfigError(f"images of {height} x {width} pixels: both sides must be multiples of {multiple}")
-        function = model.image_function(package.flags.inference(model, options))
+        function = model.image_function(model.inference)
         write_stablehlo(options.out, function, height, width, options.platforms)
     print(f"wrote {options.out}")
 

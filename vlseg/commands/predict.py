@@ -1,12 +1,14 @@
 """Segments images into labels given as words.
 
 Writes DIR/overlays/NAME.png (image, colours and legend), DIR/labels/NAME.png (label indices with a palette) and
-DIR/predictions.json (sizes and the share of every label). Pixels that are none of the labels, by --min_similarity or
---min_margin, become one more label, "none of these". With --top_k above 1, DIR/top/NAME.npz holds the best labels of
-every pixel and their scores. Images are read one at a time.
+DIR/predictions.json (settings, sizes, and the share of every label). Pixels that are none of the labels, by
+--min_similarity or --min_margin, become one more label, "none of these". With --top_k above 1, DIR/top/NAME.npz holds
+the best labels of every pixel and their scores. The report says what scores are: "similarities" of pixel and label, or
+"probabilities", which they always are after a CRF. Images are read one at a time.
 """
 
 import collections
+import dataclasses
 import functools
 import itertools
 import sys
@@ -69,7 +71,7 @@ def main(package: Package, _: list[str]) -> None:
     """The command."""
     options = flags.FLAGS
     paths = image_files.list_checked_images(options.images)
-    model = models.load(package, options)
+    model = package.flags.applied(models.load(package, options), options)
     labels = model.names(names_from(options.labels) if options.labels else None)
     rejection = Rejection(options.min_similarity, options.min_margin)
     folders = ("overlays", "labels", "top") if options.top_k > 1 else ("overlays", "labels")
@@ -82,13 +84,18 @@ def main(package: Package, _: list[str]) -> None:
             top_k=options.top_k,
             rejection=rejection,
             batch_size=options.batch_size,
-            settings=package.flags.inference(model, options),
         )
         bar = tqdm(segmentations, total=len(paths), unit="image", disable=not sys.stderr.isatty())
         for name, path, segmentation in zip(output_names(paths), paths, bar, strict=True):
             entries.append(write(out, name, path, segmentation))
-        known = [*labels, NONE] if rejection else list(labels)
-        files.atomic_write_json(out / REPORT, {"labels": known, "images": entries})
+            scores = segmentation.scores.kind
+        report = {
+            "labels": [*labels, NONE] if rejection else list(labels),
+            "inference": dataclasses.asdict(model.inference),
+            "scores": scores,
+            "images": entries,
+        }
+        files.atomic_write_json(out / REPORT, report)
     print(f"wrote {len(paths)} segmentations to {options.out}")
 
 

@@ -113,7 +113,7 @@ def main(package: Package, _: list[str]) -> None:
         dataset = Unlabelled(image_files.list_checked_images(options.images))
     else:
         dataset = open_given(options)
-    model = models.load(package, options)
+    model = package.flags.applied(models.load(package, options), options)
     names = model.names(names_from(options.labels) if options.labels else None)
     labelled = PseudoLabelled(model, dataset, names, options.min_probability)
     count = prepared.write(labelled, options.out)

@@ -25,7 +25,7 @@ from vlseg.checks import check_choices, check_numbers
 from vlseg.data.examples import First
 from vlseg.data.sources import Dataset, open_section, without_folders
 from vlseg.errors import ConfigError
-from vlseg.evaluation.scoring import score
+from vlseg.evaluation.scoring import choose, score
 from vlseg.packages import Package
 from vlseg.segmenter import Segmenter
 from vlseg.training import checkpoints, loop, program
@@ -84,7 +84,7 @@ def train(config: ml_collections.ConfigDict, workdir: str | Path) -> Place:
     )
     model = write(finish, model_part(state, mesh), path, schedule.steps, validation)
     if evaluation:
-        evaluate(model, evaluation, words or evaluation.names, path)
+        evaluate(model, evaluation, words, path)
     if report:
         report(model, path)
     distributed.wait_for_all("everything written")
@@ -191,7 +191,7 @@ def open_validation(section: ml_collections.ConfigDict, prepared: Prepared, mesh
             assert validate is not None
             return validate(model)
         # The first variant is the plainest: the authors of IFSeg validate without kNN averaging.
-        (found,) = score(model, limited, model.variants()[:1], labels=words or limited.names)
+        (found,) = score(model, limited, model.variants()[:1], labels=words)
         return dict(zip(METRICS, (found.miou, found.macc, found.aacc), strict=True))
 
     def score_state(state: Any, step: int) -> Mapping[str, float]:
@@ -208,7 +208,8 @@ def open_evaluation(section: ml_collections.ConfigDict, where: str, words: tuple
     """The data set that a section of the configuration, `where`, scores a model on, or None.
 
     Raises:
-        ConfigError: several are given, or their classes do not fit the words. DatasetError: it is no data set.
+        ConfigError: several are given, or the words do not fit its classes, see `scoring.choose`.
+        DatasetError: it is no data set.
     """
     if not section.source:
         return None
@@ -218,24 +219,26 @@ def open_evaluation(section: ml_collections.ConfigDict, where: str, words: tuple
             "others with evaluate"
         )
     dataset = open_section(section.source, section)
-    if words is not None and len(words) != len(dataset.names):
-        raise ConfigError(f"{len(words)} labels do not fit the {len(dataset.names)} classes of {section.source}")
+    try:
+        choose(dataset.names, words)
+    except ConfigError as error:
+        raise ConfigError(f"{where}.source={section.source}: {error}") from error
     return dataset
 
 
-def evaluate(model: Segmenter, dataset: Dataset, words: tuple[str, ...], path: Place) -> None:
+def evaluate(model: Segmenter, dataset: Dataset, words: tuple[str, ...] | None, path: Place) -> None:
     """Scores the model, prints the result, and leaves a picture of the first images."""
-    variants = model.variants()
+    variants, candidates = model.variants(), choose(dataset.names, words)
     results = score(model, dataset, variants, labels=words)
     if not distributed.is_main():
         return
     for variant, metrics in zip(variants, results, strict=True):
-        print("\n".join(filter(None, [variant.title, metrics.table(words)])), flush=True)
-    colours = visualize.palette(len(words))
+        print("\n".join(filter(None, [variant.title, metrics.table(candidates.names)])), flush=True)
+    colours, classes = visualize.palette(len(dataset.names)), np.asarray(candidates.classes)
     rows = []
     for index in range(min(EXAMPLES, len(dataset))):
         example = dataset[index]
-        maps = (example.label, model.segment(example.image, words).label_map)
+        maps = (example.label, classes[model.segment(example.image, candidates.words).label_map])
         rows.append([example.image, *(visualize.colorize(np.asarray(labels), colours) for labels in maps)])
     visualize.save_image(path / "examples.png", visualize.panel(rows, ["image", "label", "prediction"]))
 

@@ -41,10 +41,10 @@ class CRF:
     """Settings of a dense CRF. The defaults are those of IFSeg's figure of web images, but for the iterations.
 
     Attributes:
-        iterations: of mean field inference; 0 for no CRF. The figure has 10.
-        gaussian_deviation: of the kernel of positions, in pixels. gaussian_weight: its weight.
-        bilateral_deviation: of positions in the kernel of positions and colours, in pixels. colour_deviation: of its
-            colours, of 0 to 255. bilateral_weight: its weight.
+        iterations: of mean field inference; 0 for no CRF, 10 in that figure.
+        gaussian_deviation: of the kernel of positions, in pixels. gaussian_weight: of the kernel of positions.
+        bilateral_deviation: of positions in the kernel of positions and colours, in pixels. colour_deviation: of
+            colours in that kernel, of 0 to 255. bilateral_weight: of the kernel of positions and colours.
         exact: whether the kernels are computed as they are defined, at a cost quadratic in the number of pixels;
             otherwise on the permutohedral lattice, as pydensecrf does.
 
@@ -61,9 +61,9 @@ class CRF:
     exact: bool = False
 
     def __post_init__(self) -> None:
-        check_numbers(self, "iterations", whole=True, where="crf.")
-        check_numbers(self, "gaussian_weight", "bilateral_weight", where="crf.")
-        check_numbers(self, "gaussian_deviation", "bilateral_deviation", "colour_deviation", least=0.1, where="crf.")
+        check_numbers(self, "iterations", whole=True)
+        check_numbers(self, "gaussian_weight", "bilateral_weight")
+        check_numbers(self, "gaussian_deviation", "bilateral_deviation", "colour_deviation", least=0.1)
 
 
 def refine(probabilities: np.ndarray, image: np.ndarray, settings: CRF) -> np.ndarray:

@@ -1,17 +1,22 @@
-"""Scores of a model on a labelled data set: the words its classes are asked for by, and what becomes of its background.
+"""Scores of a model on a labelled data set: what it is asked for, which classes are scored, and the background.
 
-Three conventions: pixels of no class do not count ("none": MaskCLIP, Zhou et al. 2022); the background is a class with
-words of its own ("words": SCLIP, Wang et al. 2024); or it is where no class is probable ("threshold": GroupViT, Xu et
-al. 2022). A class that has several words is given the score of its best one.
+What a model is asked for (the candidates) and what is scored are two things, see `Candidates`. A candidate that stands
+for none of the scored classes is a distractor: a pixel that gets it is wrong. Pixels of classes that are not scored do
+not count.
+
+A background has three conventions: pixels of no class do not count ("none": MaskCLIP, Zhou et al. 2022); it is a class
+with words of its own ("words": SCLIP, Wang et al. 2024); or it is where no class is probable ("threshold": GroupViT, Xu
+et al. 2022). A class that has several words is given the score of its best one.
 """
 
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from tqdm import tqdm
 
 from vlseg import distributed
@@ -26,6 +31,12 @@ BACKGROUND = "background"
 """What catalogs call class 0 where it is the background."""
 
 CONVENTIONS = ("none", "words", "threshold")
+
+NO_CLASS = -1
+"""The class of a distractor, and the label of pixels that do not count."""
+
+SHOWN = 5
+"""Names in a message."""
 
 
 @dataclass(frozen=True)
@@ -101,16 +112,100 @@ class Vocabulary:
         Returns:
             int32 [...], class ids.
         """
-        found = jnp.asarray(self.classes, jnp.int32)[words]
-        if self.background != "threshold":
-            return found
-        if probabilities is None or self.threshold is None:
-            raise ValueError("a threshold needs probabilities")
-        return jnp.where(probabilities < self.threshold, 0, found)
+        threshold = self.threshold if self.background == "threshold" else None
+        return _class_map(self.classes, threshold, words, probabilities)
 
     def _asked_classes(self) -> dict[int, Sequence[str]]:
         first = 1 if self.background == "threshold" else 0
         return dict(list(enumerate(self.words))[first:])
+
+
+class Candidates(NamedTuple):
+    """What a model is asked for, and which classes of a data set are scored.
+
+    words: the candidates, in the order in which the model is asked for them.
+    classes: of each of them, the id of the class it stands for, or NO_CLASS.
+    scored: ids of the scored classes, S in number.
+    names: what tables call these: the data set's names, or the words that stand in their places.
+    replaced: the data set's names and the words in their places, of scored classes where the two differ.
+    threshold: probability below which a pixel is background, the class with id 0; None for no such rule.
+    """
+
+    words: tuple[str, ...]
+    classes: tuple[int, ...]
+    scored: tuple[int, ...]
+    names: tuple[str, ...]
+    replaced: tuple[tuple[str, str], ...] = ()
+    threshold: float | None = None
+
+    def class_map(self, words: jax.Array, probabilities: jax.Array | None = None) -> jax.Array:
+        """As `Vocabulary.class_map`; NO_CLASS where the best word is a distractor."""
+        return _class_map(self.classes, self.threshold, words, probabilities)
+
+    def places(self, classes: int) -> np.ndarray:
+        """int32 [classes + 1]: of each class of the data set its place among the scored ones, or NO_CLASS.
+
+        One more entry, which is NO_CLASS, stands for NO_CLASS itself as an index.
+        """
+        found = np.full(classes + 1, NO_CLASS, np.int32)
+        found[list(self.scored)] = np.arange(len(self.scored))
+        return found
+
+
+def choose(
+    names: Sequence[str],
+    labels: Sequence[str] | None = None,
+    score_labels: Sequence[str] | None = None,
+    vocabulary: Vocabulary | None = None,
+) -> Candidates:
+    """Finds the scored classes among the candidates.
+
+    Candidates that hold the names of all scored classes are found by name, in whatever order; the other candidates are
+    distractors. Otherwise, if they are as many as the classes, or as the scored ones, they stand in these classes'
+    places. White space does not matter, nor does case unless names differ in nothing else.
+
+    Args:
+        names: of the data set's classes, by id.
+        labels: the candidates, by default the names.
+        score_labels: names of the scored classes, by default all.
+        vocabulary: in place of `labels`: words for every class, and a background.
+
+    Raises:
+        ConfigError: a scored class that the data set lacks or that is given twice, candidates that do not fit, or both
+            labels and a vocabulary.
+    """
+    scored = _scored(names, score_labels)
+    if vocabulary is not None:
+        if labels is not None:
+            raise ConfigError("a vocabulary has the words that are asked for: leave the labels out")
+        threshold = vocabulary.threshold if vocabulary.background == "threshold" else None
+        called = tuple(names[class_id] for class_id in scored)
+        return Candidates(vocabulary.asked, vocabulary.classes, scored, called, threshold=threshold)
+    words = tuple(names if labels is None else labels)
+    found = range(len(names)) if labels is None else _find(names, words)
+    missing = [names[class_id] for class_id in scored if found[class_id] is None]
+    if not missing:
+        classes = [NO_CLASS] * len(words)
+        for class_id, place in enumerate(found):
+            if place is not None:
+                classes[place] = class_id
+        return Candidates(words, tuple(classes), scored, tuple(names[class_id] for class_id in scored))
+    if len(words) == len(names):
+        classes = list(range(len(names)))
+    elif len(words) == len(scored):
+        classes = list(scored)
+    else:
+        of = f", of which {len(scored)} are scored" if len(scored) < len(names) else ""
+        more = ", ..." if len(missing) > SHOWN else ""
+        raise ConfigError(
+            f"{len(words)} labels do not fit the data set's {len(names)} classes{of}: give as many, in their order, or "
+            f"name all of them (there is no {', '.join(missing[:SHOWN])}{more})"
+        )
+    word_of = dict(zip(classes, words, strict=True))
+    called = tuple(word_of[class_id] for class_id in scored)
+    pairs = [(names[class_id], word_of[class_id]) for class_id in scored]
+    replaced = tuple((name, word) for name, word in pairs if _plain(name) != _plain(word))
+    return Candidates(words, tuple(classes), scored, called, replaced)
 
 
 def score(
@@ -119,6 +214,7 @@ def score(
     variants: Sequence[Variant] | None = None,
     *,
     labels: Sequence[str] | None = None,
+    score_labels: Sequence[str] | None = None,
     vocabulary: Vocabulary | None = None,
     batch_size: int = 1,
 ) -> list[SegmentationMetrics]:
@@ -130,29 +226,86 @@ def score(
         model: to be scored.
         dataset: see `vlseg.data.sources`; streamed.
         variants: settings, by default the model's own alone.
-        labels: words for the data set's classes, in their order; by default its names.
-        vocabulary: in their place, words for the classes and a background.
+        labels, score_labels, vocabulary: what is asked for and what is scored, see `choose`. By default every class of
+            the data set by its name.
         batch_size: images, or windows of an image, of a forward pass.
 
+    Returns:
+        Metrics of the S scored classes, for which `choose` has names, for each of the variants.
+
     Raises:
-        ConfigError: as many labels as the data set has classes are needed.
+        ConfigError: as `choose`.
     """
-    names = tuple(labels or dataset.names)
-    if len(names) != len(dataset.names):
-        raise ConfigError(f"{len(names)} labels do not fit the data set's {len(dataset.names)} classes")
-    vocabulary = vocabulary or Vocabulary(tuple((name,) for name in names))
+    candidates = choose(dataset.names, labels, score_labels, vocabulary)
+    places = candidates.places(len(dataset.names))
     settings = [variant.settings for variant in variants] if variants else [model.inference]
-    embeddings = model.embed(vocabulary.asked)
-    counts = [confusion.zeros(len(names)) for _ in settings]
+    embeddings = model.embed(candidates.words)
+    counts = [confusion.zeros(len(candidates.scored)) for _ in settings]
     bar = tqdm(total=len(dataset), desc="evaluate", unit="image", disable=not distributed.shows_progress())
     own = distributed.own_share(dataset)
     for example, found in model.score_each(own, lambda example: example.image, embeddings, settings, batch_size):
-        label = jnp.asarray(example.label)
+        label = jnp.asarray(_places_of(example.label, places, dataset.ignore_label))
         for number, scores in enumerate(found):
             # The words that were asked for, as class ids int32 [H, W].
-            best = scores.most_probable() if vocabulary.background == "threshold" else (scores.label_map(),)
-            class_map = vocabulary.class_map(*map(jnp.asarray, best))
-            counts[number] = confusion.update(counts[number], class_map, label, dataset.ignore_label)
+            best = (scores.label_map(),) if candidates.threshold is None else scores.most_probable()
+            prediction = jnp.asarray(places)[candidates.class_map(*map(jnp.asarray, best))]
+            counts[number] = confusion.update(counts[number], prediction, label, NO_CLASS)
         bar.update(jax.process_count())
     bar.close()
     return [confusion.compute(distributed.merged(count, confusion.merge)) for count in counts]
+
+
+def _class_map(
+    classes: Sequence[int], threshold: float | None, words: jax.Array, probabilities: jax.Array | None
+) -> jax.Array:
+    """The classes of pixels from their best words, see `Vocabulary.class_map`."""
+    found = jnp.asarray(classes, jnp.int32)[words]
+    if threshold is None:
+        return found
+    if probabilities is None:
+        raise ValueError("a threshold needs probabilities")
+    return jnp.where(probabilities < threshold, 0, found)
+
+
+def _places_of(label: np.ndarray, places: np.ndarray, ignore_label: int) -> np.ndarray:
+    """A label map as places among the scored classes, int32 [H, W]; NO_CLASS where a pixel does not count."""
+    counted = (label != ignore_label) & (label >= 0) & (label < len(places) - 1)
+    return places[np.where(counted, label, NO_CLASS)]
+
+
+def _plain(name: str) -> str:
+    return " ".join(name.split())
+
+
+def _find(names: Sequence[str], words: Sequence[str]) -> list[int | None]:
+    """Where each of the names stands among the words, None where it does not.
+
+    A name stands where a word equals it, or else equals it but for case and is no other name.
+    """
+    exact = {_plain(word): place for place, word in enumerate(words)}
+    found = [exact.get(_plain(name)) for name in names]
+    folded = {word.casefold(): place for word, place in exact.items() if place not in found}
+    for index, name in enumerate(names):
+        if found[index] is None:
+            found[index] = folded.pop(_plain(name).casefold(), None)
+    return found
+
+
+def _scored(names: Sequence[str], score_labels: Sequence[str] | None) -> tuple[int, ...]:
+    """Ids of the scored classes.
+
+    Raises:
+        ConfigError: a name that is none of the data set's classes, or the same class twice.
+    """
+    if score_labels is None:
+        return tuple(range(len(names)))
+    if not score_labels:
+        raise ConfigError("score_labels are empty: name at least one class of the data set")
+    found = _find(score_labels, names)
+    strange = [name for name, class_id in zip(score_labels, found, strict=True) if class_id is None]
+    if strange:
+        raise ConfigError(f"score_labels are classes of the data set, which has no {', '.join(strange[:SHOWN])}")
+    scored = tuple(class_id for class_id in found if class_id is not None)
+    if len(set(scored)) < len(scored):
+        raise ConfigError("score_labels name a class twice: give each once")
+    return scored

@@ -16,7 +16,7 @@ share one program per bucket:
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import jax
@@ -25,6 +25,7 @@ import numpy as np
 
 from vlseg.checks import check_numbers
 from vlseg.errors import ConfigError
+from vlseg.evaluation.crf import CRF
 
 OFFICIAL_SCALES = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
 """The scales of the published scores."""
@@ -44,8 +45,9 @@ class Scheme:
         base_size: the long side of the image at scale 1.
         crop_size: side of the windows, a multiple of 32, which is what the network takes.
         stride_rate: the step from a window to the next as a share of its side, in (0, 1].
-        scales: factors of `base_size`; the scores at each are added up.
+        scales: factors of the base size; the scores at each are added up.
         flip: whether the scores of the mirrored windows are added too.
+        crf: of the probabilities that come of it all, at the image's size.
 
     Raises:
         ConfigError: a value outside these ranges.
@@ -56,6 +58,7 @@ class Scheme:
     stride_rate: float = 2 / 3
     scales: tuple[float, ...] = (1.0,)
     flip: bool = False
+    crf: CRF = field(default_factory=CRF)
 
     def __post_init__(self) -> None:
         check_numbers(self, "base_size", "crop_size", least=1, whole=True)

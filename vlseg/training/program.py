@@ -104,8 +104,8 @@ class Prepared(NamedTuple):
     batches: step -> this process's rows of the batch as host arrays, a pure function; None if there are none.
     steps: of the whole run.
     finish: from the final state (gathered on this process, without the optimizer's part) to the model.
-    words: for the classes of `config.evaluation` and `config.validation`, in their order; None for the names of the
-        data set.
+    words: what the model is asked for on `config.evaluation` and `config.validation`, see `scoring.choose`; None for
+        the names of the data set.
     epoch: updates until all images were seen once, None where there are none.
     validate: scores of a model by the names in `metrics`, where `config.validation` names no data set.
     report: writes what else there is to say of the finished model into the working directory.

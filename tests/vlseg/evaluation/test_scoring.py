@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from vlseg.data.examples import Example
-from vlseg.evaluation.scoring import Vocabulary, score
+from vlseg.errors import ConfigError
+from vlseg.evaluation.scoring import NO_CLASS, Vocabulary, choose, score
 from vlseg.segmenter import Scores
 
 NAMES = ("background", "cat", "dog")
@@ -70,3 +71,126 @@ def test_scores_are_of_classes(background, threshold, pictures):
     (metrics,) = score(Model(), pictures, vocabulary=Vocabulary(WORDS, background, threshold))
     assert (hits > 0).all()
     np.testing.assert_allclose(metrics.iou, hits / either, rtol=1e-12)
+
+
+CLASSES = ("cat", "dog", "Sea", "tree", "road")
+
+
+class Labelled(list):
+    names = CLASSES
+
+    def __init__(self, examples, ignore_label):
+        super().__init__(examples)
+        self.ignore_label = ignore_label
+
+
+def labelled(seed, ignore_label):
+    rng = np.random.default_rng(seed)
+    images = [rng.integers(0, 256, (*SIZE, 3), dtype=np.uint8) for _ in range(3)]
+    # Some ids mean nothing: -1, and what lies beyond the names.
+    ids = [-1, 0, 1, 2, 3, 4, 7, ignore_label]
+    return Labelled([Example(image, rng.choice(ids, SIZE), "") for image in images], ignore_label)
+
+
+def counted(pictures, words, class_of, scored):
+    """IoU, accuracy, their means and the share of right pixels, pixel by pixel as the protocol is told in words."""
+    hit, said, there = ({name: 0 for name in scored} for _ in range(3))
+    for image, label, _ in pictures:
+        best = probabilities(image, words).argmax(axis=-1)
+        for place in np.ndindex(SIZE):
+            known = label[place] != pictures.ignore_label and 0 <= label[place] < len(CLASSES)
+            truth = CLASSES[label[place]] if known else None
+            if truth not in scored:
+                continue
+            answer = class_of.get(words[best[place]])
+            there[truth] += 1
+            if answer in scored:
+                said[answer] += 1
+            hit[truth] += answer == truth
+    iou = [hit[name] / (said[name] + there[name] - hit[name]) for name in scored]
+    accuracy = [hit[name] / there[name] for name in scored]
+    return iou, accuracy, sum(hit.values()) / sum(there.values())
+
+
+BY_NAME = {name: name for name in CLASSES}
+
+
+@pytest.mark.parametrize(
+    ("labels", "score_labels", "class_of"),
+    [
+        (None, None, BY_NAME),
+        (None, ["road", "cat"], BY_NAME),
+        # In another order, with two distractors.
+        (["tree", "moon", "cat", "Sea", "sun", "road", "dog"], None, BY_NAME),
+        # A candidate for an unscored class is a wrong answer for the scored ones as well.
+        (["tree", "moon", "cat", "Sea", "sun"], ["Sea", "tree"], BY_NAME),
+        # White space and case are no difference.
+        (["  tree", "moon", "SEA", "road", "dog"], ["tree ", "sea"], {**BY_NAME, "SEA": "Sea", "  tree": "tree"}),
+        # Other words in the classes' places, and in the scored ones'.
+        (
+            ["kitten", "hound", "ocean", "oak", "way"],
+            None,
+            dict(zip(["kitten", "hound", "ocean", "oak", "way"], CLASSES, strict=True)),
+        ),
+        (["oak", "hound"], ["tree", "dog"], {"oak": "tree", "hound": "dog"}),
+        (["kitten", "hound", "ocean", "oak", "way"], ["tree", "dog"], {"oak": "tree", "hound": "dog"}),
+    ],
+)
+@pytest.mark.parametrize("ignore_label", [255, 2])
+def test_candidates_and_scored_classes(labels, score_labels, class_of, ignore_label):
+    pictures = labelled(len(labels or ()), ignore_label)
+    words = list(labels or CLASSES)
+    scored = [next(c for c in CLASSES if c.lower() == name.strip().lower()) for name in score_labels or CLASSES]
+    seen = [name for name in scored if CLASSES.index(name) != ignore_label]
+    iou, accuracy, right = counted(pictures, words, class_of, seen)
+    (metrics,) = score(Model(), pictures, labels=labels, score_labels=score_labels)
+    expected = dict(zip(seen, zip(iou, accuracy, strict=True), strict=True))
+    for name, *found in zip(scored, metrics.iou, metrics.accuracy, strict=True):
+        if name in expected:
+            assert found == pytest.approx(expected[name], rel=1e-12), name
+    assert 0 < right < 1 and metrics.aacc == pytest.approx(right, rel=1e-12)
+    if len(seen) == len(scored):
+        assert metrics.miou == pytest.approx(np.mean(iou), rel=1e-12)
+        assert metrics.macc == pytest.approx(np.mean(accuracy), rel=1e-12)
+
+
+def test_what_stands_for_what():
+    chosen = choose(CLASSES, ["moon", "road", "Cat"], ["cat", "road"])
+    assert chosen.words == ("moon", "road", "Cat") and chosen.classes == (NO_CLASS, 4, 0)
+    assert chosen.scored == (0, 4) and chosen.names == ("cat", "road") and chosen.replaced == ()
+    chosen = choose(CLASSES, ["kitten", "dog", "Sea", "oak", "road"])
+    assert chosen.names == chosen.words and chosen.replaced == (("cat", "kitten"), ("tree", "oak"))
+    # Of names that differ in case alone each is its own.
+    assert choose(("a", "A"), ["A", "a", "b"]).classes == (1, 0, NO_CLASS)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"labels": ["cat", "dog", "sea"]}, "3 labels do not fit the data set's 5 classes: .* no tree, road"),
+        ({"labels": ["oak"], "score_labels": ["tree", "dog"]}, "5 classes, of which 2 are scored"),
+        ({"labels": ["Cat"], "names": ("cat", "Cat")}, "1 labels do not fit the data set's 2 classes: .* no cat"),
+        ({"score_labels": ["tree", "moon"]}, "which has no moon"),
+        ({"score_labels": ["tree", "tree"]}, "name a class twice"),
+        ({"score_labels": []}, "empty"),
+        ({"labels": ["cat"], "vocabulary": Vocabulary(WORDS)}, "leave the labels out"),
+    ],
+)
+def test_what_cannot_be_scored(arguments, message):
+    with pytest.raises(ConfigError, match=message):
+        choose(**{"names": CLASSES, **arguments})
+
+
+def test_scored_classes_of_a_vocabulary(pictures):
+    """A threshold decides over the background although the cat alone is scored."""
+    vocabulary, asked = Vocabulary(WORDS, "threshold", 0.5), ["cat", "dog", "hound"]
+    hit = said = there = 0
+    for image, label, _ in pictures:
+        found = probabilities(image, asked)
+        is_cat = (found.argmax(axis=-1) == 0) & (found.max(axis=-1) >= 0.5)
+        truth = label == 1
+        hit, there = hit + (is_cat & truth).sum(), there + truth.sum()
+        said += (is_cat & truth).sum()  # other pixels do not count
+    (metrics,) = score(Model(), pictures, vocabulary=vocabulary, score_labels=["cat"])
+    assert 0 < hit < there
+    assert metrics.iou == pytest.approx((hit / (said + there - hit),), rel=1e-12)
