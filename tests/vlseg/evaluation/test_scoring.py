@@ -1,5 +1,7 @@
 """What scoring makes of words and a background, with scores of pixels in the place of a model."""
 
+import zlib
+
 import numpy as np
 import pytest
 
@@ -27,8 +29,10 @@ def pictures():
 
 def probabilities(image, words):
     """Of every word, a function of the pixels."""
-    rows = [np.random.default_rng(1 + len(word) + ord(word[0])).normal(size=3) for word in words]
-    exponentials = np.exp(image @ np.stack(rows, axis=1) / 100)
+    rows = [np.random.default_rng(zlib.crc32(word.encode())).normal(size=3) for word in words]
+    # Of unit length, so that each is best somewhere.
+    weights = np.stack([row / np.linalg.norm(row) for row in rows], axis=1)
+    exponentials = np.exp((image - 127.5) @ weights / 40)
     return exponentials / exponentials.sum(axis=-1, keepdims=True)
 
 
@@ -94,7 +98,7 @@ def labelled(seed, ignore_label):
 
 def counted(pictures, words, class_of, scored):
     """IoU, accuracy, their means and the share of right pixels, pixel by pixel as the protocol is told in words."""
-    hit, said, there = ({name: 0 for name in scored} for _ in range(3))
+    hit, said, there = (dict.fromkeys(scored, 0) for _ in range(3))
     for image, label, _ in pictures:
         best = probabilities(image, words).argmax(axis=-1)
         for place in np.ndindex(SIZE):
@@ -107,8 +111,9 @@ def counted(pictures, words, class_of, scored):
             if answer in scored:
                 said[answer] += 1
             hit[truth] += answer == truth
-    iou = [hit[name] / (said[name] + there[name] - hit[name]) for name in scored]
-    accuracy = [hit[name] / there[name] for name in scored]
+    either = {name: said[name] + there[name] - hit[name] for name in scored}
+    iou = [hit[name] / either[name] if either[name] else np.nan for name in scored]
+    accuracy = [hit[name] / there[name] if there[name] else np.nan for name in scored]
     return iou, accuracy, sum(hit.values()) / sum(there.values())
 
 
@@ -141,17 +146,13 @@ def test_candidates_and_scored_classes(labels, score_labels, class_of, ignore_la
     pictures = labelled(len(labels or ()), ignore_label)
     words = list(labels or CLASSES)
     scored = [next(c for c in CLASSES if c.lower() == name.strip().lower()) for name in score_labels or CLASSES]
-    seen = [name for name in scored if CLASSES.index(name) != ignore_label]
-    iou, accuracy, right = counted(pictures, words, class_of, seen)
+    iou, accuracy, right = counted(pictures, words, class_of, scored)
     (metrics,) = score(Model(), pictures, labels=labels, score_labels=score_labels)
-    expected = dict(zip(seen, zip(iou, accuracy, strict=True), strict=True))
-    for name, *found in zip(scored, metrics.iou, metrics.accuracy, strict=True):
-        if name in expected:
-            assert found == pytest.approx(expected[name], rel=1e-12), name
     assert 0 < right < 1 and metrics.aacc == pytest.approx(right, rel=1e-12)
-    if len(seen) == len(scored):
-        assert metrics.miou == pytest.approx(np.mean(iou), rel=1e-12)
-        assert metrics.macc == pytest.approx(np.mean(accuracy), rel=1e-12)
+    np.testing.assert_allclose(metrics.iou, iou, rtol=1e-12)
+    np.testing.assert_allclose(metrics.accuracy, accuracy, rtol=1e-12)
+    assert metrics.miou == pytest.approx(np.nanmean(iou), rel=1e-12)
+    assert metrics.macc == pytest.approx(np.nanmean(accuracy), rel=1e-12)
 
 
 def test_what_stands_for_what():
