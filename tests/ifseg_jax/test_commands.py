@@ -1,5 +1,6 @@
 """What IFSeg adds to the commands: its ways of training, averaging over neighbours, official archives, categories."""
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -19,6 +20,7 @@ from vlseg import torch_files
 from vlseg.data import images as image_files
 from vlseg.data.examples import IGNORED
 from vlseg.data.sources import open_dataset
+from vlseg.evaluation.crf import CRF, refine
 
 STEPS, EVERY = 90, 15
 
@@ -106,6 +108,106 @@ def test_evaluation_and_prediction_with_and_without_averaging(trained, folder, t
         assert set(report[key]["IoU"]) == set(NAMES)
 
 
+SEEN = {"short_side": 32, "long_side": 48, "knn_k": 5, "knn_iterations": 2}
+
+
+def test_settings_of_inference(trained, folder, tmp_path):
+    """evaluate, predict and pseudo_label see pictures as the flags say, both with and without averaging."""
+    model = ifseg_jax.load(trained / "model")
+    settings = dataclasses.replace(model.inference, **SEEN, crf=CRF(iterations=2))
+    given = (f"--checkpoint={trained / 'model'}", *(f"--{name}={value}" for name, value in SEEN.items()))
+    given = (*given, "--crf_iterations=2")
+    output = commands.output("evaluate", *given, f"--data={folder}", f"--out={tmp_path / 'scores'}")
+    assert "with kNN averaging (5 neighbours, 2 rounds)" in output
+    report = json.loads((tmp_path / "scores/metrics.json").read_text())
+    assert report["inference"] == dataclasses.asdict(settings)
+    commands.output("predict", *given, f"--images={folder / 'images'}", f"--out={tmp_path / 'predicted'}")
+    commands.output("pseudo_label", *given, f"--images={folder / 'images'}", f"--out={tmp_path / 'pseudo'}")
+    found = json.loads((tmp_path / "predicted/predictions.json").read_text())
+    assert found["inference"] == report["inference"] and found["scores"] == "probabilities"
+    guessed, right = open_dataset(str(tmp_path / "pseudo")), dict.fromkeys(("plain", "knn"), 0)
+    for number in range(4):
+        label, image = image_files.read_label(folder / f"labels/{number}.png"), folder / f"images/{number}.jpg"
+        for key, rounds in (("plain", 0), ("knn", 2)):
+            seen = dataclasses.replace(settings, knn_iterations=rounds, crf=CRF())
+            plain = model.segment(image, settings=seen)
+            best = refine(plain.probabilities, plain.image, CRF(iterations=2)).argmax(axis=-1)
+            right[key] += (best == label).sum()
+        written = image_files.read_label(tmp_path / f"predicted/labels/{number}.png")
+        assert np.mean(written == best) > 0.999 and np.mean(guessed[number].label == best) > 0.999
+        assert not np.allclose(plain.probabilities, model.segment(image).probabilities, atol=1e-2)
+    total = sum((image_files.read_label(folder / f"labels/{n}.png") != 255).sum() for n in range(4))
+    for key, count in right.items():
+        assert report[key]["aAcc"] == pytest.approx(count / total, abs=1e-3)
+
+
+def test_a_prompt_of_some_of_the_categories_and_of_more(trained, folder, tmp_path):
+    """What is scored are the data's classes, whatever else the model is asked for."""
+    model, words = ifseg_jax.load(trained / "model"), ("fish", "tree", "car", "star", "grass", "house")
+    data = shutil.copytree(folder, tmp_path / "data")
+    for asked, scored in ((words, NAMES), (words, ("car", "tree")), (("car", "tree"), ("tree", "car"))):
+        flags = (f"--checkpoint={trained / 'model'}", f"--data={data}", f"--out={tmp_path / 'out'}", "--noknn")
+        commands.output("evaluate", *flags, f"--labels={','.join(asked)}", f"--score_labels={','.join(scored)}")
+        report = json.loads((tmp_path / "out/metrics.json").read_text())
+        hit = total = 0
+        for number in range(4):
+            label = image_files.read_label(data / f"labels/{number}.png")
+            best = model.segment(data / f"images/{number}.jpg", asked, knn=False).label_map
+            for name in scored:
+                there = label == NAMES.index(name)
+                hit += (there & (best == asked.index(name))).sum()
+                total += there.sum()
+        assert list(report["IoU"]) == list(scored) and report["labels"] == list(asked)
+        assert 0 < hit < total and report["aAcc"] == pytest.approx(hit / total, abs=1e-3)
+
+
+def test_settings_of_inference_in_what_is_exported(micro_directory, micro_model, folder, tmp_path, capsys):
+    given = (f"--checkpoint={micro_directory}", "--labels=car,fish,tree")
+    flags = tuple(f"--{name}={value}" for name, value in SEEN.items())
+    commands.output("export", *given, *flags, f"--out={tmp_path / 'directory'}")
+    assert ifseg_jax.load(tmp_path / "directory").inference == dataclasses.replace(micro_model.inference, **SEEN)
+    stablehlo = (*given, "--format=stablehlo", "--platforms=cpu")
+    commands.output("export", *stablehlo, "--knn_k=7", "--knn_iterations=4", f"--out={tmp_path / 'model.jax'}")
+    image = np.asarray(Image.open(folder / "images/0.jpg").resize((40, 40)))[None]
+    found = jax.export.deserialize(bytearray((tmp_path / "model.jax").read_bytes())).call(image)["probabilities"]
+    model = micro_model.with_labels(("car", "fish", "tree"))
+    for changes, equal in (({"knn_k": 7, "knn_iterations": 4}, True), ({}, False)):
+        seen = dataclasses.replace(micro_model.inference, **changes)
+        expected = jax.jit(model.image_function(seen))(image)["probabilities"]
+        assert np.allclose(found, expected, rtol=0, atol=1e-4) is equal
+
+    def line(*flags: str) -> str:
+        return refusal(capsys, "export", *flags, f"--out={tmp_path / 'c'}")
+
+    assert "leave out --short_side, or" in line(*stablehlo, "--short_side=64")
+    assert "has no settings of inference: leave out --knn_k" in line(*given, "--format=official", "--knn_k=7")
+    assert "give --crf to evaluate or predict" in line(*given, "--crf")
+
+
+def test_settings_of_inference_of_a_run(micro_directory, folder, tmp_path):
+    """They are those of its evaluation, whose classes are found among the categories, and stay with the model."""
+    changes = {
+        "adaptation__steps": 1,
+        "categories": ",".join(("fish", "tree", "car", "grass", "star", "house")),
+        "evaluation__source": folder,
+        "inference__knn_k": 2,
+        "inference__crf__iterations": 1,
+        "inference__crf__gaussian_weight": 2,
+    }
+    output = commands.output("train", *flags_of(micro_directory, tmp_path / "run", **changes))
+    assert "with kNN averaging (2 neighbours, 5 rounds)" in output
+    model = ifseg_jax.load(tmp_path / "run/model")
+    assert dataclasses.asdict(model.inference) == {
+        **dataclasses.asdict(ifseg_jax.load(micro_directory).inference),
+        "knn_k": 2,
+        "crf": {**dataclasses.asdict(CRF()), "iterations": 1, "gaussian_weight": 2.0},
+    }
+    again = commands.output(
+        "evaluate", f"--checkpoint={tmp_path / 'run/model'}", f"--data={folder}", f"--labels={changes['categories']}"
+    )
+    assert again in output
+
+
 def test_export_formats(micro_directory, tmp_path, capsys):
     arguments = (f"--checkpoint={micro_directory}", "--labels=car,fish")
     assert call("export", *arguments, f"--out={tmp_path / 'directory'}") == 0
@@ -129,6 +231,28 @@ def test_help_shows_how_the_command_is_run(command):
 
 
 # Bad input
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ("--knn_k=0", "--knn_k is 0; it must be 1 or more, an integer"),
+        ("--knn_iterations=-1", "--knn_iterations is -1"),
+        ("--short_side=0", "--short_side is 0"),
+        ("--noknn --knn_iterations=3", "--noknn and --knn_iterations set the same"),
+        ("--noknn --knn_k=3", "--knn_k has no effect, because knn_iterations is 0"),
+        ("--knn_k=3 --knn_iterations=0", "--knn_k has no effect, because knn_iterations is 0"),
+        ("--knn --knn_iterations=0", "--knn has no effect, because this model has it off"),
+        ("--crf_exact", "--crf_exact has no effect, because crf_iterations is 0"),
+        ("--knn_k=few", "flag --knn_k=few"),
+    ],
+)
+def test_settings_of_inference_that_cannot_be(micro_directory, folder, tmp_path, capsys, flags, message):
+    out = tmp_path / "out"
+    given = (f"--checkpoint={micro_directory}", f"--images={folder / 'images'}", "--labels=tree", f"--out={out}")
+    line = refusal(capsys, "predict", *given, *flags.split())
+    assert message in line, line
+    assert not out.exists()
 
 
 def test_bad_checkpoints(golden_square, folder, tmp_path, capsys):
@@ -170,7 +294,9 @@ def test_words_that_the_model_cannot_read(micro_directory, folder, tmp_path, cap
         ({"checkpoint": "absent.pt"}, "no such checkpoint"),
         ({"adaptation__steps": 0}, "config.adaptation.steps is 0"),
         ({"adaptation__seed": -1}, "config.adaptation.seed is -1"),
-        ({"evaluation__source": "tiny_world"}, "4 labels do not fit the 18 classes of tiny_world"),
+        ({"evaluation__source": "tiny_world"}, "4 labels do not fit the data set's 18 classes"),
+        ({"inference__knn_k": 0}, "config.inference.knn_k is 0"),
+        ({"inference__crf__colour_deviation": 0}, "config.inference.crf.colour_deviation is 0"),
     ],
 )
 def test_bad_training_settings(micro_directory, folder, tmp_path, capsys, changes, message):

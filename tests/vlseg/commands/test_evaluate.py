@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import shutil
 
@@ -6,7 +7,9 @@ import pytest
 from PIL import Image
 
 from tests.commands import NAMES, SIZE, labelled_folder
+from tests.toy.model import Seen
 from vlseg.data.images import read_label
+from vlseg.evaluation.crf import CRF, refine
 
 
 def report(out):
@@ -25,7 +28,8 @@ def test_scores_are_those_of_every_picture(commands, model, loaded, folder, tmp_
     pairs = [(predicted == index, labels == index) for index in range(len(NAMES))]
     scores = [(a & b).sum() / (a | b).sum() for a, b in pairs]
     found = report(out)
-    assert found["images"] == 4 and found["inference"] == {"brightness": 1.0}
+    assert found["images"] == 4 and found["labels"] == list(NAMES)
+    assert found["inference"] == dataclasses.asdict(loaded.inference)
     assert found["aAcc"] == pytest.approx((predicted == labels)[labels != 255].mean())
     assert found["IoU"] == pytest.approx(dict(zip(NAMES, scores, strict=True)))
     assert found["mIoU"] == pytest.approx(np.mean(scores)) and found["mIoU"] > 0.9
@@ -34,8 +38,50 @@ def test_scores_are_those_of_every_picture(commands, model, loaded, folder, tmp_
 def test_other_words(commands, model, folder, tmp_path):
     words = "green grass,bricks,small trees,cars"
     flags = (f"--checkpoint={model}", f"--data={folder}", f"--labels={words}", f"--out={tmp_path}")
-    assert "green grass" in commands.output("evaluate", *flags)
+    output = commands.output("evaluate", *flags)
+    pairs = zip(NAMES, words.split(","), strict=True)
+    assert f"asked for: {', '.join(f'{name} as {word}' for name, word in pairs)}\n" in output
     assert list(report(tmp_path)["IoU"]) == words.split(",")
+
+
+def by_hand(predicted, words, scored, folder):
+    """IoU of scored classes, where the label maps [4, H, W] are indices of words."""
+    labels = np.stack([read_label(folder / f"labels/{number}.png") for number in range(4)])
+    counted = np.isin(labels, [NAMES.index(name) for name in scored])
+    pairs = [((predicted == words.index(name)) & counted, labels == NAMES.index(name)) for name in scored]
+    return {name: (a & b).sum() / (a | b).sum() for name, (a, b) in zip(scored, pairs, strict=True)}
+
+
+@pytest.mark.parametrize("scored", [NAMES, ("tree", "grass")])
+def test_more_candidates_than_are_scored(commands, model, loaded, folder, tmp_path, scored):
+    """Candidates in an order of their own, of which some are answers that are never right."""
+    others = [f"other {number}" for number in range(60)]
+    words = [*others[:9], "tree", "grass", *others[9:], "car", "house"]
+    flags = (f"--checkpoint={model}", f"--data={folder}", f"--labels={','.join(words)}", f"--out={tmp_path}")
+    chosen = [] if scored == NAMES else [f"--score_labels={','.join(scored)}"]
+    output = commands.output("evaluate", *flags, *chosen, "--brightness=0.4")
+    assert "asked for" not in output
+    assert [line.split()[0] for line in output.splitlines()[2 : 2 + len(scored)]] == [*scored]
+    images = [folder / f"images/{number}.jpg" for number in range(4)]
+    predicted = np.stack([loaded.segment(image, words, settings=Seen(brightness=0.4)).label_map for image in images])
+    assert all(0 < np.isin(predicted, [words.index(name) for name in one]).mean() < 1 for one in (NAMES, others))
+    found, expected = report(tmp_path), by_hand(predicted, words, scored, folder)
+    assert found["labels"] == words and list(found["IoU"]) == [*scored]
+    assert found["IoU"] == pytest.approx(expected) and found["mIoU"] == pytest.approx(np.mean([*expected.values()]))
+
+
+def test_settings_of_inference(commands, model, loaded, folder, tmp_path):
+    flags = (f"--checkpoint={model}", f"--data={folder}", f"--out={tmp_path}")
+    commands.output("evaluate", *flags, "--brightness=0.5", "--crf_iterations=3", "--crf_colour_deviation=20")
+    settings = CRF(iterations=3, colour_deviation=20)
+    dimmed = dataclasses.replace(loaded, inference=dataclasses.replace(loaded.inference, brightness=0.5))
+    refined = []
+    for number in range(4):
+        found = dimmed.segment(folder / f"images/{number}.jpg")
+        refined.append(refine(found.probabilities, found.image, settings).argmax(axis=-1))
+    found = report(tmp_path)
+    assert found["inference"] == {"brightness": 0.5, "crf": dataclasses.asdict(settings)}
+    assert found["IoU"] == pytest.approx(by_hand(np.stack(refined), NAMES, NAMES, folder))
 
 
 def test_label_files_that_count_from_elsewhere(commands, model, folder, tmp_path):
@@ -61,6 +107,13 @@ def test_data_that_cannot_be_scored(commands, model, tmp_path, capsys):
     assert "cannot write" in line(f"--out={folder / 'names.txt'}")
     assert "no such folder" in line(data=tmp_path / "absent")
     assert "3 labels do not fit the data set's 4 classes" in line("--labels=a,b,c")
+    assert "which has no moon" in line("--score_labels=tree,moon")
+    assert "classes, of which 2 are scored" in line("--labels=a,b,c", "--score_labels=tree,car")
+    assert "--nocrf and --crf_iterations set the same" in line("--nocrf", "--crf_iterations=3")
+    assert "--crf_exact has no effect, because crf_iterations is 0" in line("--crf_exact")
+    assert "--crf_iterations is -1; it must be 0 or more" in line("--crf_iterations=-1")
+    assert "--crf_gaussian_weight" in line("--crf", "--crf_gaussian_weight=-2")
+    assert "flag --brightness=dark" in line("--brightness=dark")
     assert "give each name once" in line("--labels=a,b,c,A")
     assert "ignore_zero" in line("--ignore_zero", data="tiny_world")
     assert "no such checkpoint" in line("--checkpoint=absent")

@@ -1,3 +1,4 @@
+import dataclasses
 import functools
 
 import jax.export
@@ -11,6 +12,7 @@ from vlseg import packages
 from vlseg.checkpoints.directory import WEIGHTS_FILE
 from vlseg.commands import export
 from vlseg.errors import ConfigError
+from vlseg.evaluation.crf import CRF
 
 
 def test_a_directory(commands, model, loaded, tmp_path):
@@ -22,6 +24,30 @@ def test_a_directory(commands, model, loaded, tmp_path):
     found = load_file(out / WEIGHTS_FILE)
     for name, value in load_file(model / WEIGHTS_FILE).items():
         np.testing.assert_array_equal(found[name], value.astype(np.float16), strict=True)
+
+
+def test_settings_of_inference(commands, model, loaded, folder, tmp_path, capsys):
+    """A directory keeps them; a file of compiled code has no place for them, and nothing that is exported for a CRF."""
+    out, refined = tmp_path / "directory", tmp_path / "refined"
+    commands.output("export", f"--checkpoint={model}", "--brightness=0.5", f"--out={out}")
+    exported = packages.find(loaded.package).load(out)
+    assert exported.inference == dataclasses.replace(loaded.inference, brightness=0.5)
+    seen = dataclasses.replace(loaded.inference, crf=CRF(iterations=2, exact=True))
+    dataclasses.replace(loaded, inference=seen).save(refined)
+    assert packages.find(loaded.package).load(refined).inference == seen
+
+    def line(checkpoint, *flags):
+        given = (f"--checkpoint={checkpoint}", f"--out={tmp_path / 'c'}", *flags)
+        return commands.refusal(capsys, "export", *given)
+
+    for kind in ("directory", "stablehlo"):
+        assert "give --crf to evaluate or predict" in line(model, "--crf", f"--format={kind}")
+    stablehlo = ("--format=stablehlo", "--platforms=cpu")
+    assert "leave out --brightness, or give --format=directory" in line(model, "--brightness=0.5", *stablehlo)
+    assert "refines probabilities with a CRF, which a StableHLO file cannot" in line(refined, *stablehlo)
+    commands.output("export", f"--checkpoint={refined}", f"--out={tmp_path / 'c'}", "--nocrf", *stablehlo)
+    commands.output("export", f"--checkpoint={refined}", f"--out={tmp_path / 'd'}")
+    assert packages.find(loaded.package).load(tmp_path / "d").inference == seen
 
 
 def test_a_stablehlo_file(commands, model, loaded, photo, tmp_path):

@@ -1,5 +1,6 @@
 """Predictions: what is written for pictures of every sort, and what cannot be segmented."""
 
+import dataclasses
 import json
 import types
 from pathlib import Path
@@ -10,9 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from tests.commands import NAMES, SIZE, files_in, room_for
+from tests.commands import NAMES, SIZE, files_in, picture, room_for
+from tests.toy.model import Seen
 from vlseg.commands.predict import output_names, write
 from vlseg.data.images import read_label
+from vlseg.evaluation.crf import CRF, refine
 from vlseg.segmenter import NONE, Rejection
 
 PATHS = st.builds(
@@ -110,6 +113,26 @@ def test_several_labels_a_pixel_and_none_of_them(commands, model, loaded, photo,
     assert not (tmp_path / "b" / "top").exists()
 
 
+def test_a_crf(commands, model, loaded, tmp_path):
+    """Label maps, rejection and several labels a pixel are of refined probabilities."""
+    photo, noise = tmp_path / "0.png", np.random.default_rng(0).normal(0, 40, (*SIZE, 3))
+    Image.fromarray(np.clip(picture(*SIZE) + noise, 0, 255).astype(np.uint8)).save(photo)
+    common = (f"--checkpoint={model}", f"--images={photo}", f"--out={tmp_path}", "--top_k=2")
+    given = ("--brightness=0.4", "--crf", "--crf_gaussian_weight=0.1", "--crf_bilateral_weight=0.2")
+    commands.output("predict", *common, *given, "--min_similarity=0.7")
+    found = loaded.segment(photo, settings=Seen(brightness=0.4))
+    settings = CRF(iterations=10, gaussian_weight=0.1, bilateral_weight=0.2)
+    expected = refine(found.probabilities, found.image, settings)
+    assert report(tmp_path)["scores"] == "probabilities"
+    assert report(tmp_path)["inference"] == {"brightness": 0.4, "crf": dataclasses.asdict(settings)}
+    best = np.argsort(-expected, axis=-1, kind="stable")
+    top, labels = np.load(tmp_path / "top/0.npz"), read_label(tmp_path / "labels/0.png")
+    np.testing.assert_array_equal(top["labels"], best[..., :2])
+    np.testing.assert_allclose(top["similarities"], np.take_along_axis(expected, best[..., :2], -1), atol=1e-3)
+    np.testing.assert_array_equal(labels, np.where(expected.max(axis=-1) < 0.7, len(NAMES), best[..., 0]))
+    assert (labels == len(NAMES)).any() and (best[..., 0] != found.label_map).any()
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [("words", "is not an image"), ("absent", "no such file"), ("cut", "is truncated or damaged")],
@@ -149,6 +172,8 @@ def test_a_full_disk(commands, model, photo, tmp_path, capsys):
         ("--top_k=0", "top_k"),
         ("--top_k=5", "from 1 to the number of labels, 4"),
         ("--min_margin=-1", "min_margin"),
+        ("--brightness=dark", "flag --brightness=dark"),
+        ("--crf_iterations=-1", "--crf_iterations is -1; it must be 0 or more"),
         ("--checkpoint=absent", "no such checkpoint"),
         ("--checkpoint=BARE", "is not a model directory: it has no config.json"),
         ("--checkpoint=FOREIGN", "no package is installed that reads models of format 'absent'"),

@@ -6,19 +6,25 @@ import numpy as np
 import pytest
 
 from tests.commands import NAMES
+from tests.toy.model import Seen
 from vlseg.data.sources import open_dataset
+from vlseg.evaluation.crf import CRF, refine
 
 
 def test_pictures(commands, model, loaded, folder, tmp_path):
     """Pixels of which the model is not sure get no label."""
     names, out = NAMES[:3], tmp_path / "pseudo"
     given = (f"--checkpoint={model}", f"--images={folder / 'images'}", f"--labels={','.join(names)}", f"--out={out}")
-    assert commands.output("pseudo_label", *given, "--min_probability=0.9") == f"wrote 4 labelled images to {out}\n"
+    seen = ("--crf_iterations=2", "--brightness=0.9")
+    assert (
+        commands.output("pseudo_label", *given, *seen, "--min_probability=0.9") == f"wrote 4 labelled images to {out}\n"
+    )
     dataset = open_dataset(str(out))
     assert dataset.names == names and len(dataset) == 4
     for number, example in enumerate(dataset):
         assert example.name == str(number)
-        probabilities = loaded.segment(example.image, names).probabilities
+        dimmed = loaded.segment(example.image, names, settings=Seen(brightness=0.9)).probabilities
+        probabilities = refine(dimmed, example.image, CRF(iterations=2))
         expected = np.where(probabilities.max(axis=-1) >= 0.9, probabilities.argmax(axis=-1), dataset.ignore_label)
         assert {0, 1, 2, dataset.ignore_label} == set(np.unique(expected))
         np.testing.assert_array_equal(example.label, expected)
