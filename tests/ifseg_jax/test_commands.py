@@ -62,12 +62,18 @@ def test_image_free_training(trained, micro_model):
 
 
 def test_supervised_training_and_its_report(micro_directory, folder, tmp_path):
+    """Settings of inference are those of the report, which finds classes by name, and stay with the model."""
+    words, model = ",".join(NAMES[::-1]), tmp_path / "run/model"
     changes = {"mode": "supervised", "adaptation__steps": 2, "data__source": folder, "evaluation__source": folder}
-    output = commands.output("train", *flags_of(micro_directory, tmp_path / "run", **changes))
-    assert "without kNN averaging" in output and "with kNN averaging (3 neighbours, 5 rounds)" in output
-    before, after = ifseg_jax.load(micro_directory), ifseg_jax.load(tmp_path / "run" / "model")
+    seen = {"inference__knn_k": 2, "inference__crf__iterations": 1, "inference__crf__gaussian_weight": 2}
+    output = commands.output("train", *flags_of(micro_directory, tmp_path / "run", **changes, **seen, categories=words))
+    assert "without kNN averaging" in output and "with kNN averaging (2 neighbours, 5 rounds)" in output
+    before, after = ifseg_jax.load(micro_directory), ifseg_jax.load(model)
     a, b = (model.variables["params"]["encoder"]["norm"]["scale"] for model in (before, after))
     assert not np.array_equal(a, b)
+    refined = CRF(iterations=1, gaussian_weight=2.0)
+    assert after.inference == dataclasses.replace(before.inference, knn_k=2, crf=refined)
+    assert commands.output("evaluate", f"--checkpoint={model}", f"--data={folder}", f"--labels={words}") in output
 
 
 def test_ignored_pixels_are_marked_whatever_their_label(folder, micro_config, tmp_path):
@@ -182,30 +188,6 @@ def test_settings_of_inference_in_what_is_exported(micro_directory, micro_model,
     assert "leave out --short_side, or" in line(*stablehlo, "--short_side=64")
     assert "has no settings of inference: leave out --knn_k" in line(*given, "--format=official", "--knn_k=7")
     assert "give --crf to evaluate or predict" in line(*given, "--crf")
-
-
-def test_settings_of_inference_of_a_run(micro_directory, folder, tmp_path):
-    """They are those of its evaluation, whose classes are found among the categories, and stay with the model."""
-    changes = {
-        "adaptation__steps": 1,
-        "categories": ",".join(("fish", "tree", "car", "grass", "star", "house")),
-        "evaluation__source": folder,
-        "inference__knn_k": 2,
-        "inference__crf__iterations": 1,
-        "inference__crf__gaussian_weight": 2,
-    }
-    output = commands.output("train", *flags_of(micro_directory, tmp_path / "run", **changes))
-    assert "with kNN averaging (2 neighbours, 5 rounds)" in output
-    model = ifseg_jax.load(tmp_path / "run/model")
-    assert dataclasses.asdict(model.inference) == {
-        **dataclasses.asdict(ifseg_jax.load(micro_directory).inference),
-        "knn_k": 2,
-        "crf": {**dataclasses.asdict(CRF()), "iterations": 1, "gaussian_weight": 2.0},
-    }
-    again = commands.output(
-        "evaluate", f"--checkpoint={tmp_path / 'run/model'}", f"--data={folder}", f"--labels={changes['categories']}"
-    )
-    assert again in output
 
 
 def test_export_formats(micro_directory, tmp_path, capsys):
