@@ -1,5 +1,6 @@
 """What LSeg adds to the commands: many scales, blocks, official checkpoints, embeddings of pixels, text encoders."""
 
+import dataclasses
 import functools
 import json
 import re
@@ -20,6 +21,9 @@ from tests.commands import NAMES, Commands, files_in, logged, train_flags
 from vlseg import torch_files
 from vlseg.checkpoints.directory import WEIGHTS_FILE
 from vlseg.data import images as image_files
+from vlseg.data.sources import open_dataset
+from vlseg.evaluation.crf import CRF, refine
+from vlseg.evaluation.sliding_window import OFFICIAL_SCALES
 
 STEPS, EVERY = 80, 20
 
@@ -72,7 +76,8 @@ def official(micro_bottleneck, tmp_path_factory) -> Path:
 def run(folder, tmp_path_factory) -> tuple[Path, str]:
     """The working directory of a run, and what it printed."""
     workdir = tmp_path_factory.mktemp("runs") / "run"
-    return workdir, commands.output("train", *flags_of(folder, workdir))
+    seen = {"inference__scales": "(1,0.75)", "inference__stride_rate": 0.5}
+    return workdir, commands.output("train", *flags_of(folder, workdir, **seen))
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +95,7 @@ def test_training(run):
     assert score and float(score[1]) > 60  # all of one label would be less than 15
     model = lseg_jax.load(workdir / "model")
     assert model.labels == NAMES
-    assert (model.inference.base_size, model.inference.crop_size) == (80, 64)
+    assert model.inference == lseg_jax.Scheme(80, 64, stride_rate=0.5, scales=(1, 0.75))
 
 
 def test_evaluation_with_other_words_and_scales(trained, folder, tmp_path):
@@ -100,6 +105,59 @@ def test_evaluation_with_other_words_and_scales(trained, folder, tmp_path):
     report = json.loads((tmp_path / "metrics.json").read_text())
     assert list(report["IoU"]) == words.split(",")
     assert report["inference"]["flip"] is True and len(report["inference"]["scales"]) == 6
+
+
+def test_settings_of_inference(trained, folder, tmp_path):
+    """evaluate, predict and pseudo_label see pictures as the flags say; after a CRF all scores are probabilities."""
+    model, images = lseg_jax.load(trained), folder / "images"
+    given = (f"--checkpoint={trained}", "--scales=0.8,1.2", "--flip", "--base_size=72", "--stride_rate=1")
+    scheme = dataclasses.replace(model.inference, base_size=72, stride_rate=1.0, scales=(0.8, 1.2), flip=True)
+    crf = CRF(iterations=2)
+    commands.output("evaluate", *given, "--crf_iterations=2", f"--data={folder}", f"--out={tmp_path / 'scores'}")
+    report = json.loads((tmp_path / "scores/metrics.json").read_text())
+    assert report["inference"] == json.loads(json.dumps(dataclasses.asdict(dataclasses.replace(scheme, crf=crf))))
+    for key, flags in {"plain": (), "crf": ("--crf_iterations=2", "--min_similarity=0.5")}.items():
+        out = (f"--images={images}", f"--out={tmp_path / key}")
+        commands.output("predict", *given, *flags, *out, "--top_k=2")
+    commands.output("pseudo_label", *given, "--crf_iterations=2", f"--images={images}", f"--out={tmp_path / 'pseudo'}")
+    kinds = [json.loads((tmp_path / key / "predictions.json").read_text())["scores"] for key in ("plain", "crf")]
+    assert kinds == ["similarities", "probabilities"]
+    right = total = 0
+    for number, guessed in enumerate(open_dataset(str(tmp_path / "pseudo"))):
+        found = model.segment(images / f"{number}.jpg", settings=scheme, top_k=2)
+        written = image_files.read_label(tmp_path / f"plain/labels/{number}.png")
+        assert np.mean(written == found.label_map) > 0.999
+        similarities = np.load(tmp_path / f"plain/top/{number}.npz")["similarities"]
+        np.testing.assert_allclose(similarities, found.top_similarities, atol=2e-3)
+        refined = refine(found.probabilities, found.image, crf)
+        best, label = refined.argmax(axis=-1), image_files.read_label(folder / f"labels/{number}.png")
+        written = image_files.read_label(tmp_path / f"crf/labels/{number}.png")
+        assert np.mean(written == np.where(refined.max(axis=-1) < 0.5, len(NAMES), best)) > 0.999
+        assert np.mean(guessed.label == best) > 0.999 and (best != found.label_map).any()
+        similarities = np.load(tmp_path / f"crf/top/{number}.npz")["similarities"]
+        np.testing.assert_allclose(similarities[..., 0], refined.max(axis=-1), atol=2e-2)
+        right, total = right + (best == label).sum(), total + (label != 255).sum()
+    assert report["aAcc"] == pytest.approx(right / total, abs=1e-3)
+
+
+def test_more_candidates_than_are_scored(trained, folder, tmp_path):
+    model, words, scored = lseg_jax.load(trained), ("fish", "tree", "grass", "meadow", "car"), ("car", "grass")
+    flags = (f"--checkpoint={trained}", f"--data={folder}", f"--out={tmp_path}", f"--labels={','.join(words)}")
+    commands.output("evaluate", *flags, f"--score_labels={','.join(scored)}")
+    hit, said, there = np.zeros((3, 2))
+    for number in range(4):
+        label = image_files.read_label(folder / f"labels/{number}.png")
+        best = model.segment(folder / f"images/{number}.jpg", words).label_map
+        counted = np.isin(label, [NAMES.index(name) for name in scored])
+        for place, name in enumerate(scored):
+            a, b = (best == words.index(name)) & counted, label == NAMES.index(name)
+            hit[place] += (a & b).sum()
+            said[place] += a.sum()
+            there[place] += b.sum()
+    report = json.loads((tmp_path / "metrics.json").read_text())
+    assert (hit < there).any() and list(report["IoU"]) == list(scored)
+    assert list(report["IoU"].values()) == pytest.approx(hit / (said + there - hit), abs=2e-3)
+    assert report["aAcc"] == pytest.approx(hit.sum() / there.sum(), abs=2e-3)
 
 
 def test_embeddings(trained, folder, tmp_path, capsys):
@@ -136,10 +194,11 @@ def test_conversion_and_blocks(official, micro_bottleneck, tmp_path, capsys):
 
 
 def test_export_of_a_directory_and_of_an_official_checkpoint(trained, official, tmp_path, capsys):
-    labels = ("--labels=car,fish", "--known_labels=car,fish,sky")
+    labels = ("--labels=car,fish", "--known_labels=car,fish,sky", "--multi_scale", "--crop_size=96")
     assert call("export", f"--checkpoint={trained}", *labels, f"--out={tmp_path / 'directory'}") == 0
     exported, model = lseg_jax.load(tmp_path / "directory"), lseg_jax.load(trained)
-    assert exported.labels == ("car", "fish") and exported.inference == model.inference
+    seen = dataclasses.replace(model.inference, scales=OFFICIAL_SCALES, flip=True, crop_size=96)
+    assert exported.labels == ("car", "fish") and exported.inference == seen
     assert set(exported.known) == {*model.known, "car", "fish", "sky"}
     np.testing.assert_allclose(exported.known["sky"], model.encode_text(["sky"])[0], atol=1e-6)
     target = tmp_path / "official.ckpt"
@@ -178,6 +237,9 @@ def test_help_shows_how_the_command_is_run(command):
         ({"label_sets": "colours"}, "none of names, others"),
         ({"label_sets": "others", "data__source": "TWO"}, "takes one data set"),
         ({"training__steps": 0}, "config.training.steps is 0"),
+        ({"inference__crop_size": 50}, "config.inference.crop_size is 50; make it a multiple of 32"),
+        ({"inference__scales": "()"}, "config.inference.scales is empty"),
+        ({"inference__crf__iterations": -1}, "config.inference.crf.iterations is -1"),
         ({"model__block": "cube"}, "none of none, bottleneck, depthwise"),
         ({"checkpoint": "absent.ckpt"}, "no such checkpoint"),
         ({"pretrained__image": "absent.npz"}, "absent.npz"),
@@ -189,6 +251,27 @@ def test_bad_training_settings(folder, tmp_path, capsys, changes, message):
     line = refusal(capsys, "train", *flags_of(folder, tmp_path / "run", **changes))
     assert message in line, line
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ("--crop_size=50", "--crop_size is 50; make it a multiple of 32"),
+        ("--scales=1,big", "flag --scales=1,big: '1,big' are not numbers with commas"),
+        ("--scales=", "--scales is empty"),
+        ("--scales=1,-1", "--scales are (1.0, -1.0); make all of them positive"),
+        ("--stride_rate=1.5", "--stride_rate is 1.5"),
+        ("--multi_scale --scales=1", "--multi_scale and --scales set the same: leave one of them out"),
+        ("--nomulti_scale --flip", "--nomulti_scale and --flip set the same"),
+        ("--crf_gaussian_weight=1", "--crf_gaussian_weight has no effect, because crf_iterations is 0"),
+        ("--crf --crf_gaussian_deviation=0", "--crf_gaussian_deviation is 0"),
+    ],
+)
+def test_settings_of_inference_that_cannot_be(folder, tmp_path, capsys, flags, message):
+    images, out = f"--images={folder / 'images'}", f"--out={tmp_path / 'out'}"
+    line = refusal(capsys, "predict", "--checkpoint=tiny", images, out, *flags.split())
+    assert message in line, line
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_benchmark_is_no_data_set_for_pairs(tmp_path, capsys):
@@ -231,4 +314,8 @@ def test_targets_that_cannot_be(trained, official, tmp_path, capsys):
     assert "export a directory" in line("export", trained, "x.ckpt", "--format=official")
     assert "says itself which block" in line("convert", official, "b.ckpt", "--block=depthwise")
     assert "multiples of 32" in line("export", trained, "c", "--format=stablehlo", "--height=40")
+    whole = "sees images whole and of the size that they have (--height, --width): leave out --scales, --flip, or give"
+    assert whole in line("export", trained, "c", "--format=stablehlo", "--multi_scale")
+    assert "leave out --crop_size, or" in line("export", official, "c", "--format=official", "--crop_size=64")
+    assert "give --crf to evaluate or predict" in line("export", trained, "c", "--crf")
     assert list(tmp_path.iterdir()) == []
