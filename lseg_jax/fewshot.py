@@ -3,7 +3,8 @@
 python -m lseg_jax.fewshot --checkpoint=pascal_fold0.ckpt --benchmark=pascal5i --fold=0 --root=DIR --out=runs/fold0
 
 DIR holds VOC2012/, COCO2014/ or FSS-1000/ as HSNet (juhongm999/hsnet) lays them out, and HSNet's data/splits as
-splits/. Images are squeezed into a square, as the authors do. Prints mIoU and FB-IoU of the fold; writes fewshot.json.
+splits/. Images are squeezed into a square (--crop_size), as the authors do. Prints mIoU and FB-IoU of the fold; writes
+fewshot.json.
 """
 
 import contextlib

@@ -78,5 +78,6 @@ def report(dataset: FewShotDataset, model: Any, out: Place | None, *, batch_size
         print(f"{name:<{width}}  {100 * iou:6.2f}")
     print(f"{len(dataset)} episodes of {len(names)} classes: {metrics.summary()}")
     if out:
-        storage.write_json(out / "fewshot.json", {"episodes": len(dataset), **metrics.to_dict(names)})
+        described = {"episodes": len(dataset), "side": model.inference.crop_size}
+        storage.write_json(out / "fewshot.json", {**described, **metrics.to_dict(names)})
         print(f"wrote {out / 'fewshot.json'}")

@@ -128,7 +128,11 @@ def test_commands(root, tmp_path, capsys, monkeypatch):
     assert summary.startswith(f"{EPISODES} episodes of 5 classes: mIoU ") and summary in output
     report = json.loads((tmp_path / "scores/fewshot.json").read_text())
     assert report["episodes"] == EPISODES and len(report["IoU"]) == 5
-    assert json.loads((tmp_path / "run/fewshot.json").read_text()) == report
+    assert json.loads((tmp_path / "run/fewshot.json").read_text()) == report and report["side"] == 64
+    assert commands.call("fewshot", *again, "--fold=0", "--crop_size=96") == 0
+    assert json.loads((tmp_path / "scores/fewshot.json").read_text())["side"] == 96
+    capsys.readouterr()
+    assert "--crop_size is 50" in commands.refusal(capsys, "fewshot", *again, "--fold=0", "--crop_size=50")
     assert commands.refusal(capsys, "fewshot", *again, "--fold=0", f"--checkpoint={root}").startswith("error: ")
     both = commands.refusal(capsys, "train", *arguments, "--config.data.source=tiny_world")
     assert "leave one out" in both
