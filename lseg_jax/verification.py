@@ -58,8 +58,8 @@ class LSegVerification(Verification):
 
     def describe(self, stored: Stored) -> str:
         config: LSegConfig = stored.config
-        text, image = type(config.text).__name__, type(config.image).__name__
-        named = checkpoint.backbone(config) or f"{text.removesuffix('Config')} and {image.removesuffix('Config')}"
+        kinds = config.to_dict()
+        named = checkpoint.backbone(config) or f"encoders {kinds['image']['kind']} and {kinds['text']['kind']}"
         block = "no block" if config.block == "none" else f"block {config.block} x {config.block_depth}"
         return f"{named}, {block}"
 

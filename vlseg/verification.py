@@ -3,6 +3,7 @@
 import hashlib
 import math
 import os
+import textwrap
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -39,6 +40,11 @@ DEVIATIONS = 1e-5, 10.0
 LARGEST = 1e4
 """Beyond which no value is plausible."""
 
+WIDTH, COLUMN = 110, 28
+"""Of a line, and where its words and numbers begin."""
+
+MARKS = {True: "yes", False: "no", None: "-"}
+
 SHARES = 8
 """Labels of the photograph that are listed."""
 
@@ -55,6 +61,18 @@ class Check(NamedTuple):
     passed: bool | None
     what: str
     found: str
+
+    def line(self) -> str:
+        """As it is printed, what is longer in several lines; a path stays whole."""
+        head = f"{MARKS[self.passed]:<5}{self.what}"
+        return textwrap.fill(
+            self.found,
+            WIDTH,
+            initial_indent=f"{head:<{COLUMN}}",
+            subsequent_indent=" " * COLUMN,
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
 
 
 class Subject(NamedTuple):
@@ -199,6 +217,8 @@ def tokens(known: Mapping[str, Sequence[int]], encode: Callable[[str], Sequence[
 def agreement(what: str, ours: Any, numpy: np.ndarray) -> Check:
     """Compiled layers beside NumPy's."""
     ours = np.asarray(ours, np.float64).reshape(numpy.shape)
+    if not (np.isfinite(ours).all() and np.isfinite(numpy).all()):
+        return Check(False, what, "not finite")
     difference = float(np.abs(ours - numpy).max() / np.abs(numpy).max())
     found = f"differs from NumPy's by {difference:.1e} of the largest value, at most {TOLERANCE:g} is right"
     return Check(difference <= TOLERANCE, what, found)
@@ -246,12 +266,9 @@ def of_photograph(subject: Subject, out: str | None) -> Iterator[Check]:
         yield Check(False, "photograph", str(error))
         return
     _, warm = segmented()
-    labels, label_map = segmentation.labels, np.asarray(segmentation.label_map)
-    shares = np.bincount(label_map.ravel(), minlength=len(labels)) / label_map.size
-    ranked = sorted(zip(labels, shares, strict=True), key=lambda pair: -pair[1])[:SHARES]
     finite = bool(np.isfinite(segmentation.top_similarities).all())
-    listed = ", ".join(f"{label} {share:.0%}" for label, share in ranked)
-    yield Check(finite, "photograph", listed if finite else "its scores are not finite")
+    shown = _shares(segmentation) if finite else "its scores are not finite"
+    yield Check(finite, "photograph", shown)
     if out is not None:
         visualize.save_image(out, segmentation.overlay())
     where = f"{out} shows it" if out is not None else "--out=FILE.png writes it"
@@ -261,6 +278,14 @@ def of_photograph(subject: Subject, out: str | None) -> Iterator[Check]:
     named = device.platform if device.device_kind == device.platform else f"{device.platform} ({device.device_kind})"
     times = f"{warm:.2f} s for the photograph, {first:.1f} s the first time"
     yield Check(None, "time", f"{times}, on {named}")
+
+
+def _shares(segmentation: Segmentation) -> str:
+    """The labels with the largest parts of the picture."""
+    labels, label_map = segmentation.labels, np.asarray(segmentation.label_map)
+    shares = np.bincount(label_map.ravel(), minlength=len(labels)) / label_map.size
+    ranked = sorted(zip(labels, shares, strict=True), key=lambda pair: -pair[1])[:SHARES]
+    return ", ".join(f"{label} {share:.0%}" for label, share in ranked)
 
 
 def _count(numbers: int) -> str:

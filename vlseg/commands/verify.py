@@ -5,24 +5,19 @@ Prints a line for each check, yes or no; a dash where there is nothing to compar
 """
 
 import functools
-import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
+import numpy as np
 from absl import flags
 
-from vlseg import cli, verification
+from vlseg import cli, verification, visualize
 from vlseg.checkpoints import directory
 from vlseg.commands import models
 from vlseg.errors import CheckpointError, VocabularyError
 from vlseg.packages import Package
 from vlseg.verification import Check
-
-WIDTH, COLUMN = 110, 28
-"""Of a line, and where its words and numbers begin."""
-
-MARKS = {True: "yes", False: "no", None: "-"}
 
 # They belong to the module that calls `run`, so its --help shows them.
 if __name__ != "__main__":
@@ -56,20 +51,18 @@ def checks(package: Package, path: Path, options: Any) -> Iterator[Check]:
     yield from verification.of_photograph(own.subject(model), options.out)
 
 
-def line(check: Check) -> str:
-    """A check as it is printed, longer ones in several lines."""
-    head = f"{MARKS[check.passed]:<5}{check.what}"
-    return textwrap.fill(check.found, WIDTH, initial_indent=f"{head:<{COLUMN}}", subsequent_indent=" " * COLUMN)
-
-
 def main(package: Package, _: list[str]) -> int:
     """The command; returns its exit code."""
     options = flags.FLAGS
     path = directory.resolve(options.checkpoint, package.bundled, package.weights)
+    if options.out is not None:  # what cannot be written is known before the work
+        visualize.save_image(options.out, verification.photograph())
+        Path(options.out).unlink()
     found = []
-    for check in checks(package, path, options):
-        found.append(check)
-        print(line(check), flush=True)
+    with np.errstate(all="ignore"):  # values that are not finite have a line of their own
+        for check in checks(package, path, options):
+            found.append(check)
+            print(check.line(), flush=True)
     failed = [check.what for check in found if check.passed is False]
     passed = sum(check.passed is True for check in found)
     print(f"{passed} of {passed + len(failed)} checks passed" + (f"; failed: {', '.join(failed)}" if failed else ""))
