@@ -15,6 +15,7 @@ import numpy as np
 from PIL import Image
 
 from vlseg import visualize
+from vlseg.checkpoints import runs
 from vlseg.checkpoints.directory import WEIGHTS_FILE, Stored, Weights
 from vlseg.checkpoints.download import WeightFile
 from vlseg.checkpoints.rules import Tensors, flatten
@@ -126,6 +127,9 @@ def photograph(side: int | None = None) -> np.ndarray:
 
 def of_file(path: Path, published: WeightFile | None) -> Iterator[Check]:
     """Size and SHA-256 of a checkpoint, or of a directory's weights, beside the published ones if there are any."""
+    if runs.is_step(path):
+        yield Check(True, "file", f"{path}, a step of a training run")
+        return
     file = path / WEIGHTS_FILE if path.is_dir() else path
     if not file.is_file():
         yield Check(False, "file", f"{file} is not there")

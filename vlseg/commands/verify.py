@@ -13,7 +13,6 @@ import numpy as np
 from absl import flags
 
 from vlseg import cli, verification, visualize
-from vlseg.checkpoints import directory
 from vlseg.commands import models
 from vlseg.errors import CheckpointError, VocabularyError
 from vlseg.packages import Package
@@ -54,7 +53,7 @@ def checks(package: Package, path: Path, options: Any) -> Iterator[Check]:
 def main(package: Package, _: list[str]) -> int:
     """The command; returns its exit code."""
     options = flags.FLAGS
-    path = directory.resolve(options.checkpoint, package.bundled, package.weights)
+    path = models.path(package, options)
     if options.out is not None:  # what cannot be written is known before the work
         visualize.save_image(options.out, verification.photograph())
         Path(options.out).unlink()

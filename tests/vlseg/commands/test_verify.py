@@ -25,6 +25,14 @@ def test_a_third_model(commands, model, tmp_path, capsys):
     assert (tmp_path / "picture.jpg").stat().st_size > 10_000
 
 
+def test_a_step_of_a_run(commands, run, capsys):
+    step = max(int(path.name) for path in (run[0] / "checkpoints").iterdir() if path.name.isdecimal())
+    for flags in ([f"--checkpoint={run[0]}"], [f"--checkpoint={run[0]}/checkpoints/{step}"]):
+        code, found = commands.screen(capsys, *flags)
+        assert code == 0 and found["finite values"][0] == "yes", found
+    assert "a step of a training run" in found["file"][1]
+
+
 def test_a_directory_that_lost_its_weights(commands, model, tmp_path, capsys):
     copy = shutil.copytree(model, tmp_path / "model")
     (copy / WEIGHTS_FILE).write_bytes((copy / WEIGHTS_FILE).read_bytes()[:-40])
