@@ -1,6 +1,9 @@
 """`verify` with Lightning's files of LSeg: a sound one, and what is wrong with others in the line where it belongs."""
 
 import dataclasses
+import json
+import shutil
+import sys
 
 import jax
 import numpy as np
@@ -63,7 +66,7 @@ def test_what_is_wrong_in_one_file(state, tmp_path, capsys):
     expected = {"plausible values", "finite values", "tokens", "text, first block", "photograph"}
     assert marked(found, "no") == expected, found
     assert "image/layers_2/fc1/kernel deviates by 0" in found["plausible values"][1]
-    assert f"{norm.count('.') and CONFIG.text.width} in params/text/norm/bias" in found["finite values"][1]
+    assert f"{CONFIG.text.width} in params/text/norm/bias" in found["finite values"][1]
 
 
 def test_a_lost_parameter(state, tmp_path, capsys):
@@ -72,13 +75,21 @@ def test_a_lost_parameter(state, tmp_path, capsys):
     assert code == 1 and "missing: scratch.head1.bias" in found["names and shapes"][1]
 
 
+def test_settings_that_cannot_be_used(tmp_path, capsys):
+    copy = shutil.copytree(checkpoint.BUNDLED_MODELS["tiny"], tmp_path / "model")
+    settings = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps(settings | {"labels": "cat"}))
+    code, found = commands.screen(capsys, f"--checkpoint={copy}")
+    assert code == 1 and found["settings"][0] == "no" and "config.json cannot be used" in found["settings"][1]
+
+
 def test_the_bundled_model(capsys):
     code, found = commands.screen(capsys)
     assert code == 0 and "a tokenizer of its own" in found["tokens"][1], found
 
 
 def test_a_missing_tokenizer_is_a_line_that_says_how_to_get_one(monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "instant_clip_tokenizer", None)
+    monkeypatch.setitem(sys.modules, "instant_clip_tokenizer", None)
     with pytest.raises(VocabularyError, match=r"pip install .*tokenizer\.json"):
         VERIFICATION.tokens(LSeg(CONFIG, {}))
 

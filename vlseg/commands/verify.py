@@ -12,11 +12,12 @@ from typing import Any, NoReturn
 import numpy as np
 from absl import flags
 
-from vlseg import cli, verification, visualize
+from vlseg import cli, files, verification, visualize
 from vlseg.commands import models
 from vlseg.errors import CheckpointError, VocabularyError
 from vlseg.packages import Package
-from vlseg.verification import Check
+from vlseg.segmenter import Segmenter
+from vlseg.verification import Check, Verification
 
 # They belong to the module that calls `run`, so its --help shows them.
 if __name__ != "__main__":
@@ -30,7 +31,7 @@ def checks(package: Package, path: Path, options: Any) -> Iterator[Check]:
         VlsegError: a flag that cannot be used, or a picture that cannot be written.
     """
     own = package.verify()
-    yield from verification.of_file(path, package.weights.get(Path(options.checkpoint).stem))
+    yield from verification.of_file(path, None if path.is_dir() else package.weights.get(path.stem))
     try:
         stored = package.read(path, **package.flags.load_options(options))
     except CheckpointError as error:
@@ -41,13 +42,23 @@ def checks(package: Package, path: Path, options: Any) -> Iterator[Check]:
     yield from own.of_stored(path, stored)
     del stored  # so that the model is in memory once
     try:
-        model = models.load(package, options)
-        yield own.tokens(model)
-    except VocabularyError as error:
-        yield Check(False, "tokens", str(error))
-        model = package.load(path, None, **package.flags.load_options(options))
+        model, tokens = _with_tokens(package, path, options, own)
+    except CheckpointError as error:
+        yield Check(False, "settings", str(error))
+        return
+    yield tokens
     yield from own.layers(model)
     yield from verification.of_photograph(own.subject(model), options.out)
+
+
+def _with_tokens(package: Package, path: Path, options: Any, own: Verification) -> tuple[Segmenter, Check]:
+    """The model, and what its tokenizer gives; without a tokenizer if that is of no use."""
+    chosen = package.flags.load_options(options)
+    try:
+        model = package.load(path, options.tokenizer, **chosen)
+        return model, own.tokens(model)
+    except VocabularyError as error:
+        return package.load(path, None, **chosen), Check(False, "tokens", str(error))
 
 
 def main(package: Package, _: list[str]) -> int:
@@ -55,6 +66,7 @@ def main(package: Package, _: list[str]) -> int:
     options = flags.FLAGS
     path = models.path(package, options)
     if options.out is not None:  # what cannot be written is known before the work
+        files.check_absent(options.out)
         visualize.save_image(options.out, verification.photograph())
         Path(options.out).unlink()
     found = []

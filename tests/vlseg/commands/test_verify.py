@@ -46,7 +46,10 @@ def test_a_directory_that_lost_its_weights(commands, model, tmp_path, capsys):
 def test_pictures_that_cannot_be_written_are_wrong_use(commands, model, tmp_path, capsys):
     assert commands.call("verify", f"--checkpoint={model}", f"--out={tmp_path}/absent/picture.png") == 2
     assert commands.call("verify", f"--checkpoint={model}", f"--out={tmp_path}/picture.text") == 2
-    assert "error: " in capsys.readouterr().err
+    (tmp_path / "there.png").touch()
+    assert commands.call("verify", f"--checkpoint={model}", f"--out={tmp_path}/there.png") == 2
+    assert "there.png exists already" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["there.png"]
 
 
 def test_the_photograph_is_part_of_the_package():
