@@ -35,7 +35,7 @@ def checks(package: Package, path: Path, options: Any) -> Iterator[Check]:
     try:
         stored = package.read(path, **package.flags.load_options(options))
     except CheckpointError as error:
-        yield Check(False, "names and shapes", str(error))
+        yield Check(False, "names and shapes", f"{error}; nothing else can be checked")
         return
     yield verification.of_names(own.describe(stored), stored.weights)
     yield from verification.of_values(stored.weights.variables)
