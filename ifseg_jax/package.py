@@ -38,6 +38,7 @@ PACKAGE = register(
         load=model.load,
         read=checkpoint.read,
         training="ifseg_jax.training",
+        verification="ifseg_jax.verification",
         bundled=checkpoint.BUNDLED_MODELS,
         weights=WEIGHTS,
         official=Official((".pt",), checkpoint.write_official, _with_category_tables),

@@ -27,6 +27,9 @@ FORMAT = "lseg_jax"
 LABELS_FILE = "labels.safetensors"
 BUNDLED = "tiny"
 BUNDLED_MODELS = {BUNDLED: Path(__file__).with_name(BUNDLED)}
+STATE_KEYS = ("state_dict", "model")
+"""Where a file has its state dict."""
+
 PREFIX = "net."
 """Lightning names the network in the official module "net"."""
 
@@ -96,7 +99,7 @@ def _read_checkpoint(
     path: Path, place: Place, block: str | None, block_depth: int | None, activation: str | None
 ) -> Stored:
     content = torch_files.load(path)
-    named = torch_files.load_state_dict(path, ("state_dict", "model"))
+    named = torch_files.load_state_dict(path, STATE_KEYS)
     tensors: dict[str, TensorSource] = {name.removeprefix(PREFIX): tensor for name, tensor in named.items()}
     found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     recorded = _hyperparameters(content)

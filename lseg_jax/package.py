@@ -65,6 +65,7 @@ PACKAGE = register(
         load=model.load,
         read=checkpoint.read,
         training="lseg_jax.training",
+        verification="lseg_jax.verification",
         bundled=checkpoint.BUNDLED_MODELS,
         official=Official((".ckpt", ".pt", ".pth"), checkpoint.write_official),
         flags=LSegFlags(

@@ -37,3 +37,21 @@ def write(directory: Path, ids: Mapping[str, int], merges: Merges, names: Sequen
     lines = "".join(f"{left} {right}\n" for left, right in merges)
     (directory / names[1]).write_text(f"#version: 0.2\n{lines}", encoding="utf-8")
     return directory
+
+
+def write_dictionary(directory: Path, pieces: Mapping[str, int]) -> Path:
+    """OFA's three files, encoder.json, vocab.bpe and dict.txt, with these ids for these pieces. Returns the directory.
+
+    Pieces that begin a word begin with "Ġ"; they are merged before the others, each from its left.
+    """
+    ordered = sorted(pieces, key=lambda piece: not piece.startswith("Ġ"))
+    merges = dict.fromkeys((piece[:end], piece[end]) for piece in ordered for end in range(1, len(piece)))
+    known = dict.fromkeys([*alphabet().values(), *(left + right for left, right in merges)])
+    gpt2_ids = {piece: index for index, piece in enumerate(known)}
+    write(directory, gpt2_ids, list(merges), ("encoder.json", "vocab.bpe"))
+    lines = {ofa_id - 4: str(gpt2_ids[piece]) for piece, ofa_id in pieces.items()}
+    others = iter([str(index) for piece, index in gpt2_ids.items() if piece not in pieces])
+    count = max(lines) + 1 + len(gpt2_ids)
+    listed = [lines[i] if i in lines else next(others, f"madeupword{i:05d}") for i in range(count)]
+    (directory / "dict.txt").write_text("".join(f"{symbol} 1\n" for symbol in listed))
+    return directory

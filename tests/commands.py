@@ -21,6 +21,8 @@ import pytest
 from absl import app, flags
 from PIL import Image
 
+from vlseg.verification import COLUMN, WIDTH
+
 ROOT = Path(__file__).parent.parent
 SPAWNED = {
     # Halves the time to compile, which is most of the time.
@@ -73,6 +75,23 @@ class Commands:
         assert output == ""
         assert errors.startswith("error: ") and errors.count("\n") == 1 and errors.endswith("\n"), errors
         return errors
+
+    def screen(
+        self, capsys: pytest.CaptureFixture[str], *arguments: object
+    ) -> tuple[object, dict[str, tuple[str, str]]]:
+        """The exit code of `verify`, and what it prints: what was looked at -> (mark, what was found)."""
+        capsys.readouterr()
+        code = self.call("verify", *arguments)
+        output, errors = capsys.readouterr()
+        assert errors == ""
+        *lines, _ = output.splitlines()
+        assert len(lines) < 24 and all(len(line) <= WIDTH or " " not in line[COLUMN:] for line in lines), output
+        found: dict[str, tuple[str, str]] = {}
+        for line in lines:
+            head, words = line[:COLUMN], line[COLUMN:]
+            what = head[5:].strip() or list(found)[-1]
+            found[what] = (head[:5].strip(), words) if head.strip() else (found[what][0], f"{found[what][1]} {words}")
+        return code, found
 
 
 def ending(process: subprocess.Popen[str]) -> tuple[int, str, str]:

@@ -17,7 +17,7 @@ FILES = {
     for package in PACKAGES
     for path in sorted((ROOT / package).rglob("*.py"))
 }
-COMMANDS = ("train", "evaluate", "predict", "convert", "export", "pseudo_label")
+COMMANDS = ("train", "evaluate", "predict", "convert", "export", "pseudo_label", "verify")
 
 
 def imports(module):

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from vlseg.segmenter import Segmenter
     from vlseg.sharding import ParameterAxes
     from vlseg.training.program import Outline, Prepared
+    from vlseg.verification import Verification
 
 ENTRY_POINTS = "vlseg.packages"
 """The group of entry points by which installed packages are found that nobody has imported."""
@@ -174,6 +175,8 @@ class Package:
         read: (path, **options) reads a directory, or a file of the official format, in its own data types.
         training: the module with `prepare(config, mesh)` and `outline(config, labels)`; it is imported when it is
             needed, because it brings the optimizers.
+        verification: the module whose `VERIFICATION`, a `vlseg.verification.Verification`, adds to the checks of
+            `verify`; None for those of all models alone.
         bundled: models that come with the package, name -> directory. weights: published ones, by name.
         official: the format of the authors' code, if there is one.
         flags: of commands.
@@ -186,6 +189,7 @@ class Package:
     load: "Callable[..., Segmenter]"
     read: Callable[..., Stored]
     training: str
+    verification: str | None = None
     bundled: Mapping[str, Path] = field(default_factory=dict)
     weights: Mapping[str, WeightFile] = field(default_factory=dict)
     official: Official | None = None
@@ -211,6 +215,12 @@ class Package:
             VlsegError: anything wrong with the configuration, checkpoint or data.
         """
         return importlib.import_module(self.training).prepare(config, mesh)
+
+    def verify(self) -> "Verification":
+        """The checks of `verify` that the package adds."""
+        module = importlib.import_module(self.verification or "vlseg.verification")
+        found: Verification = module.VERIFICATION
+        return found
 
 
 _registered: dict[str, Package] = {}

@@ -7,6 +7,7 @@ FLAGS = {
     "convert": ("checkpoint", "out"),
     "export": ("checkpoint", "format", "out"),
     "pseudo_label": ("checkpoint", "data", "min_probability", "out"),
+    "verify": ("checkpoint", "tokenizer", "out"),
 }
 
 
