@@ -19,7 +19,6 @@ from vlseg.evaluation import foreground
 from vlseg.evaluation.foreground import ForegroundMetrics
 from vlseg.training.checkpoints import Place
 
-
 METRICS = ("mIoU", "FB-IoU")
 
 
