@@ -205,5 +205,5 @@ def test_what_does_not_fit_is_refused_in_one_line():
     "wrong", [{"iterations": -1}, {"iterations": 1.5}, {"colour_deviation": 0.0}, {"bilateral_weight": -1.0}]
 )
 def test_settings_are_checked(wrong):
-    with pytest.raises(ConfigError, match=f"crf.{next(iter(wrong))} is"):
+    with pytest.raises(ConfigError, match=f"{next(iter(wrong))} is"):
         CRF(**wrong)
