@@ -57,6 +57,15 @@ OWN_LABELS = ("tree", "house", "grass", "snow", "wood")
 SIZE = ("width", "ffn_width", "heads", "encoder_layers", "decoder_layers", "resnet_stages")
 """What tells the official sizes apart."""
 
+SHAPES = (
+    *SIZE,
+    *("resnet_width", "vocabulary_size", "max_positions", "token_bucket"),
+    *("image_grid", "segmentation_grid", "image_bucket"),
+)
+"""What a checkpoint is made for. Other settings are variants of the computation; the official one is compared."""
+
+PARTS = ("encoder", "decoder")
+
 
 def recorded(text: str) -> list[int]:
     """A tokenizer of the texts of `KNOWN`."""
@@ -90,7 +99,7 @@ class IFSegVerification(Verification):
         return verification.tokens(KNOWN, lambda text: list(model.tokenizer(text)), "OFA's ids")
 
     def layers(self, model: Any) -> Iterator[Check]:
-        config = dataclasses.replace(model.config, dtype="float32")
+        config = dataclasses.replace(model.config, dtype="float32")  # whatever it computes in
         side = config.image_grid * config.stride
         image = verification.photograph(side)
         resnet = {kind: tree["encoder"]["resnet"] for kind, tree in model.variables.items()}
@@ -119,7 +128,8 @@ def _transformer(config: OFAConfig, params: Parameters, features: jax.Array) -> 
     side, table = config.image_grid, params["word_embedding"]["table"]
     ids = [BOS, *KNOWN[PROMPT]][: config.token_bucket // 2]  # within the exact part of the table of 1-D offsets
     words, start = table[np.minimum(ids, config.vocabulary_size - 1)], table[BOS]
-    single = dataclasses.replace(config, encoder_layers=1, decoder_layers=1, decoder_positions="segmentation")
+    shapes = {name: getattr(config, name) for name in SHAPES}
+    single = OFAConfig(**(shapes | {"encoder_layers": 1, "decoder_layers": 1}))
     first = {part: {**params[part], "layers": layer_of(params[part]["layers"], slice(0, 1))} for part in PARTS}
     model: Any = OFA(single)
 
@@ -140,9 +150,6 @@ def _transformer(config: OFAConfig, params: Parameters, features: jax.Array) -> 
         yield Check(None, "decoder, NumPy", "trained on another grid than the encoder, so not compared")
         return
     yield verification.agreement("decoder, first layer", hidden, _decoder(single, decoder, start, encoded, positions))
-
-
-PARTS = ("encoder", "decoder")
 
 
 def _norm(x: np.ndarray, parameters: Parameters) -> np.ndarray:

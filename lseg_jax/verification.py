@@ -108,6 +108,8 @@ def _image(config: LSegConfig, variables: Parameters) -> Iterator[Check]:
         yield verification.resnet(np.asarray(image), used, encoder.width)
     elif isinstance(encoder, ViTConfig):
         yield _vision_transformer(config, encoder, variables["params"]["image"])
+    else:
+        yield Check(None, "image encoder", "not compared, NumPy has none of this kind")
 
 
 def _vision_transformer(config: LSegConfig, encoder: ViTConfig, params: Parameters) -> Check:
