@@ -9,6 +9,7 @@ from ifseg_jax.model import IFSeg, load
 from ifseg_jax.package import PACKAGE
 from ifseg_jax.postprocess import knn_average
 from ifseg_jax.settings import Inference
+from vlseg.evaluation.crf import CRF
 from vlseg.segmenter import Rejection, Segmentation
 
-__all__ = ["PACKAGE", "IFSeg", "Inference", "Rejection", "Segmentation", "knn_average", "load"]
+__all__ = ["CRF", "PACKAGE", "IFSeg", "Inference", "Rejection", "Segmentation", "knn_average", "load"]

@@ -7,7 +7,8 @@ model.segment("photo.jpg", ["cat", "grass", "other"]).overlay().show()
 
 from lseg_jax.model import LSeg, load
 from lseg_jax.package import PACKAGE
+from vlseg.evaluation.crf import CRF
 from vlseg.evaluation.sliding_window import Scheme
 from vlseg.segmenter import Rejection, Segmentation
 
-__all__ = ["PACKAGE", "LSeg", "Rejection", "Scheme", "Segmentation", "load"]
+__all__ = ["CRF", "PACKAGE", "LSeg", "Rejection", "Scheme", "Segmentation", "load"]

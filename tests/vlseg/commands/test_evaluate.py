@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests import samples
 from tests.commands import NAMES, SIZE, labelled_folder
 from tests.toy.model import Seen
+from vlseg import labels
 from vlseg.data.images import read_label
 from vlseg.evaluation.crf import CRF, refine
 
@@ -68,6 +70,18 @@ def test_more_candidates_than_are_scored(commands, model, loaded, folder, tmp_pa
     found, expected = report(tmp_path), by_hand(predicted, words, scored, folder)
     assert found["labels"] == words and list(found["IoU"]) == [*scored]
     assert found["IoU"] == pytest.approx(expected) and found["mIoU"] == pytest.approx(np.mean([*expected.values()]))
+
+
+def test_the_unseen_classes_among_all_of_coco_stuff(commands, model, tmp_path):
+    """The 15 classes as a data set and as a part of the 171 are one protocol, in the order of either."""
+    samples.coco_unseen(tmp_path / "unseen")
+    samples.coco_stuff(tmp_path / "stuff")
+    given = {"unseen": "--labels=coco_stuff_171", "stuff": "--score_labels=coco_unseen_15"}
+    for name, flag in given.items():
+        data = f"--data=coco_{name}:{tmp_path / name}"
+        commands.output("evaluate", f"--checkpoint={model}", data, flag, f"--out={tmp_path / 'out' / name}")
+    unseen, stuff = (json.loads((tmp_path / "out" / name / "metrics.json").read_text()) for name in given)
+    assert unseen == stuff and len(stuff["labels"]) == 171 and tuple(stuff["IoU"]) == labels.load("coco_unseen_15")
 
 
 def test_settings_of_inference(commands, model, loaded, folder, tmp_path):
