@@ -1,9 +1,11 @@
 """Artificial images: random maps of category words (IFSeg, Sec. 2.3), drawn on the device."""
 
+import re
 from typing import NamedTuple
 
 import jax
 
+from vlseg.errors import ConfigError
 from vlseg.nn.resize import resize_nearest_indices
 
 
@@ -23,24 +25,46 @@ def resize_map(seed_map: jax.Array, map_size: tuple[jax.Array, jax.Array], heigh
     return seed_map[rows[:, None], columns[None, :]]
 
 
+def sides(artificial_image_type: str) -> tuple[int, int] | None:
+    """The range of a word map's height and width, from the first to before the second; None for "norand_k".
+
+    Raises:
+        ConfigError: it is none of "norand_k", "rand_k" (which is rand_k-1-33) and "rand_k-L-R", 1 <= L < R.
+    """
+    if artificial_image_type == "norand_k":
+        return None
+    found = re.fullmatch(r"rand_k(?:-(\d+)-(\d+))?", artificial_image_type)
+    first, end = (int(side or usual) for side, usual in zip(found.groups(), (1, 33), strict=True)) if found else (0, 0)
+    if not 1 <= first < end:
+        raise ConfigError(
+            f"artificial_image_type {artificial_image_type!r} is none of rand_k, norand_k and rand_k-L-R (1 <= L < R)"
+        )
+    return first, end
+
+
 def artificial_batch(
-    key: jax.Array, batch: int, categories: int, grid: int, pixels: int, max_side: int = 32
+    key: jax.Array, batch: int, categories: int, grid: int, pixels: int, artificial_image_type: str = "rand_k"
 ) -> ArtificialBatch:
     """Draws word maps (Eq. 16-17).
 
-    Per example: u, v uniform on {1, ..., max_side}; a u x v map of categories, uniform with replacement; nearest
-    resize of that one map to `grid` x `grid` tokens and to `pixels` x `pixels` targets.
+    Per example: u, v uniform on {L, ..., R - 1}; a u x v map of categories, uniform with replacement; nearest
+    resize of that one map to `grid` x `grid` tokens and to `pixels` x `pixels` targets. With "norand_k" the map is
+    `grid` x `grid`, so every token has a category of its own. (The official code has this type and fails on it: it
+    gives the loss a target for each token, which expects one for each pixel.)
 
     Args:
         key: a `jax.random` key; equal keys give equal batches.
         batch, categories, grid, pixels: B, M, h = w, H = W.
-        max_side: S of the paper.
+        artificial_image_type: see `sides`; the paper's S is R - 1, with L = 1.
     """
+    drawn = sides(artificial_image_type)
+    largest = drawn[1] - 1 if drawn else grid
 
     def one(key: jax.Array) -> ArtificialBatch:
         size_key, map_key = jax.random.split(key)
-        u, v = jax.random.randint(size_key, (2,), 1, max_side + 1)
-        seed_map = jax.random.randint(map_key, (max_side, max_side), 0, categories)
+        size = jax.random.randint(size_key, (2,), *drawn) if drawn else (grid, grid)
+        seed_map = jax.random.randint(map_key, (largest, largest), 0, categories)
+        u, v = size
         return ArtificialBatch(resize_map(seed_map, (u, v), grid, grid), resize_map(seed_map, (u, v), pixels, pixels))
 
     return jax.vmap(one)(jax.random.split(key, batch))

@@ -4,12 +4,14 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from ifseg_jax.prompt import PROMPT
 from vlseg import settings
 from vlseg.checks import DTYPES, check_choices
 from vlseg.errors import ConfigError
 from vlseg.nn.resnet import trunk_stride
 
 DECODER_POSITIONS = ("segmentation", "encoder_image")
+DECODER_INPUT_TYPES = ("encoder_output", "encoder_input")
 REMAT = ("none", "elementwise", "attention", "layer")
 INITIAL_DEVIATION = 0.02
 """Of the normal distribution that fresh linear layers, embeddings and tables are drawn from (alinlab/ifseg)."""
@@ -31,6 +33,11 @@ class OFAConfig:
         dropout, drop_path: training-time rates; stochastic depth rises linearly over the depth.
         decoder_positions: "segmentation" uses the segmentation position tables, as the official code does;
             "encoder_image" uses the encoder's image positions in the decoder, as the paper says (Sec. 2.2, footnote 4).
+        decoder_input_type: what the decoder reads at each image token: "encoder_output", what the encoder made of the
+            token before; or "encoder_input", that token itself, before its type embedding and norm.
+        full_context_alignment: the decoder's self-attention has no causal mask on real images. Artificial images keep
+            the mask, as in the official code, which passes this option on for real images alone.
+        prompt_prefix: the text before the category names; "" for none.
         dtype: of the computation, "float32" or "bfloat16"; parameters, softmax and losses stay float32.
         remat: what the backward pass computes again instead of keeping: "none" (attention scores only), "elementwise"
             (all but the results of linear layers and of attention), "attention" (all but the results of attention), or
@@ -54,6 +61,9 @@ class OFAConfig:
     dropout: float = 0.1
     drop_path: float = 0.1
     decoder_positions: str = "segmentation"
+    decoder_input_type: str = "encoder_output"
+    full_context_alignment: bool = False
+    prompt_prefix: str = PROMPT
     dtype: str = "float32"
     remat: str = "attention"
     query_blocks: int = 4
@@ -62,6 +72,7 @@ class OFAConfig:
         if self.width % self.heads:
             raise ConfigError(f"width {self.width} is not a multiple of heads {self.heads}")
         check_choices(self, decoder_positions=DECODER_POSITIONS, remat=REMAT, dtype=DTYPES)
+        check_choices(self, decoder_input_type=DECODER_INPUT_TYPES, full_context_alignment=(False, True))
         if max(self.image_grid, self.segmentation_grid) > self.image_bucket:
             raise ConfigError(f"grids of more than {self.image_bucket} cells a side do not fit the position tables")
 
@@ -69,6 +80,11 @@ class OFAConfig:
     def stride(self) -> int:
         """Pixels per image token along a side."""
         return trunk_stride(self.resnet_stages)
+
+    @property
+    def artificial(self) -> "OFAConfig":
+        """The same for artificial images, see `full_context_alignment`."""
+        return dataclasses.replace(self, full_context_alignment=False)
 
     @property
     def feature_width(self) -> int:

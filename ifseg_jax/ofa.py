@@ -43,12 +43,14 @@ class Encoded(NamedTuple):
         positions: normalised position embeddings [b, N + T, D].
         mask: bool [B, N + T], False at padding; None when nothing is padded.
         grid: the image cells; None for text alone.
+        image_inputs: image cells as they came into the encoder [B, N, D], or None.
     """
 
     tokens: jax.Array
     positions: jax.Array
     mask: jax.Array | None
     grid: Grid | None
+    image_inputs: jax.Array | None = None
 
     @property
     def image_tokens(self) -> jax.Array:
@@ -115,14 +117,13 @@ class Encoder(nn.Module):
         x = self.word_norm(words + self.type_embedding[WORD_TYPE].astype(words.dtype))
         x = jnp.broadcast_to(x, (batch, *x.shape[1:]))
         position = self.word_position_norm(self.word_positions[:length])[None]
-        grid = None
+        grid = image = None
         if cells is not None:
             grid = Grid(cells.shape[1], cells.shape[2], cell_size)
             image = rearrange(cells, "b h w d -> b (h w) d").astype(config.dtype)
             table, trained, bucket = self.image_positions, config.image_grid, config.image_bucket
             raw = positions.image_position_embeddings(table, grid, trained, bucket)
-            image = self.image_norm(image + self.type_embedding[IMAGE_TYPE].astype(image.dtype))
-            x = joined(image, x)
+            x = joined(self.image_norm(image + self.type_embedding[IMAGE_TYPE].astype(image.dtype)), x)
             position = joined(self.image_position_norm(raw), position)
         x = batch_sharded(self.dropout(x, deterministic=deterministic))
         mask = _joint_mask(grid, word_mask, batch, length)
@@ -130,7 +131,7 @@ class Encoder(nn.Module):
         axes = positions.relative_axes(grid, config.image_grid) if grid else None
         context = EncoderContext(pair, axes, mask)
         x, _ = self.layers(x, context, drop_path_rates(config, config.encoder_layers), deterministic)
-        return Encoded(self.norm(x), position, mask, grid)
+        return Encoded(self.norm(x), position, mask, grid, image)
 
 
 def _joint_mask(grid: Grid | None, word_mask: jax.Array | None, batch: int, length: int) -> jax.Array | None:
@@ -195,6 +196,9 @@ class Decoder(nn.Module):
         config, grid = self.config, encoded.grid
         assert grid is not None, "spatially conditioned decoding needs image cells"
         inputs = encoded.image_tokens
+        if config.decoder_input_type == "encoder_input":
+            assert encoded.image_inputs is not None, "the encoder's image cells are not there"
+            inputs = encoded.image_inputs
         inputs = joined(bos.astype(inputs.dtype)[None, None], inputs)
         if encoder_positions is None:
             square = rearrange(self.cell_positions[1:], "(h w) d -> h w d", h=config.segmentation_grid)

@@ -234,10 +234,10 @@ class DecoderLayer(Layer):
             blocks = word_blocks(config, token_table, x.shape[1])
         elif config.decoder_positions == "encoder_image":
             offsets = positions.offsets_table(image_table, config.image_bucket, config.image_grid)
-            blocks = cell_blocks(config, context.axes, offsets, image_table[-2])
+            blocks = cell_blocks(config, context.axes, offsets, image_table[-3:])
         else:
             offsets = positions.offsets_table(cell_table, config.segmentation_grid, config.segmentation_grid)
-            blocks = cell_blocks(config, context.axes, offsets, cell_table[-2])
+            blocks = cell_blocks(config, context.axes, offsets, cell_table[-3:])
         memory, how = context.memory, (drop_path, deterministic)
         x = self.attention("attention", x, None, context.self_position, blocks, context.mask, *how)
         every_key = [KeyBlock(slice(0, memory.shape[1]))]
@@ -298,19 +298,25 @@ def word_blocks(config: OFAConfig, token_table: jax.Array, length: int) -> list[
     return [QueryBlock(whole, [KeyBlock(whole, bias)])]
 
 
-def cell_blocks(config: OFAConfig, axes: RelativeAxes, offsets: jax.Array, start_bias: jax.Array) -> list[QueryBlock]:
-    """Causal self-attention over <s> and the cells: elements 0 and 1 + cell.
+def cell_blocks(config: OFAConfig, axes: RelativeAxes, offsets: jax.Array, special: jax.Array) -> list[QueryBlock]:
+    """Self-attention over <s> and the cells, elements 0 and 1 + cell: causal unless `config.full_context_alignment`.
 
-    A block of grid rows sees only the rows up to its own, so about half of the scores are never computed.
-    `start_bias` [H] is the bias of every cell towards <s>.
+    A block of grid rows then sees only the rows up to its own, so about half of the scores are never computed.
+    `special` [3, H] are the biases of <s> towards every cell, of every cell towards <s>, and of <s> towards itself.
     """
-    columns = axes.columns.shape[1]
-    start = start_bias.reshape(1, -1, 1, 1)
-    blocks = [QueryBlock(slice(0, 1), [KeyBlock(slice(0, 1))])]
+    cells, columns = axes.cells, axes.columns.shape[1]
+    to_cells, to_start, alone = special[:, None, :, None, None]
+    start_keys = [KeyBlock(slice(0, 1))]  # the bias of the only key that there is does not matter
+    if config.full_context_alignment:
+        start_keys = [KeyBlock(slice(0, 1), alone), KeyBlock(slice(1, 1 + cells), to_cells)]
+    blocks = [QueryBlock(slice(0, 1), start_keys)]
     for rows in row_blocks(axes.rows.shape[1], config.query_blocks):
-        relative = positions.relative_bias(offsets, axes, rows, slice(0, rows.stop))
-        causal = causal_bias(slice(rows.start * columns, rows.stop * columns), rows.stop * columns)
-        bias = relative + causal.reshape(relative.shape[2:])
-        keys = [KeyBlock(slice(0, 1), start), KeyBlock(slice(1, 1 + rows.stop * columns), bias)]
-        blocks.append(QueryBlock(slice(1 + rows.start * columns, 1 + rows.stop * columns), keys))
+        queries = slice(rows.start * columns, rows.stop * columns)
+        if config.full_context_alignment:
+            seen, bias = cells, positions.relative_bias(offsets, axes, rows)
+        else:
+            seen, relative = queries.stop, positions.relative_bias(offsets, axes, rows, slice(0, rows.stop))
+            bias = relative + causal_bias(queries, seen).reshape(relative.shape[2:])
+        keys = [KeyBlock(slice(0, 1), to_start), KeyBlock(slice(1, 1 + seen), bias)]
+        blocks.append(QueryBlock(slice(1 + queries.start, 1 + queries.stop), keys))
     return blocks

@@ -4,6 +4,7 @@ import dataclasses
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,12 +22,13 @@ GOLDEN = Path(__file__).with_name("golden")
 class Golden:
     """One file of official outputs.
 
-    arrays: the outputs by name. spec: official parameter names -> shapes. state: the official state dict.
+    arrays: the outputs by name. meta: what else was recorded. spec: official parameter names -> shapes. state: the official state dict.
     gradient_norms: official name -> l2 norm of the gradient of the artificial loss; empty where not recorded.
     image: float32 [1, H, W, 3]. categories: stand-ins for the names, whose ids `tokenizer` knows.
     """
 
     arrays: Mapping[str, np.ndarray]
+    meta: Mapping[str, Any]
     spec: Mapping[str, tuple[int, ...]]
     state: Mapping[str, np.ndarray]
     gradient_norms: Mapping[str, float]
@@ -52,7 +54,7 @@ def read_golden(name: str, golden_tensor: Callable[[str, tuple[int, ...]], np.nd
     ids = dict(zip((*categories, UNKNOWN), meta["names_tok"], strict=True)) | {PROMPT: meta["prompt"]}
     image = np.random.default_rng(7).uniform(-1, 1, (1, 3, *meta["hw"])).astype(np.float32).transpose(0, 2, 3, 1)
     norms = json.loads(str(arrays.pop("grad_norms", "{}")))
-    return Golden(arrays, spec, state, norms, image, categories, lambda text: ids[text])
+    return Golden(arrays, meta, spec, state, norms, image, categories, lambda text: ids[text])
 
 
 @pytest.fixture(scope="session")

@@ -20,6 +20,7 @@ def upsampled_cross_entropy(
     row_block: int = 16,
     align_corners: bool = False,
     margin: float = 0.0,
+    label_smoothing: float = 0.0,
     count: jax.Array | None = None,
 ) -> jax.Array:
     """Mean cross entropy of bilinearly upsampled logits against a label map (IFSeg, Eq. 15; alinlab/ifseg).
@@ -36,6 +37,8 @@ def upsampled_cross_entropy(
         align_corners: how cells and pixels correspond, see `interpolation_matrix`.
         margin: what the logit of the target is lowered by, so that it has to win by so much (additive margin softmax,
             Wang et al. 2018, "CosFace").
+        label_smoothing: share e of the target distribution that is spread over all M categories, the target's own
+            among them; the rest 1 - e stays with it (Szegedy et al. 2016, as PyTorch's cross entropy has it).
         count: what the sum over pixels is divided by, if not by their number: for a part of a batch, the
             `counted_pixels` of all of it.
 
@@ -44,7 +47,7 @@ def upsampled_cross_entropy(
     """
     if count is None:
         count = counted_pixels(target, logits.shape[-1], ignore_label)
-    options = _Options(ignore_label, row_block, align_corners, margin)
+    options = _Options(ignore_label, row_block, align_corners, margin, label_smoothing)
     return _sum(logits.astype(jnp.float32), target, options) / jnp.maximum(count, 1.0)
 
 
@@ -64,6 +67,7 @@ class _Options(NamedTuple):
     row_block: int
     align_corners: bool
     margin: float
+    label_smoothing: float
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
@@ -107,11 +111,14 @@ def _accumulate(logits: jax.Array, target: jax.Array, options: _Options, *, with
         peak = jnp.max(pixels, axis=-1, keepdims=True)
         exponentials = jnp.exp(pixels - peak)
         partition = jnp.sum(exponentials, axis=-1, keepdims=True)
-        chosen = jnp.sum(jnp.where(hit, pixels, 0.0), axis=-1)
+        desired: jax.Array = hit
+        if options.label_smoothing:
+            desired = (1 - options.label_smoothing) * hit + options.label_smoothing / categories
+        chosen = jnp.sum(jnp.where(desired, desired * pixels, 0.0), axis=-1)
         losses = (jnp.log(partition) + peak)[..., 0] - chosen
         total += jnp.sum(jnp.where(counted, losses, 0.0))
         if with_gradient:
-            slope = jnp.where(counted[..., None], exponentials / partition - hit, 0.0)
+            slope = jnp.where(counted[..., None], exponentials / partition - desired, 0.0)
             slope = jnp.einsum("xw,byxm->bywm", columns, slope, precision="highest")
             gradient += jnp.einsum("yh,bywm->bhwm", rows, slope, precision="highest")
         return (total, gradient), None

@@ -35,7 +35,27 @@ def adamw(
 ) -> optax.GradientTransformation:
     """Adam with decoupled weight decay on every parameter and a global-norm clip, as fairseq applies them."""
     clip = [optax.clip_by_global_norm(clip_norm)] if clip_norm else []
-    return optax.chain(*clip, optax.adamw(schedule, b1=b1, b2=b2, eps=epsilon, weight_decay=weight_decay))
+    decay = optax.add_decayed_weights(weight_decay)
+    return optax.chain(*clip, _scale_by_adam(b1, b2, epsilon), decay, optax.scale_by_learning_rate(schedule))
+
+
+def _scale_by_adam(b1: float, b2: float, epsilon: float) -> optax.GradientTransformation:
+    """Adam whose epsilon is added to the root of the second moment before its bias is corrected, as fairseq has it.
+
+    optax and PyTorch add it after: 1 / sqrt(1 - b2) = 32 times less of it counts in the first step, which shows in
+    parameters with gradients of 1e-6 and less.
+    """
+
+    def update(gradients: Any, state: optax.ScaleByAdamState, params: Any = None) -> tuple[Any, optax.ScaleByAdamState]:
+        del params
+        mu = jax.tree.map(lambda m, g: b1 * m + (1 - b1) * g, state.mu, gradients)
+        nu = jax.tree.map(lambda v, g: b2 * v + (1 - b2) * g**2, state.nu, gradients)
+        count = optax.safe_increment(state.count)
+        scale = jnp.sqrt(1 - jnp.float32(b2) ** count) / (1 - jnp.float32(b1) ** count)
+        updates = jax.tree.map(lambda m, v: scale * m / (jnp.sqrt(v) + epsilon), mu, nu)
+        return updates, optax.ScaleByAdamState(count, mu, nu)
+
+    return optax.GradientTransformation(optax.scale_by_adam(b1, b2).init, update)
 
 
 def poly_schedule(

@@ -488,10 +488,13 @@ def test_learning_rates():
 
 @pytest.mark.parametrize("clip_norm", [1.0, None])
 def test_adamw(clip_norm):
-    """Adam with a clip of the whole gradient and decay of the weights themselves, step by step in NumPy."""
+    """Adam with a clip of the whole gradient and decay of the weights themselves, step by step in NumPy.
+
+    Epsilon is large enough to tell where it is added: to the root of the moment whose bias is not yet corrected.
+    """
     rng = np.random.default_rng(0)
     params = {"a": rng.standard_normal(3), "b": rng.standard_normal((2, 2))}
-    rate, b1, b2, epsilon, decay = 0.01, 0.8, 0.95, 1e-6, 0.3
+    rate, b1, b2, epsilon, decay = 0.01, 0.8, 0.95, 0.05, 0.3
     settings = {"b1": b1, "b2": b2, "epsilon": epsilon, "weight_decay": decay, "clip_norm": clip_norm}
     optimizer = optimizers.adamw(optax.constant_schedule(rate), **settings)
     ours = jax.tree.map(jnp.asarray, params)
@@ -507,6 +510,7 @@ def test_adamw(clip_norm):
             value = value * min(1, (clip_norm or np.inf) / norm)
             first[name] = b1 * first[name] + (1 - b1) * value
             second[name] = b2 * second[name] + (1 - b2) * value**2
-            mean, variance = first[name] / (1 - b1**number), second[name] / (1 - b2**number)
-            params[name] -= rate * (mean / (np.sqrt(variance) + epsilon) + decay * params[name])
+            scale = np.sqrt(1 - b2**number) / (1 - b1**number)
+            step = scale * first[name] / (np.sqrt(second[name]) + epsilon)
+            params[name] -= rate * (step + decay * params[name])
     jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6), ours, params)
