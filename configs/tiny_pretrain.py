@@ -42,5 +42,5 @@ def get_config() -> ml_collections.ConfigDict:
         "query_blocks": 1,
     }
     config.inference = {"short_side": 64, "long_side": 256, "knn_k": 3, "knn_iterations": 1}
-    config.adaptation = {"steps": 400, "batch_size": 16, "learning_rate": 3e-4, "max_side": 8}
+    config.adaptation = {"steps": 400, "batch_size": 16, "learning_rate": 3e-4, "artificial_image_type": "rand_k-1-9"}
     return config

@@ -4,6 +4,7 @@ import re
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 from vlseg.errors import ConfigError
 from vlseg.nn.resize import resize_nearest_indices
@@ -62,7 +63,7 @@ def artificial_batch(
 
     def one(key: jax.Array) -> ArtificialBatch:
         size_key, map_key = jax.random.split(key)
-        size = jax.random.randint(size_key, (2,), *drawn) if drawn else (grid, grid)
+        size = jax.random.randint(size_key, (2,), *drawn) if drawn else jnp.array([grid, grid])
         seed_map = jax.random.randint(map_key, (largest, largest), 0, categories)
         u, v = size
         return ArtificialBatch(resize_map(seed_map, (u, v), grid, grid), resize_map(seed_map, (u, v), pixels, pixels))

@@ -51,6 +51,9 @@ CATEGORY_TABLES = (
 )
 """Official names of the category embeddings, which the official code keeps as parameters."""
 
+CATEGORY_TABLE = official.CATEGORY_TABLE
+"""Path of the table of `OFAConfig.category_rows`, whose official name is the last of these."""
+
 _DECODER_WORDS = "decoder.embed_tokens.weight"
 
 
@@ -68,7 +71,8 @@ def parameter_shapes(config: OFAConfig) -> dict[str, tuple[int, ...]]:
         raise ConfigError(f"no model can be built from its settings: {one_line(error)}") from error
     leaves = rules.flatten(variables)
     # In the order of the official parameters: messages begin with those that tell sizes apart.
-    return {rule.path: leaves[rule.path].shape for rule in official.rules(config)}
+    found = {rule.path: leaves[rule.path].shape for rule in official.rules(config) if rule.path != CATEGORY_TABLE}
+    return found | ({CATEGORY_TABLE: (config.category_rows, config.width)} if config.category_rows else {})
 
 
 def official_shapes(config: OFAConfig) -> dict[str, tuple[int, ...]]:

@@ -6,7 +6,7 @@ from typing import Any
 
 from ifseg_jax.prompt import PROMPT
 from vlseg import settings
-from vlseg.checks import DTYPES, check_choices
+from vlseg.checks import DTYPES, check_choices, check_switches
 from vlseg.errors import ConfigError
 from vlseg.nn.resnet import trunk_stride
 
@@ -38,6 +38,8 @@ class OFAConfig:
         full_context_alignment: the decoder's self-attention has no causal mask on real images. Artificial images keep
             the mask, as in the official code, which passes this option on for real images alone.
         prompt_prefix: the text before the category names; "" for none.
+        category_rows: rows of the table that logits of the model's own categories are taken against, which training
+            with freeze_embedding=False makes; 0 where a category is the mean of its words.
         dtype: of the computation, "float32" or "bfloat16"; parameters, softmax and losses stay float32.
         remat: what the backward pass computes again instead of keeping: "none" (attention scores only), "elementwise"
             (all but the results of linear layers and of attention), "attention" (all but the results of attention), or
@@ -64,6 +66,7 @@ class OFAConfig:
     decoder_input_type: str = "encoder_output"
     full_context_alignment: bool = False
     prompt_prefix: str = PROMPT
+    category_rows: int = 0
     dtype: str = "float32"
     remat: str = "attention"
     query_blocks: int = 4
@@ -72,7 +75,8 @@ class OFAConfig:
         if self.width % self.heads:
             raise ConfigError(f"width {self.width} is not a multiple of heads {self.heads}")
         check_choices(self, decoder_positions=DECODER_POSITIONS, remat=REMAT, dtype=DTYPES)
-        check_choices(self, decoder_input_type=DECODER_INPUT_TYPES, full_context_alignment=(False, True))
+        check_choices(self, decoder_input_type=DECODER_INPUT_TYPES)
+        check_switches(self, "full_context_alignment")
         if max(self.image_grid, self.segmentation_grid) > self.image_bucket:
             raise ConfigError(f"grids of more than {self.image_bucket} cells a side do not fit the position tables")
 

@@ -22,18 +22,18 @@ def transformer(config: OFAConfig, cells: int, words: int, categories: int) -> i
     """Encoder, spatially conditioned decoder and category logits for `cells` image tokens and `words` words."""
     d, f, source = config.width, config.ffn_width, cells + words
     linear, pairs = 2 * d * d, 2 * d
-    causal = cells * (cells + 1) // 2
+    seen = cells * (cells + 1) if config.full_context_alignment else cells * (cells + 1) // 2
     encoder_layer = 4 * linear * source + 2 * pairs * source * source + 4 * d * f * source
     encoder_positions = 2 * linear * source + pairs * source * source
     decoder_layer = (
         4 * linear * cells  # self-attention projections
-        + 2 * pairs * causal
+        + 2 * pairs * seen
         + 2 * linear * cells  # cross-attention query and output
         + 2 * linear * source  # cross-attention key and value
         + 2 * pairs * cells * source
         + 4 * d * f * cells
     )
-    decoder_positions = 3 * linear * cells + linear * source + pairs * causal + pairs * cells * source
+    decoder_positions = 3 * linear * cells + linear * source + pairs * seen + pairs * cells * source
     return (
         config.encoder_layers * encoder_layer
         + encoder_positions
@@ -54,11 +54,13 @@ def inference(config: OFAConfig, height: int, width: int, words: int, categories
 def image_free_step(config: OFAConfig, side: int, words: int, categories: int) -> int:
     """Forward and backward of one artificial image of `side` pixels: three times the forward products."""
     cells = (side // config.stride) ** 2
-    return 3 * transformer(config, cells, words, categories)
+    return 3 * transformer(config.artificial, cells, words, categories)
 
 
-def supervised_step(config: OFAConfig, side: int, words: int, categories: int) -> int:
-    """The same of a real image, which the trunk and its projection only see forward."""
+def supervised_step(
+    config: OFAConfig, side: int, words: int, categories: int, freeze_entire_resnet: bool = True
+) -> int:
+    """The same of a real image, which the trunk and its projection only see forward where they are frozen."""
     cells = (side // config.stride) ** 2
-    frozen = trunk(config, side, side) + image_projection(config, cells)
-    return frozen + image_free_step(config, side, words, categories)
+    image = trunk(config, side, side) + image_projection(config, cells)
+    return (1 if freeze_entire_resnet else 3) * image + 3 * transformer(config, cells, words, categories)

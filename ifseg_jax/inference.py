@@ -56,16 +56,16 @@ def predict(
     features = model.apply(variables, scaled(images), sizes, method=OFA.image_features)
     embeddings = model.apply(variables, features, method=OFA.image_embeddings)
     cells = grid_size(sizes, len(config.resnet_stages))
-    logits = model.apply(variables, embeddings, words.categories, words.prompt, words.bos, cells, method=OFA.segment)
+    logits = model.apply(variables, embeddings, words.projected, words.prompt, words.bos, cells, method=OFA.segment)
     return Prediction(logits, features, cells)
 
 
 @functools.partial(jax.jit, static_argnames="config")
 def artificial_logits(config: OFAConfig, variables: Any, words: WordEmbeddings, grids: jax.Array) -> jax.Array:
     """Logits float32 [B, h, w, M] of artificial images: int [B, h, w] category ids in the place of image tokens."""
-    model: Any = OFA(config)
+    model: Any = OFA(config.artificial)
     cells = words.categories[grids]
-    return model.apply(variables, cells, words.categories, words.prompt, words.bos, method=OFA.segment)
+    return model.apply(variables, cells, words.projected, words.prompt, words.bos, method=OFA.segment)
 
 
 def cell_mask(cells: jax.Array | None, rows: int, columns: int) -> jax.Array | None:

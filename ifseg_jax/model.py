@@ -14,8 +14,8 @@ from ifseg_jax import checkpoint, inference
 from ifseg_jax.config import OFAConfig
 from ifseg_jax.inference import Prediction
 from ifseg_jax.postprocess import GridScores, ImageScores, best_categories, knn_average
-from ifseg_jax.prompt import WordEmbeddings, Words, embed_words, encode_categories
-from ifseg_jax.settings import Adaptation, Inference, Options
+from ifseg_jax.prompt import WordEmbeddings, Words, embed_words, encode_categories, word_ids
+from ifseg_jax.settings import Adaptation, Inference, Options, stored_adaptation
 from ifseg_jax.vocabulary import Tokenizer, load_tokenizer
 from vlseg import settings as settings_of
 from vlseg.checkpoints import directory, rules
@@ -78,7 +78,7 @@ class IFSeg(Segmenter[Inference]):
                 "this checkpoint has no tokenizer: give one (--tokenizer=DIRECTORY) with the official utils/BPE files "
                 "(encoder.json, vocab.bpe, dict.txt) or with Hugging Face tokenizer files of OFA"
             )
-        words = encode_categories(chosen, self.tokenizer)
+        words = encode_categories(chosen, self.tokenizer, self.config.prompt_prefix)
         if len(words.prompt_ids) > self.config.max_positions:
             raise VocabularyError(
                 f"the prompt with {len(words.names)} categories has {len(words.prompt_ids)} tokens; "
@@ -95,10 +95,20 @@ class IFSeg(Segmenter[Inference]):
 
     def embed(self, labels: Sequence[str] | None = None) -> WordEmbeddings:
         """Embeddings of categories, prompt and <s>; see `Segmenter.embed`."""
-        return embed_words(self.variables["params"]["word_embedding"]["table"], self.words(labels))
+        words = self.words(labels)
+        found = embed_words(self.variables["params"]["word_embedding"]["table"], words)
+        if self.config.category_rows and words.names == self.categories:
+            found = found._replace(projection=self.variables["params"]["category_embedding"]["table"])
+        return found
 
     def with_labels(self, labels: Sequence[str]) -> "IFSeg":
-        return dataclasses.replace(self, categories=tuple(labels))
+        chosen = dataclasses.replace(self, categories=tuple(labels))
+        if not self.config.category_rows or chosen.categories == self.categories:
+            return chosen
+        # A table of the model's own categories is of no use for others.
+        params = {name: part for name, part in self.variables["params"].items() if name != "category_embedding"}
+        config = dataclasses.replace(self.config, category_rows=0)
+        return dataclasses.replace(chosen, config=config, variables={**self.variables, "params": params})
 
     def logits(
         self, images: jax.Array, labels: Sequence[str] | None = None, *, categories: Sequence[str] | None = None
@@ -239,14 +249,15 @@ class IFSeg(Segmenter[Inference]):
 
         given = settings if steps is None else {"steps": steps, **settings}
         chosen = settings_of.read(Adaptation, {**self.adaptation, **given}, "adaptation")
-        labels = _labels(labels, categories)
-        names, words = self.names(labels), self.embed(labels)
-        task = objective.ImageFree(self.config, chosen, len(names), words.prompt.shape[1])
-        copied = jax.tree.map(jnp.copy, self.variables)  # updates give the buffers of their state away
+        names = self.names(_labels(labels, categories))
+        model = self.with_labels(names) if chosen.freeze_embedding else with_category_table(self, names)
+        words, ids = model.embed(names), word_ids(model.words(names))
+        task = objective.ImageFree(model.config, chosen, len(names), len(ids.prompt), ids.categories.shape[1])
+        copied = jax.tree.map(jnp.copy, model.variables)  # updates give the buffers of their state away
         state, needed, frozen = task.split(copied)
-        constants = {"frozen": needed, "words": words}
+        constants = {"frozen": needed, "words": task.text(words, ids)}
         state = program.run_in_memory(task, state, constants, chosen.steps, title="adapt")
-        return adapted(self, names)({**frozen, **state["params"]})
+        return adapted(model, names)(objective.joined(state, frozen))
 
     def stored(self) -> Stored:
         weights = Weights(jax.tree.map(np.asarray, dict(self.variables)), dict(self.carried), self.tied, self.fresh)
@@ -257,6 +268,17 @@ class IFSeg(Segmenter[Inference]):
         }
         others = {checkpoint.WORDS_FILE: self.words_file.read_bytes()} if self.words_file else {}
         return Stored(self.config, weights, settings, others=others)
+
+
+def with_category_table(model: IFSeg, names: tuple[str, ...]) -> IFSeg:
+    """A model for these categories with a table that logits are taken against, at first the means of their words."""
+    model = model.with_labels(names)
+    if model.config.category_rows:
+        return model
+    table = {"table": model.embed(names).categories}
+    variables = {**model.variables, "params": {**model.variables["params"], "category_embedding": table}}
+    config = dataclasses.replace(model.config, category_rows=len(names))
+    return dataclasses.replace(model, config=config, variables=variables)
 
 
 def adapted(model: IFSeg, categories: tuple[str, ...]) -> Callable[[Mapping[str, Any]], IFSeg]:
@@ -330,7 +352,7 @@ def load(
         variables=stored.weights.variables,
         tokenizer=tokenizer,
         inference=seen,
-        adaptation=stored.settings.get("adaptation", {}),
+        adaptation=stored_adaptation(stored.settings.get("adaptation", {})),
         categories=tuple(stored.settings.get("categories", ())),
         carried=stored.weights.carried,
         tied=stored.weights.tied,

@@ -110,12 +110,17 @@ def _decoder(config: OFAConfig) -> list[Rule]:
     ]
 
 
+CATEGORY_TABLE = "params/category_embedding/table"
+"""Path of a model's own table of category embeddings, see `OFAConfig.category_rows`."""
+
+
 def rules(config: OFAConfig) -> list[Rule]:
     """The rule of every parameter of a model of this configuration; layers in order."""
     return [
         *_table("encoder.embed_tokens", "word_embedding/table"),
         *_encoder(config),
         *_decoder(config),
+        *([Rule("decoder.seg_projection.weight", CATEGORY_TABLE, SAME)] if config.category_rows else []),
     ]
 
 

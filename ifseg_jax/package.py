@@ -26,7 +26,7 @@ FLAGS = Flags(
 
 def _with_category_tables(segmenter: Any) -> Stored:
     """A model as the official IFSeg code wants it."""
-    tables = np.asarray(segmenter.embed().categories) if segmenter.categories else None
+    tables = np.asarray(segmenter.embed().projected) if segmenter.categories else None
     return checkpoint.with_category_tables(segmenter.stored(), tables)
 
 

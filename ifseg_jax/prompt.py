@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -45,14 +45,14 @@ def encode_categories(categories: Sequence[str], tokenizer: Tokenizer, prompt: s
       categories: M >= 1 names. White space around and between their words does not matter.
       tokenizer: from a text to its ids (>= 0, at least one, without <s> and </s>). Called once with the whole prompt,
         once with each name and once with "unknown".
-      prompt: the text before the names.
+      prompt: the text before the names; "" for none.
 
     Raises:
       VocabularyError: a bare string or not strings, no name, a blank name, a name given twice (case ignored), or a
         tokenizer that returns something else than ids.
     """
     names = check_names(categories, "category", "categories")
-    prefix = _encode(tokenizer, prompt)
+    prefix = _encode(tokenizer, prompt) if prompt.strip() else ()
     category_ids = tuple(_encode(tokenizer, name) for name in names)
     listed = (index for ids in (*category_ids, _encode(tokenizer, UNKNOWN)) for index in ids)
     return Words(names=names, category_ids=category_ids, prompt_ids=(BOS, *prefix, *listed, EOS))
@@ -66,25 +66,48 @@ def _encode(tokenizer: Tokenizer, text: str) -> tuple[int, ...]:
 
 
 class WordEmbeddings(NamedTuple):
-    """categories: float32 [M, D], mean over sub-words. prompt: [1, T, D]. bos: [D]."""
+    """categories: float32 [M, D], mean over sub-words. prompt: [1, T, D]. bos: [D].
+
+    projection: [M, D], what logits are taken against where that is not the categories' means; see
+    `OFAConfig.category_rows`.
+    """
 
     categories: jax.Array
     prompt: jax.Array
     bos: jax.Array
+    projection: jax.Array | None = None
+
+    @property
+    def projected(self) -> jax.Array:
+        """What logits are taken against, [M, D]."""
+        return self.categories if self.projection is None else self.projection
 
 
-@jax.jit
-def _embed(table: jax.Array, category_ids: jax.Array, prompt_ids: jax.Array) -> WordEmbeddings:
-    given = (category_ids >= 0)[..., None]
-    subwords = jnp.where(given, table[category_ids], 0.0)
-    categories = subwords.sum(axis=1) / given.sum(axis=1)
-    return WordEmbeddings(categories, table[prompt_ids][None], table[BOS])
+class WordIds(NamedTuple):
+    """`Words` as arrays. categories: int32 [M, most sub-words], -1 where there are fewer. prompt: int32 [T]."""
+
+    categories: Any
+    prompt: Any
 
 
-def embed_words(table: jax.Array, words: Words) -> WordEmbeddings:
-    """Looks up the embeddings of categories and prompt in the word table [V, D]."""
+def word_ids(words: Words) -> WordIds:
+    """The ids of categories and prompt."""
     longest = max(len(ids) for ids in words.category_ids)
     category_ids = np.full((len(words.category_ids), longest), -1, np.int32)
     for row, ids in zip(category_ids, words.category_ids, strict=True):
         row[: len(ids)] = ids
-    return _embed(table, category_ids, np.asarray(words.prompt_ids, np.int32))
+    return WordIds(category_ids, np.asarray(words.prompt_ids, np.int32))
+
+
+@jax.jit
+def embed_ids(table: jax.Array, ids: WordIds) -> WordEmbeddings:
+    """Looks up the embeddings of categories and prompt in the word table [V, D]."""
+    given = (ids.categories >= 0)[..., None]
+    subwords = jnp.where(given, table[ids.categories], 0.0)
+    categories = subwords.sum(axis=1) / given.sum(axis=1)
+    return WordEmbeddings(categories, table[ids.prompt][None], table[BOS])
+
+
+def embed_words(table: jax.Array, words: Words) -> WordEmbeddings:
+    """`embed_ids` of words."""
+    return embed_ids(table, word_ids(words))

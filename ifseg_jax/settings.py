@@ -1,12 +1,15 @@
 """Settings of inference and of a training run."""
 
 import dataclasses
+from collections.abc import Mapping
+from typing import Any
 
 from ml_collections import ConfigDict
 
+from ifseg_jax.artificial import sides
 from ifseg_jax.config import OFAConfig
 from vlseg import overrides, settings
-from vlseg.checks import check_numbers
+from vlseg.checks import check_numbers, check_switches
 from vlseg.errors import ConfigError
 from vlseg.evaluation.crf import CRF
 
@@ -43,7 +46,18 @@ class Adaptation:
         b1, b2, epsilon, weight_decay, clip_norm: AdamW with a global-norm clip.
         image_size: side of the training images in pixels; the target has this size, the grid image_size / stride
             tokens. By default the size that the model was trained at.
-        max_side: S, the largest side of an artificial word map.
+        artificial_image_type: how artificial word maps are drawn: rand_k-L-R, rand_k or norand_k; see
+            `ifseg_jax.artificial`.
+        label_smoothing: share of the target distribution that is spread over all categories.
+        upscale_lprobs: take the loss of logits upsampled to pixels; else of the tokens' own, whose targets are the top
+            left pixels of their squares. Of supervised training: the official image-free loss always upsamples.
+        freeze_embedding: word and category embeddings stay as they are. Otherwise the word table is trained and, apart
+            from it, a table of the categories that logits are taken against, which begins as the means of their words.
+            (freeze_encoder_embedding, freeze_decoder_embedding and freeze_seg_embedding of the official code in one.)
+        freeze_embedding_iter: with freeze_embedding=False, the embeddings are frozen after so many updates; -1 for
+            never. (As the official code describes the option of this name, which it never reads.)
+        freeze_entire_resnet: image trunk and projection stay as they are. freeze_resnet: if they do not, whether the
+            trunk's batch normalizations do; else they are trained, normalise by the batch and follow its statistics.
         row_block: rows of pixels that the loss handles at a time.
         accumulation_steps: parts of a batch that are computed one after another, which takes less memory.
         seed: of everything random.
@@ -59,20 +73,40 @@ class Adaptation:
     weight_decay: float = 0.1
     clip_norm: float = 1.0
     image_size: int | None = None
-    max_side: int = 32
+    artificial_image_type: str = "rand_k-1-33"
+    label_smoothing: float = 0.0
+    upscale_lprobs: bool = True
+    freeze_embedding: bool = True
+    freeze_embedding_iter: int = -1
+    freeze_entire_resnet: bool = True
+    freeze_resnet: bool = False
     row_block: int = 16
     accumulation_steps: int = 1
     seed: int = 0
 
     def __post_init__(self) -> None:
-        counts = ("steps", "batch_size", "image_size", "max_side", "row_block", "accumulation_steps")
+        counts = ("steps", "batch_size", "image_size", "row_block", "accumulation_steps")
         check_numbers(self, *counts, least=1, whole=True)
         check_numbers(self, "seed", "warmup_steps", whole=True)
         check_numbers(self, "learning_rate", "weight_decay", "clip_norm")
+        check_numbers(self, "label_smoothing", below=1)
+        check_numbers(self, "freeze_embedding_iter", least=-1, whole=True)
+        switches = "upscale_lprobs", "freeze_embedding", "freeze_entire_resnet", "freeze_resnet"
+        check_switches(self, *switches)
+        sides(self.artificial_image_type)
+        if self.freeze_embedding and self.freeze_embedding_iter != -1:
+            raise ConfigError("freeze_embedding_iter needs freeze_embedding=False: frozen embeddings stay frozen")
+        if self.freeze_entire_resnet and self.freeze_resnet:
+            raise ConfigError("freeze_resnet needs freeze_entire_resnet=False, which freezes all of the trunk")
         if self.batch_size % self.accumulation_steps:
             raise ConfigError(
                 f"accumulation_steps {self.accumulation_steps} does not divide the batch of {self.batch_size}"
             )
+
+    @property
+    def trains_norms(self) -> bool:
+        """Whether the image trunk's batch normalizations are trained."""
+        return not self.freeze_entire_resnet and not self.freeze_resnet
 
     def side(self, config: OFAConfig) -> int:
         """Side of the training images in pixels."""
@@ -82,6 +116,14 @@ class Adaptation:
         return side
 
 
+def stored_adaptation(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields of `Adaptation` as a model directory has them, of which older ones call rand_k-1-(S + 1) max_side S."""
+    found = dict(values)
+    if "max_side" in found:
+        found["artificial_image_type"] = f"rand_k-1-{found.pop('max_side') + 1}"
+    return found
+
+
 @dataclasses.dataclass(frozen=True)
 class Options:
     """Options of a loaded model that change none of its parameters, see `OFAConfig`; None for the model's own."""
@@ -89,6 +131,9 @@ class Options:
     dropout: float | None = None
     drop_path: float | None = None
     decoder_positions: str | None = None
+    decoder_input_type: str | None = None
+    full_context_alignment: bool | None = None
+    prompt_prefix: str | None = None
     dtype: str | None = None
     remat: str | None = None
     query_blocks: int | None = None

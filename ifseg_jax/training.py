@@ -11,11 +11,11 @@ import ml_collections
 import numpy as np
 from jax.sharding import Mesh
 
-from ifseg_jax import checkpoint, flops, inference
+from ifseg_jax import checkpoint, flops, inference, objective
 from ifseg_jax.config import SIZES, OFAConfig
-from ifseg_jax.model import adapted, load
+from ifseg_jax.model import adapted, load, with_category_table
 from ifseg_jax.objective import TASKS, Adapting
-from ifseg_jax.prompt import PROMPT, UNKNOWN, WordEmbeddings
+from ifseg_jax.prompt import UNKNOWN, WordEmbeddings, word_ids
 from ifseg_jax.settings import Adaptation
 from vlseg import overrides, settings, sharding
 from vlseg.checkpoints import rules
@@ -52,8 +52,10 @@ def prepare(config: ml_collections.ConfigDict, mesh: Mesh) -> Prepared:
     model = load(config.checkpoint, config.tokenizer or None, **config.model)
     seen = overrides.changed(model.inference, config.inference, "config.inference.")
     model = dataclasses.replace(model, inference=seen)
-    names, words = model.names(categories), model.embed(categories)
-    task = kind(model.config, adaptation, len(names), words.prompt.shape[1])
+    names = model.names(categories)
+    model = model.with_labels(names) if adaptation.freeze_embedding else with_category_table(model, names)
+    words, ids = model.embed(names), word_ids(model.words(names))
+    task = kind(model.config, adaptation, len(names), len(ids.prompt), ids.categories.shape[1])
     batches = epoch = None
     if config.mode == "supervised":
         rows, dataset = sharding.own_rows(mesh, adaptation.batch_size), open_data(config.data, names)
@@ -65,10 +67,10 @@ def prepare(config: ml_collections.ConfigDict, mesh: Mesh) -> Prepared:
     return Prepared(
         task=task,
         state=state,
-        constants={"frozen": needed, "words": words},
+        constants={"frozen": needed, "words": task.text(words, ids)},
         batches=batches,
         steps=adaptation.steps,
-        finish=lambda state: build({**frozen, **state["params"]}),
+        finish=lambda state: build(objective.joined(state, frozen)),
         words=names,
         epoch=epoch,
     )
@@ -118,9 +120,11 @@ def outline(config: ml_collections.ConfigDict, labels: int) -> Outline:
     del labels
     kind, adaptation, categories = read_settings(config)
     model = _model_config(config)
-    texts = (PROMPT, *categories, UNKNOWN)
+    if not adaptation.freeze_embedding:
+        model = dataclasses.replace(model, category_rows=len(categories))
+    texts = (model.prompt_prefix, *categories, UNKNOWN)
     length = 2 + sum(len(text.split()) for text in texts)
-    task = kind(model, adaptation, len(categories), length)
+    task = kind(model, adaptation, len(categories), length, max(len(name.split()) for name in categories))
     flat = {name: jax.ShapeDtypeStruct(s, jnp.float32) for name, s in checkpoint.parameter_shapes(model).items()}
     size = model.image_grid * model.stride, LONG_SIDE * model.image_grid * model.stride // 32
 
@@ -130,7 +134,7 @@ def outline(config: ml_collections.ConfigDict, labels: int) -> Outline:
     seen = Inference(
         predict,
         rules.unflatten(flat),
-        task.constants()["words"],
+        task.embeddings(),
         size,
         flops.inference(model, *size, length, len(categories)),
     )

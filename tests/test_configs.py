@@ -295,7 +295,6 @@ SHRUNK = {
     ("ifseg_jax", "train"): {
         "adaptation.steps": 1,
         "adaptation.batch_size": 1,
-        "adaptation.max_side": 4,
         "data.tiny_world.count": 8,
         "evaluation.tiny_world.count": 2,
     },

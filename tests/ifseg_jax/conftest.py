@@ -22,7 +22,8 @@ GOLDEN = Path(__file__).with_name("golden")
 class Golden:
     """One file of official outputs.
 
-    arrays: the outputs by name. meta: what else was recorded. spec: official parameter names -> shapes. state: the official state dict.
+    arrays: the outputs by name. meta: what else was recorded. spec: official parameter names -> shapes.
+    state: the official state dict.
     gradient_norms: official name -> l2 norm of the gradient of the artificial loss; empty where not recorded.
     image: float32 [1, H, W, 3]. categories: stand-ins for the names, whose ids `tokenizer` knows.
     """

@@ -8,16 +8,19 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from ifseg_jax import artificial
 from ifseg_jax.artificial import artificial_batch, resize_map
+from vlseg.errors import ConfigError
 
 EXAMPLES, SIDE, PIXELS, GRID = 600, 5, 40, 8
+TYPE = f"rand_k-1-{SIDE + 1}"
 draw = jax.jit(artificial_batch, static_argnums=(1, 2, 3, 4, 5))
 
 
 @functools.cache
 def distinct(grid: int = GRID):
     """Maps of so many categories that all cells of a map differ."""
-    batch = draw(jax.random.key(0), EXAMPLES, 10**9, grid, PIXELS, SIDE)
+    batch = draw(jax.random.key(0), EXAMPLES, 10**9, grid, PIXELS, TYPE)
     return np.asarray(batch.grids), np.asarray(batch.targets)
 
 
@@ -27,7 +30,7 @@ def sides(target: np.ndarray) -> tuple[int, int]:
 
 
 def test_shapes_and_types():
-    batch = draw(jax.random.key(0), 3, 7, GRID, PIXELS, SIDE)
+    batch = draw(jax.random.key(0), 3, 7, GRID, PIXELS, TYPE)
     assert batch.grids.shape == (3, GRID, GRID) and batch.grids.dtype == jnp.int32
     assert batch.targets.shape == (3, PIXELS, PIXELS) and batch.targets.dtype == jnp.int32
 
@@ -59,7 +62,7 @@ def test_one_map_at_both_resolutions(grid):
 
 
 def test_categories_are_uniform():
-    batch = draw(jax.random.key(1), EXAMPLES, 4, GRID, PIXELS, SIDE)
+    batch = draw(jax.random.key(1), EXAMPLES, 4, GRID, PIXELS, TYPE)
     first = np.asarray(batch.grids)[:, 0, 0]
     counts = np.bincount(first, minlength=4)
     assert len(counts) == 4 and (np.abs(counts - EXAMPLES / 4) < 4 * (EXAMPLES * 3 / 16) ** 0.5).all()
@@ -67,13 +70,13 @@ def test_categories_are_uniform():
 
 
 def test_the_largest_side():
-    batch = draw(jax.random.key(0), 20, 10**9, GRID, PIXELS, 1)
+    batch = draw(jax.random.key(0), 20, 10**9, GRID, PIXELS, "rand_k-1-2")
     for target in np.asarray(batch.targets):
         assert sides(target) == (1, 1)
 
 
 def test_keys_decide():
-    one, same, other = (draw(jax.random.key(seed), 4, 9, GRID, PIXELS, SIDE) for seed in (5, 5, 6))
+    one, same, other = (draw(jax.random.key(seed), 4, 9, GRID, PIXELS, TYPE) for seed in (5, 5, 6))
     np.testing.assert_array_equal(one.targets, same.targets)
     np.testing.assert_array_equal(one.grids, same.grids)
     assert (np.asarray(one.targets) != np.asarray(other.targets)).any()
@@ -85,3 +88,24 @@ def test_resizing_uses_the_leading_part_alone():
     resized = resize_map(seed_map, (jnp.asarray(2), jnp.asarray(3)), 4, 5)
     expected = [[int(seed_map[i * 2 // 4, j * 3 // 5]) for j in range(5)] for i in range(4)]
     np.testing.assert_array_equal(resized, expected)
+
+
+def test_sides_from_one_to_before_another():
+    """rand_k-L-R draws from L to R - 1; both occur."""
+    targets = draw(jax.random.key(0), 60, 10**9, GRID, PIXELS, "rand_k-3-5").targets
+    assert {sides(target) for target in np.asarray(targets)} == {(3, 3), (3, 4), (4, 3), (4, 4)}
+    assert artificial.sides("rand_k") == artificial.sides("rand_k-1-33") == (1, 33)
+
+
+def test_a_category_for_each_token():
+    """norand_k: every token its own, shown as one square of pixels."""
+    batch = draw(jax.random.key(0), 2, 10**9, GRID, PIXELS, "norand_k")
+    grids, targets = np.asarray(batch.grids), np.asarray(batch.targets)
+    assert len(np.unique(grids)) == grids.size
+    np.testing.assert_array_equal(targets, grids.repeat(PIXELS // GRID, axis=1).repeat(PIXELS // GRID, axis=2))
+
+
+@pytest.mark.parametrize("kind", ["random", "none", "rand_k-0-3", "rand_k-3-3", "rand_k-3", "rand_k-1-2-3", "norand"])
+def test_types_that_do_not_exist(kind):
+    with pytest.raises(ConfigError, match=f"artificial_image_type '{kind}' is none of rand_k, norand_k"):
+        artificial.sides(kind)

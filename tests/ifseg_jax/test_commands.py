@@ -35,7 +35,6 @@ def flags_of(model: Path, workdir: Path, **changes: object) -> list[str]:
         "categories": ",".join(NAMES),
         "adaptation.steps": STEPS,
         "adaptation.batch_size": 2,
-        "adaptation.max_side": 4,
         "adaptation.learning_rate": 1e-3,
         "log_every": EVERY,
         "checkpoint_every": STEPS,

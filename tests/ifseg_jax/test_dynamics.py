@@ -48,9 +48,7 @@ def replayed(recorded):
     def update(state, constants, batch, step):
         if mode == "supervised":
             return task.update(state, constants, batch, step)
-        grids, targets = batch
-        examples = objective.Examples(constants["words"].categories[grids], targets)
-        return task._update(state, constants, examples, jax.random.key(0))
+        return task._update(state, constants, *batch, jax.random.key(0), step)
 
     first, second = ("grids", "maps") if mode == "image_free" else ("images", "targets")
     losses = []

@@ -9,6 +9,8 @@ import pytest
 
 from ifseg_jax import objective
 from ifseg_jax.artificial import artificial_batch
+from ifseg_jax.model import with_category_table
+from ifseg_jax.prompt import word_ids
 from ifseg_jax.settings import Adaptation
 from vlseg.checkpoints.rules import flatten
 from vlseg.data.examples import IGNORED
@@ -18,7 +20,10 @@ from vlseg.training import loop
 from vlseg.training.program import compile_step
 
 CATEGORIES = ("grass", "water", "tree", "house")
-SETTINGS = Adaptation(steps=30, batch_size=8, learning_rate=2e-3, image_size=32, max_side=4, seed=3)
+SETTINGS = Adaptation(
+    steps=30, batch_size=8, learning_rate=2e-3, image_size=32, artificial_image_type="rand_k-1-5", seed=3
+)
+SUPERVISED = dataclasses.replace(SETTINGS, artificial_image_type=Adaptation.artificial_image_type)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,7 +104,7 @@ def before(micro_model):
 @pytest.fixture(scope="module")
 def adapted(micro_model, before):
     """The public way to the same."""
-    names = ("steps", "batch_size", "learning_rate", "image_size", "max_side", "seed")
+    names = ("steps", "batch_size", "learning_rate", "image_size", "artificial_image_type", "seed")
     settings = {name: getattr(SETTINGS, name) for name in names}
     return micro_model.adapt(["grass", " water ", "tree", "house"], **settings)
 
@@ -150,7 +155,7 @@ def test_image_free_loss(micro_model, image_free):
     @jax.jit
     def expected(variables, words):
         map_key, dropout_key = jax.random.split(jax.random.fold_in(jax.random.key(SETTINGS.seed), 5))
-        batch = artificial_batch(map_key, SETTINGS.batch_size, len(CATEGORIES), 4, 32, SETTINGS.max_side)
+        batch = artificial_batch(map_key, SETTINGS.batch_size, len(CATEGORIES), 4, 32, SETTINGS.artificial_image_type)
         cells = words.categories[batch.grids]
         return objective.segmentation_loss(
             micro_model.config, variables, words, objective.Examples(cells, batch.targets), dropout_key, row_block=32
@@ -161,7 +166,7 @@ def test_image_free_loss(micro_model, image_free):
 
 def test_supervised_loss(micro_model, image_free):
     """Without dropout a supervised step's loss is that of the logits that the model gives its images."""
-    settings = dataclasses.replace(SETTINGS, batch_size=2, learning_rate=1e-4)
+    settings = dataclasses.replace(SUPERVISED, batch_size=2, learning_rate=1e-4)
     rng = np.random.default_rng(0)
     targets = rng.integers(0, len(CATEGORIES), (2, 32, 32)).astype(np.int32)
     targets[:, :5] = IGNORED
@@ -176,17 +181,24 @@ def test_supervised_loss(micro_model, image_free):
 
 
 @pytest.mark.parametrize("kind", objective.TASKS.values())
-def test_shapes_are_those_of_the_arrays(kind, micro_model):
+@pytest.mark.parametrize("changes", [{}, {"freeze_embedding": False}], ids=["frozen", "embeddings"])
+def test_shapes_are_those_of_the_arrays(kind, changes, micro_model):
     """What is compiled for chips that are not there is what training runs."""
+    settings, model = dataclasses.replace(SUPERVISED, **changes), micro_model
+    if kind is objective.Supervised and changes:
+        settings = dataclasses.replace(settings, freeze_entire_resnet=False)
+    if changes:
+        model = with_category_table(model, CATEGORIES)
 
     def described(tree):
         return jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), tree)
 
-    words = micro_model.embed(CATEGORIES)
-    task = kind(micro_model.config, SETTINGS, len(CATEGORIES), words.prompt.shape[1])
-    state, needed, _ = task.split(micro_model.variables)
+    words = model.embed(CATEGORIES)
+    ids = word_ids(model.words(CATEGORIES))
+    task = kind(model.config, settings, len(CATEGORIES), *ids.prompt.shape, ids.categories.shape[1])
+    state, needed, _ = task.split(model.variables)
     assert described(task.state()) == described(state)
-    assert described(task.constants()) == described({"frozen": needed, "words": words})
+    assert described(task.constants()) == described({"frozen": needed, "words": task.text(words, ids)})
 
 
 def test_an_interrupted_run_continues_exactly(image_free, tmp_path):
@@ -211,4 +223,5 @@ def test_settings(micro_config):
     official_settings = Adaptation()
     assert (official_settings.steps, official_settings.batch_size, official_settings.learning_rate) == (2000, 16, 5e-5)
     assert (official_settings.b1, official_settings.b2, official_settings.epsilon) == (0.9, 0.999, 1e-8)
-    assert (official_settings.weight_decay, official_settings.clip_norm, official_settings.max_side) == (0.1, 1.0, 32)
+    assert (official_settings.weight_decay, official_settings.clip_norm) == (0.1, 1.0)
+    assert official_settings.artificial_image_type == "rand_k-1-33"
