@@ -36,10 +36,12 @@ def test_transformer_agrees_with_the_compiler():
     assert flops.transformer(config, 256, 64, 20) == pytest.approx(cost["flops"], rel=0.03)
 
 
-def test_transformer_by_hand():
+@pytest.mark.parametrize("full", [False, True])
+def test_transformer_by_hand(full):
     """Every product of one layer each, as [rows, inner, columns]."""
-    config = OFAConfig(width=8, ffn_width=16, heads=2, encoder_layers=1, decoder_layers=1)
+    config = OFAConfig(width=8, ffn_width=16, heads=2, encoder_layers=1, decoder_layers=1, full_context_alignment=full)
     cells, words, categories = 3, 2, 4
+    each_sees = [cells + 1] * cells if full else range(1, cells + 1)
     tokens = cells + words
     linear, memory = [cells, 8, 8], [tokens, 8, 8]
     products = [
@@ -47,12 +49,22 @@ def test_transformer_by_hand():
         *[[tokens, 8, tokens], [tokens, tokens, 8]],  # scores and what they weigh
         *[[tokens, 8, 16], [tokens, 16, 8]],
         *[memory, memory, [tokens, 8, tokens]],  # its position bias
-        *4 * [linear],  # decoder, among the cells: each sees those before it and <s>
-        *[product for seen in range(1, cells + 1) for product in ([1, 8, seen], [1, seen, 8])],
+        *4 * [linear],  # decoder, among the cells: each sees those before it, or all, and <s>
+        *[product for seen in each_sees for product in ([1, 8, seen], [1, seen, 8])],
         *[linear, memory, memory, linear, [cells, 8, tokens], [cells, tokens, 8]],  # to the encoder's outputs
         *[[cells, 8, 16], [cells, 16, 8]],
-        *[linear, linear, *([1, 8, seen] for seen in range(1, cells + 1))],  # position biases among the cells
+        *[linear, linear, *([1, 8, seen] for seen in each_sees)],  # position biases among the cells
         *[linear, memory, [cells, 8, tokens]],  # and to the encoder's outputs
         [cells, 8, categories],
     ]
     assert flops.transformer(config, cells, words, categories) == sum(2 * math.prod(product) for product in products)
+
+
+def test_what_is_not_frozen_goes_backward():
+    config = OFAConfig(width=8, ffn_width=16, heads=2, encoder_layers=1, decoder_layers=1, full_context_alignment=True)
+    causal = dataclasses.replace(config, full_context_alignment=False)
+    image = flops.trunk(config, 64, 64) + flops.image_projection(config, 16)
+    assert flops.supervised_step(config, 64, 5, 3) == image + 3 * flops.transformer(config, 16, 5, 3)
+    assert flops.supervised_step(config, 64, 5, 3, False) == 3 * (image + flops.transformer(config, 16, 5, 3))
+    # Artificial images are decoded with the mask.
+    assert flops.image_free_step(config, 64, 5, 3) == 3 * flops.transformer(causal, 16, 5, 3)

@@ -150,7 +150,9 @@ def test_variants(variant, recorded, goldens, loaded, tokens):
     assert set(found) == set(expected)
     largest = max(expected.values())
     for name, norm in found.items():
-        assert abs(norm - expected[name]) < 1e-3 * expected[name] + 1e-7 * largest, (name, norm, expected[name])
+        # Under batch statistics the authors' own gradients of the trunk are 3e-3 off those that they have in float64.
+        tolerance = 1e-2 if settings.trains_norms and "embed_images" in name else 1e-3
+        assert abs(norm - expected[name]) < tolerance * expected[name] + 1e-7 * largest, (name, norm, expected[name])
     for name in (name for name in recorded if name.startswith(f"{variant}/encoder")):
         (rule,) = (rule for rule in official.rules(model.config) if rule.official == name.partition("/")[2])
         np.testing.assert_allclose(changed[rule.path], recorded[name], rtol=1e-4, atol=1e-5)

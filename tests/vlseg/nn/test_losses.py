@@ -21,6 +21,7 @@ def naive(
     ignore_label: int = IGNORED,
     align_corners: bool = False,
     margin: float = 0.0,
+    label_smoothing: float = 0.0,
 ) -> jax.Array:
     """Upsample everything, take the softmax of everything, average over what counts."""
     categories = logits.shape[-1]
@@ -28,17 +29,23 @@ def naive(
     counted = (target >= 0) & (target < categories) & (target != ignore_label)
     chosen = jnp.where(counted, target, 0)
     upsampled -= margin * jax.nn.one_hot(chosen, categories)
-    losses = -jnp.take_along_axis(jax.nn.log_softmax(upsampled), chosen[..., None], axis=-1)[..., 0]
+    logs = jax.nn.log_softmax(upsampled)
+    losses = -(1 - label_smoothing) * jnp.take_along_axis(logs, chosen[..., None], axis=-1)[..., 0]
+    losses -= label_smoothing * logs.mean(axis=-1)
     return jnp.where(counted, losses, 0).sum() / jnp.maximum(counted.sum(), 1)
 
 
-@functools.partial(jax.jit, static_argnames=("row_block", "ignore_label", "align_corners", "margin"))
-def both(logits, target, row_block=16, ignore_label=IGNORED, align_corners=False, margin=0.0):
-    """Values and gradients of the loss and of the plain computation."""
-    options = {"ignore_label": ignore_label, "align_corners": align_corners, "margin": margin}
+@functools.partial(jax.jit, static_argnames=("row_block", "options"))
+def _both(logits, target, row_block, options):
+    options = dict(options)
     loss = functools.partial(upsampled_cross_entropy, row_block=row_block, **options)
     plain = functools.partial(naive, **options)
     return jax.value_and_grad(loss)(logits, target), jax.value_and_grad(plain)(logits, target)
+
+
+def both(logits, target, row_block=16, ignore_label=IGNORED, **options):
+    """Values and gradients of the loss and of the plain computation."""
+    return _both(logits, target, row_block, tuple({"ignore_label": ignore_label, **options}.items()))
 
 
 def assert_equal(results):
@@ -70,6 +77,19 @@ def test_aligned_corners():
     logits = rng.normal(0, 3, (2, 4, 5, 4)).astype(np.float32)
     target = rng.integers(0, 4, (2, 8, 10))
     assert_equal(both(logits, target, align_corners=True))
+
+
+@pytest.mark.parametrize("margin", [0.0, 0.5])
+def test_label_smoothing(margin):
+    """Also of pixels that are cells, as the loss of tokens takes them; ignored pixels count nothing."""
+    rng = np.random.default_rng(4)
+    logits = rng.normal(0, 3, (2, 4, 5, 6)).astype(np.float32)
+    for scale in (1, 2):
+        target = rng.integers(0, 6, (2, 4 * scale, 5 * scale))
+        target[rng.random(target.shape) < 0.2] = IGNORED
+        smooth = both(logits, target, margin=margin, label_smoothing=0.2)
+        assert_equal(smooth)
+        assert abs(smooth[0][0] - both(logits, target, margin=margin)[0][0]) > 1e-3
 
 
 def test_a_margin_lowers_the_target_alone():
