@@ -66,8 +66,9 @@ def compare(base: IFSeg, scenes: int, seeds: int) -> dict[str, list[Scores]]:
     print("unadapted", results["unadapted"][0], flush=True)
     for seed in range(seeds):
         given = settings.load("configs/tiny.py").adaptation.to_dict() | {"seed": seed}
-        chosen = settings.read(Adaptation, given, "adaptation")
         image_free = base.adapt(NAMES, **given)
+        given = settings.load("configs/tiny.py:supervised").adaptation.to_dict() | {"seed": seed}
+        chosen = settings.read(Adaptation, given, "adaptation")
         labelled = TinyWorldDataset("train", count=20_000, seed=seed)
         for mode, model in (
             ("image_free", image_free),

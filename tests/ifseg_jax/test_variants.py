@@ -26,7 +26,7 @@ from vlseg.data.examples import IGNORED
 from vlseg.errors import ConfigError
 from vlseg.nn.losses import counted_pixels
 
-FAST = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 """Compiler options of programs that run once."""
 
 VARIANTS = {
@@ -44,8 +44,8 @@ VARIANTS = {
 }
 """Options of the model and settings of training."""
 
-SLOW = {"supervised_label_smoothing", "supervised_encoder_input", "supervised_embeddings", "supervised_resnet"}
-"""What other variants show too."""
+FAST_ONES = {"image_free_encoder_input", "image_free_embeddings", "supervised_full_context", "supervised_tokens"}
+"""One of each kind that no other test has; the others are slow."""
 
 UNCHANGED = {"image_free_full_context", "image_free_embeddings", "supervised_embeddings", "supervised_resnet"}
 """Variants whose first loss is that of the official settings; of the first, the gradients are, too."""
@@ -93,7 +93,7 @@ def tokens(goldens, loaded):
 
 
 def run(function, *arguments):
-    return jax.jit(function).lower(*arguments).compile(compiler_options=FAST)(*arguments)
+    return jax.jit(function).lower(*arguments).compile(compiler_options=QUICK)(*arguments)
 
 
 def take(variant, goldens, loaded):
@@ -111,7 +111,9 @@ def mode_of(variant):
     return "supervised" if variant.startswith("supervised") else "image_free"
 
 
-@pytest.mark.parametrize("variant", [pytest.param(v, marks=pytest.mark.slow) if v in SLOW else v for v in VARIANTS])
+@pytest.mark.parametrize(
+    "variant", [v if v in FAST_ONES else pytest.param(v, marks=pytest.mark.slow) for v in VARIANTS]
+)
 def test_variants(variant, recorded, goldens, loaded, tokens):
     """The loss, the norm of every gradient, and running statistics."""
     model, settings, inputs, targets = take(variant, goldens, loaded)

@@ -21,7 +21,7 @@ from vlseg import sharding
 from vlseg.training.program import training
 
 BATCH, CATEGORIES, PROMPT = 8, 5, 7
-ADAPTATION = Adaptation(steps=20, batch_size=BATCH, learning_rate=1e-3, image_size=40, artificial_image_type="rand_k-1-6", seed=1)
+ADAPTATION = Adaptation(steps=20, batch_size=BATCH, learning_rate=1e-3, image_size=40, seed=1)
 LSEG = dataclasses.replace(micro.LSEG, image=dataclasses.replace(micro.IMAGE, heads=8))
 TRAINING = Training(steps=20, batch_size=BATCH, learning_rate=0.01, crop_size=32)
 
