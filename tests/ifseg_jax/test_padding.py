@@ -122,3 +122,17 @@ def test_valid_cells(sizes):
         expected = [[-(-side // stride) for side in size] for size in sizes]
         np.testing.assert_array_equal(grid_size(np.asarray(sizes), stages), expected)
     assert grid_size(None, 3) is None
+
+
+def test_a_decoder_that_sees_all_and_reads_inputs(model, images):
+    """Padded cells are no keys of a decoder without mask, and its inputs are those of the encoder in the same order."""
+    options = {"full_context_alignment": True, "decoder_input_type": "encoder_input"}
+    model = dataclasses.replace(model, config=dataclasses.replace(model.config, **options))
+    image = images[1]
+    batch, sizes = inference.pad_images([image], model.config.stride)
+    batch = np.where(batch == 0, np.random.default_rng(1).integers(0, 256, batch.shape, dtype=np.uint8), batch)
+    batch[0, : image.shape[0], : image.shape[1]] = image
+    words = model.embed(CATEGORIES)
+    padded = inference.predict(model.config, model.variables, words, batch, sizes).logits[0]
+    expected = np.asarray(inference.predict(model.config, model.variables, words, image[None]).logits[0])
+    assert_same(padded[: expected.shape[0], : expected.shape[1]], expected)
