@@ -17,6 +17,7 @@ from ifseg_jax.settings import Adaptation
 from ifseg_jax.training import supervised_batches
 from tests.commands import NAMES, Commands, files_in, logged, train_flags
 from vlseg import torch_files
+from vlseg.checkpoints.rules import flatten
 from vlseg.data import images as image_files
 from vlseg.data.examples import IGNORED
 from vlseg.data.sources import open_dataset
@@ -73,6 +74,26 @@ def test_supervised_training_and_its_report(micro_directory, folder, tmp_path):
     refined = CRF(iterations=1, gaussian_weight=2.0)
     assert after.inference == dataclasses.replace(before.inference, knn_k=2, crf=refined)
     assert commands.output("evaluate", f"--checkpoint={model}", f"--data={folder}", f"--labels={words}") in output
+
+
+@pytest.mark.slow
+def test_supervised_training_of_everything(micro_directory, folder, tmp_path):
+    """Trunk with its running statistics, and embeddings: the model and a kept step have what was trained."""
+    unfrozen = {"adaptation__freeze_entire_resnet": False, "adaptation__freeze_embedding": False}
+    changes = {"mode": "supervised", "adaptation__steps": 2, "checkpoint_every": 1, "data__source": folder}
+    commands.output("train", *flags_of(micro_directory, tmp_path / "run", **changes, **unfrozen))
+    before = flatten(ifseg_jax.load(micro_directory).variables)
+    model, first = ifseg_jax.load(tmp_path / "run/model"), ifseg_jax.load(tmp_path / "run", step=1)
+    steps = [before, flatten(first.variables), flatten(model.variables)]
+    table = "params/category_embedding/table"
+    assert steps[1].keys() == steps[2].keys() == before.keys() | {table}
+    kinds = ["resnet/conv1/kernel", "resnet/bn1/scale", "image_projection/kernel"]
+    names = [*(f"params/encoder/{kind}" for kind in kinds), "params/word_embedding/table"]
+    for name in (*names, "batch_stats/encoder/resnet/bn1/mean", "batch_stats/encoder/resnet/bn1/variance"):
+        values = [step[name] for step in steps]
+        assert not np.array_equal(values[0], values[1]) and not np.array_equal(values[1], values[2]), name
+    np.testing.assert_array_equal(first.embed().projection, steps[1][table])
+    assert not np.array_equal(steps[1][table], steps[2][table])
 
 
 def test_ignored_pixels_are_marked_whatever_their_label(folder, micro_config, tmp_path):
