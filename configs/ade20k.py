@@ -7,7 +7,14 @@ python -m ifseg_jax.train --config=configs/ade20k.py:supervised --workdir=runs/a
 ROOT holds ADEChallengeData2016 as it is unpacked (`python -m vlseg.data.list`).
 
 Hardware: one accelerator with 16 GB. Time: not run.
-Expected: mIoU 16.8 image-free, 47.1 supervised, published (IFSeg paper, OFA-Base with ResNet-101); ours not run.
+Expected, published (IFSeg paper, OFA-Base with ResNet-101); ours not run:
+
+    image-free    mIoU 16.8. The schedule is that of the authors' script, which keeps the checkpoint with the best mIoU
+                  on the validation images, so its score is that of the best of 20 checkpoints.
+    supervised    mIoU 47.1, of a schedule that is not published, nor is a script. What is set here is the image-free
+                  schedule: 2,000 updates of 16 images are 1.6 epochs, with a frozen ResNet. What that gives is not
+                  known.
+
 Evaluate with: python -m ifseg_jax.evaluate --checkpoint=runs/ade20k/model --tokenizer=BPE_DIRECTORY \
     --data=ade20k:ROOT
 """

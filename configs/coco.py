@@ -3,7 +3,8 @@
 python -m ifseg_jax.train --config=configs/coco.py --workdir=runs/coco --config.tokenizer=BPE_DIRECTORY
 
 Hardware: one accelerator with 16 GB. Time: not run.
-Expected: mIoU 16.9 published (IFSeg paper, OFA-Base with ResNet-101); ours not run.
+Expected: mIoU 16.9 published (IFSeg paper, OFA-Base with ResNet-101); ours not run. The schedule is that of the
+authors' script, which keeps the best of 20 checkpoints by mIoU on the validation images.
 Evaluate with: python -m ifseg_jax.evaluate --checkpoint=runs/coco/model --tokenizer=BPE_DIRECTORY \
     --data=coco_stuff:ROOT
 

@@ -15,7 +15,9 @@ python -m ifseg_jax.train --config=configs/coco_self_training.py:seen --workdir=
     --config.tokenizer=BPE_DIRECTORY --config.data.source=PSEUDO_SEEN
 
 Hardware: one accelerator with 16 GB. Time: not run.
-Expected on the 15 unseen categories: mIoU 56.2 without and 61.6 with labels, published (IFSeg paper); ours not run.
+Expected on the 15 unseen categories: mIoU 56.2 without and 61.6 with labels, published (IFSeg paper); ours not run. The
+8,000 further steps are the paper's. No script of them is published; rate, batch and what is frozen are those of the
+image-free scripts here, and which checkpoint was scored is not said.
 Evaluate with: python -m ifseg_jax.evaluate --checkpoint=runs/self_training/model --tokenizer=BPE_DIRECTORY \
     --data=coco_unseen:ROOT
 """

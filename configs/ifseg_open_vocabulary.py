@@ -7,8 +7,8 @@ python -m ifseg_jax.evaluate --config=configs/open_vocabulary.py:voc21 --checkpo
 
 Instead of voc21 also voc20, context59, context60, coco_object, coco_stuff, cityscapes and ade20k.
 
-Hardware: one accelerator with 16 GB. Time: not run. Expected: no published score but those of configs/coco.py and
-configs/ade20k.py; ours not run.
+Hardware: one accelerator with 16 GB. Time: not run. Expected: no published score of these words; those of
+configs/coco.py and configs/ade20k.py are of other prompts. Ours not run.
 """
 
 import ml_collections

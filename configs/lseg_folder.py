@@ -23,6 +23,7 @@ def get_config() -> ml_collections.ConfigDict:
         "batch_size": 8,
         "learning_rate": 5e-4,
         "decay": "step",
+        "loss_mean": "pixels",
         "decoder_factor": 1.0,
         "optimizer": "adamw",
         "weight_decay": 0.05,

@@ -12,7 +12,7 @@ Images in an update (12, or the paper's 6) and rates are those of configs/lseg_a
 model the paper does not say them.
 
 Hardware: one accelerator with 80 GB. Time: not run.
-Expected: the paper shows pictures and no score; ours not run.
+Expected: the paper (Sec. 5.2) gives the 200 epochs, shows pictures and no score; ours not run.
 Evaluate with: python -m lseg_jax.evaluate --checkpoint=runs/lseg_mix/model --data=cityscapes:ROOT/cityscapes
 
 Other data sets than these seven are those of configs/open_vocabulary.py.

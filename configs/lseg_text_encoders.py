@@ -11,7 +11,8 @@ the original .npz. ROOT holds ADEChallengeData2016 as it is unpacked.
 Images in an update (12, or the paper's 6) and rates are those of configs/lseg_ade20k.py.
 
 Hardware: one accelerator with 40 GB. Time: not run.
-Expected pixel accuracy and mIoU, published (LSeg paper); ours not run:
+Expected pixel accuracy and mIoU, published (LSeg paper); ours not run. The paper
+says neither schedule nor which checkpoint was scored; the schedule here is that of configs/lseg_ade20k.py:
 
     vit_b32    79.70  37.83
     vit_b16    79.77  38.69

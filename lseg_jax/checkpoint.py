@@ -182,12 +182,15 @@ def write_official(path: str | os.PathLike[str], stored: Stored) -> None:
     """Writes a Lightning checkpoint by the official names, with the hyperparameters that name the architecture.
 
     Raises:
-        ConfigError: the text encoder is not CLIP's, or encodes labels in a template.
+        ConfigError: the authors' code has no such encoder, or does not encode labels in a template.
         StorageError: it cannot be written.
     """
     config: LSegConfig = stored.config
-    if config.text.official_mark is None:
-        raise ConfigError("the official code has no such text encoder; export a directory (--format=directory) instead")
+    for part, encoder in {"text": config.text, "image": config.image}.items():
+        if encoder.official_mark is None:
+            raise ConfigError(
+                f"the official code has no such {part} encoder; export a directory (--format=directory) instead"
+            )
     if config.template != PLACE:
         raise ConfigError(
             f"the official code encodes labels alone, not in {config.template!r}; export a directory "

@@ -7,6 +7,7 @@ from typing import Any
 from lseg_jax.encoders import KINDS
 from lseg_jax.encoders.base import ImageEncoder, TextEncoder
 from lseg_jax.encoders.clip import TEXT_VIT, TextConfig
+from lseg_jax.encoders.clip_image import CLIPImageConfig
 from lseg_jax.encoders.minilm import SentenceConfig
 from lseg_jax.encoders.resnet import RESNET_101, ResNetConfig
 from lseg_jax.encoders.vit import VIT_BASE_32, VIT_LARGE_16, ViTConfig
@@ -23,6 +24,7 @@ __all__ = [
     "TEXT_VIT",
     "VIT_BASE_32",
     "VIT_LARGE_16",
+    "CLIPImageConfig",
     "LSegConfig",
     "ResNetConfig",
     "SentenceConfig",

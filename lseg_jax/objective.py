@@ -205,11 +205,15 @@ class Matching(Task):
         """See `Task.update`; nothing in it is random."""
         del step
         settings = self.settings
-        count = counted_pixels(batch.targets, constants.embeddings.shape[1], IGNORED)
+        labels = constants.embeddings.shape[1]
+        pixels = counted_pixels(batch.targets, labels, IGNORED)
 
         def compute(params: Variables, statistics: Any, part: Batch, _: jax.Array) -> tuple[jax.Array, Any]:
             chosen = LabelSets(constants.embeddings[part.sets], constants.valid[part.sets])
             variables = rules.unflatten({**params, **statistics})
+            count = pixels
+            if settings.loss_mean == "images":
+                count = self.batch_size * counted_pixels(part.targets, labels, IGNORED, axis=(1, 2))
             value, changed = loss(
                 self.config, variables, part.images, part.targets, chosen, settings.row_block, settings.margin, count
             )

@@ -15,6 +15,7 @@ from vlseg.evaluation.sliding_window import Scheme
 
 OPTIMIZERS = ("sgd", "adamw")
 DECAYS = ("epoch", "step")
+LOSS_MEANS = ("images", "pixels")
 LABEL_SETS = ("names", "others")
 
 
@@ -27,7 +28,7 @@ class Training:
         stop_after: epochs after which a run ends although its schedule goes on, if not None.
         batch_size: images in an update. The authors' script has one image in each process and accumulates two batches,
             which is 12 on six GPUs; the paper says 6 on six GPUs. accumulation_steps: parts of a batch that are
-            computed one after another, which takes less memory; batch norms see a part at a time.
+            computed one after another, which takes less memory; batch norms see a part at a time, as in the script.
         learning_rate: of the image encoder, at the start. The default is what the authors' script comes to.
         scale_with_batch: multiplies `learning_rate` by `batch_size` / 16. The authors' rule is `base_lr` / 16 times the
             images of one process, however many processes there are and however many batches are accumulated: their
@@ -39,6 +40,8 @@ class Training:
         warmup_steps: of linear warm-up.
         clip_norm: bound of the gradients' global norm, 0 for none.
         base_size, crop_size, scale_range: of the random views, see `vlseg.data.transforms.scale_and_crop`.
+        loss_mean: over "images", each the mean over its pixels that count, as in the authors' script, where every
+            process has one image; an image without such a pixel adds 0. Or over all "pixels" that count in an update.
         margin: what the similarity of a pixel's label is lowered by in the loss, so that pixels come nearer to their
             own label than the softmax alone asks for and other words for it win as well. Of logits after a block
             likewise.
@@ -65,6 +68,7 @@ class Training:
     base_size: int = 520
     crop_size: int = 480
     scale_range: tuple[float, float] = (0.5, 2.0)
+    loss_mean: str = "images"
     margin: float = 0.0
     row_block: int = 16
     seed: int = 0
@@ -75,7 +79,7 @@ class Training:
         check_numbers(self, "seed", "warmup_steps", whole=True)
         check_numbers(self, "learning_rate", "decoder_factor", "weight_decay", "power", "margin", "clip_norm")
         check_numbers(self, "b1", "b2", below=1)
-        check_choices(self, optimizer=OPTIMIZERS, decay=DECAYS)
+        check_choices(self, optimizer=OPTIMIZERS, decay=DECAYS, loss_mean=LOSS_MEANS)
         if self.batch_size % self.accumulation_steps:
             raise ConfigError(
                 f"accumulation_steps {self.accumulation_steps} does not divide the batch of {self.batch_size}"

@@ -17,7 +17,7 @@ from configs import lseg_mix
 from ifseg_jax.prompt import PROMPT, UNKNOWN
 from ifseg_jax.settings import Adaptation
 from lseg_jax.checkpoint import parameter_shapes
-from lseg_jax.config import LSegConfig
+from lseg_jax.config import CLIPImageConfig, LSegConfig
 from lseg_jax.objective import Matching
 from lseg_jax.settings import Training
 from tests import micro, samples
@@ -38,7 +38,7 @@ ARGUMENTS = {
     "ade20k": ["image_free", "supervised"],
     "tiny": ["image_free", "supervised"],
     "coco_self_training": ["unseen", "seen"],
-    "lseg_ade20k": ["vit_b32", "rn50x16"],
+    "lseg_ade20k": ["vit_b32", "rn50x16", "clip_vit_b16"],
     "lseg_text_encoders": ["vit_b32", "vit_b16", "rn50x4", "rn50x16"],
     "lseg_blocks": ["none", *BLOCKS],
     "lseg_zero_shot": ["pascal5i", "coco20i", "fss1000"],
@@ -206,10 +206,12 @@ def test_a_file_that_takes_nothing_after_the_colon(capsys):
 def encoders(tmp_path_factory) -> Path:
     """Files that LSeg starts from, by OpenAI's and timm's names, small."""
     root = tmp_path_factory.mktemp("encoders")
+    tower = CLIPImageConfig(16, 64, 1, 4, 3, micro.IMAGE.reassembled)
     text = dataclasses.replace(micro.TEXT, context=77, vocabulary=49408)
-    shapes_of = parameter_shapes(dataclasses.replace(micro.LSEG, text=text))
-    for name, rules in {"CLIP": text.rules(), "VIT": micro.IMAGE.rules()}.items():
-        state = {}
+    for name, encoder in {"CLIP": text, "VIT": micro.IMAGE, "CLIP_IMAGE": tower}.items():
+        part = "text" if name == "CLIP" else "image"
+        shapes_of = parameter_shapes(dataclasses.replace(micro.LSEG, **{part: encoder}))
+        rules, state = encoder.rules(), {}
         for rule in rules:
             array = micro.parameter(rule.path, shapes_of[rule.path])[() if rule.layer is None else rule.layer]
             state[rule.official] = np.ascontiguousarray(rule.layout.to_official(array))
@@ -310,6 +312,7 @@ def desk(encoders, adapted, tmp_path, monkeypatch) -> Path:
         "configs": CONFIGS,
         "BPE_DIRECTORY": adapted / "coco_unseen_15",
         **dict.fromkeys(("CLIP_VIT_B32", "CLIP_RN50X16"), encoders / "CLIP"),
+        "CLIP_VIT_B16": encoders / "CLIP_IMAGE",
         **dict.fromkeys(("VIT_L16_384", "VIT_B32_384", "ENCODER"), encoders / "VIT"),
         "ADAPTED": adapted / "coco_unseen_15",
         "runs/coco_unseen/model": adapted / "coco_unseen_15",

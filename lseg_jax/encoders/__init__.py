@@ -8,6 +8,7 @@ from typing import TypeVar
 from lseg_jax.encoders import foreign
 from lseg_jax.encoders.base import Encoder, ImageEncoder, TextEncoder
 from lseg_jax.encoders.clip import TextConfig
+from lseg_jax.encoders.clip_image import CLIPImageConfig
 from lseg_jax.encoders.minilm import SentenceConfig
 from lseg_jax.encoders.resnet import ResNetConfig
 from lseg_jax.encoders.vit import ViTConfig
@@ -15,7 +16,7 @@ from vlseg.checkpoints.rules import Variables
 from vlseg.errors import CheckpointError, ConfigError
 
 TEXTS: dict[str, type[TextEncoder]] = {"clip": TextConfig, "minilm": SentenceConfig}
-IMAGES: dict[str, type[ImageEncoder]] = {"vit": ViTConfig, "resnet": ResNetConfig}
+IMAGES: dict[str, type[ImageEncoder]] = {"vit": ViTConfig, "resnet": ResNetConfig, "clip": CLIPImageConfig}
 """Encoders by the name that files and settings give them; the first is the default."""
 
 KINDS: Mapping[str, Mapping[str, type[Encoder]]] = {"text": TEXTS, "image": IMAGES}
@@ -49,9 +50,9 @@ def read_image(path: str | os.PathLike[str]) -> tuple[ImageEncoder, Variables]:
         path: the same kinds as for `read_text`, and .npz. Classifiers and what leads to them are skipped.
 
     Returns:
-        The configuration, of a vision transformer with heads 64 wide as in timm's, its position embedding on the grid
-        that it was trained on; and {"params": {"image": ...}}, with {"batch_stats": {"image": ...}} of a ResNet,
-        float32.
+        The configuration, of a vision transformer with heads 64 wide as in timm's and CLIP's (unless a config.json in
+        the directory says otherwise), its position embedding on the grid that it was trained on; and
+        {"params": {"image": ...}}, with {"batch_stats": {"image": ...}} of a ResNet, float32.
 
     Raises:
         CheckpointError: as in `read_text`, or LSeg cannot use such an encoder.

@@ -36,29 +36,40 @@ LAYER = r"transformer\.resblocks\.(\d+)\."
 
 
 def _from_hugging_face(layers: int) -> list[Recipe]:
-    """CLIP in Hugging Face transformers -> openai/CLIP."""
+    """CLIP's text encoder in Hugging Face transformers -> openai/CLIP."""
     embeddings = "text_model.embeddings"
-    recipes = [
+    return [
         Recipe("token_embedding.weight", (f"{embeddings}.token_embedding.weight",)),
         Recipe("positional_embedding", (f"{embeddings}.position_embedding.weight",)),
         Recipe("text_projection", ("text_projection.weight",), LINEAR.to_ours),
+        *from_hugging_face("text_model", "", layers, {"ln_final": "text_model.final_layer_norm"}),
     ]
+
+
+def from_hugging_face(source: str, target: str, layers: int, norms: Mapping[str, str]) -> list[Recipe]:
+    """The transformer of a tower of CLIP, and its other norms, in Hugging Face transformers -> openai/CLIP.
+
+    Args:
+        source, target: of the tower's names, what they begin with.
+        norms: OpenAI's name of each -> Hugging Face's.
+    """
+    recipes = []
     parts = {"attn.out_proj": "self_attn.out_proj", "ln_1": "layer_norm1", "ln_2": "layer_norm2"}
     parts |= {"mlp.c_fc": "mlp.fc1", "mlp.c_proj": "mlp.fc2"}
-    renamed = {"ln_final": "text_model.final_layer_norm"}
+    renamed = dict(norms)
     for layer in range(layers):
-        source, target = f"text_model.encoder.layers.{layer}", f"transformer.resblocks.{layer}"
-        renamed |= {f"{target}.{to}": f"{source}.{of}" for to, of in parts.items()}
+        theirs, ours = f"{source}.encoder.layers.{layer}", f"{target}transformer.resblocks.{layer}"
+        renamed |= {f"{ours}.{to}": f"{theirs}.{of}" for to, of in parts.items()}
         for leaf in ("weight", "bias"):
-            attention = tuple(f"{source}.self_attn.{part}_proj.{leaf}" for part in "qkv")
-            recipes.append(Recipe(f"{target}.attn.in_proj_{leaf}", attention, concatenated))
+            attention = tuple(f"{theirs}.self_attn.{part}_proj.{leaf}" for part in "qkv")
+            recipes.append(Recipe(f"{ours}.attn.in_proj_{leaf}", attention, concatenated))
     return recipes + [
         Recipe(f"{to}.{leaf}", (f"{of}.{leaf}",)) for to, of in renamed.items() for leaf in ("weight", "bias")
     ]
 
 
-def _hugging_face_settings(directory: Path) -> dict[str, int]:
-    """The number of heads, if a config.json tells it.
+def hugging_face_settings(directory: Path, kind: str) -> dict[str, int]:
+    """The number of heads, if a config.json tells it; `kind` is the tower's class of settings in transformers.
 
     Raises:
         CheckpointError: it cannot be read, or is of a CLIP that computes otherwise.
@@ -67,12 +78,23 @@ def _hugging_face_settings(directory: Path) -> dict[str, int]:
     if not path.is_file():
         return {}
     try:
-        settings = import_transformers().CLIPTextConfig.from_pretrained(directory, local_files_only=True)
+        settings = getattr(import_transformers(), kind).from_pretrained(directory, local_files_only=True)
     except Exception as error:  # the library raises many kinds
         raise CheckpointError(f"its {path.name} cannot be read: {' '.join(str(error).split())}") from error
     if settings.hidden_act != "quick_gelu":
         raise CheckpointError(f"its activation is {settings.hidden_act}; what is expected here is CLIP's quick_gelu")
     return {"heads": settings.num_attention_heads}
+
+
+def layer_rules(source: str, target: str) -> list[Rule]:
+    """OpenAI's names of a layer of either tower."""
+    return [
+        Rule(f"{source}.attn.in_proj_weight", f"params/{target}/qkv/kernel", LINEAR),
+        Rule(f"{source}.attn.in_proj_bias", f"params/{target}/qkv/bias", SAME),
+        *linear(f"{source}.attn.out_proj", f"{target}/out"),
+        *each(norm, source, target, {"ln_1": "attention_norm", "ln_2": "ffn_norm"}),
+        *each(linear, source, target, {"mlp.c_fc": "fc1", "mlp.c_proj": "fc2"}),
+    ]
 
 
 OPENAI = Format(
@@ -87,7 +109,7 @@ HUGGING_FACE = Format(
     re.compile(r"vision_model\.|visual_projection\.|logit_scale$|text_model\.embeddings\.position_ids$"),
     r"text_model\.encoder\.layers\.(\d+)\.",
     _from_hugging_face,
-    _hugging_face_settings,
+    functools.partial(hugging_face_settings, kind="CLIPTextConfig"),
 )
 
 
@@ -120,14 +142,7 @@ class TextConfig(TextEncoder):
         return CLIPText(self)
 
     def rules(self, prefix: str = "") -> list[Rule]:
-        source, target = f"{prefix}transformer.resblocks.{{}}", "text/layers"
-        layer = [
-            Rule(f"{source}.attn.in_proj_weight", f"params/{target}/qkv/kernel", LINEAR),
-            Rule(f"{source}.attn.in_proj_bias", f"params/{target}/qkv/bias", SAME),
-            *linear(f"{source}.attn.out_proj", f"{target}/out"),
-            *each(norm, source, target, {"ln_1": "attention_norm", "ln_2": "ffn_norm"}),
-            *each(linear, source, target, {"mlp.c_fc": "fc1", "mlp.c_proj": "fc2"}),
-        ]
+        layer = layer_rules(f"{prefix}transformer.resblocks.{{}}", "text/layers")
         return [
             Rule(f"{prefix}token_embedding.weight", "params/text/token_embedding", SAME),
             Rule(f"{prefix}positional_embedding", "params/text/positions", SAME),

@@ -3,13 +3,15 @@
 import dataclasses
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import ClassVar, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 from einops import rearrange
+from flax.typing import Initializer
 
 from lseg_jax import dpt
 from lseg_jax.encoders import transformer
@@ -18,9 +20,9 @@ from lseg_jax.encoders.foreign import Format, Recipe, Shapes, count, shape_of
 from vlseg.checkpoints.rules import CONVOLUTION, LINEAR, POINTWISE, SAME, Layout, Rule, each, linear, norm, stacked
 from vlseg.errors import ConfigError
 from vlseg.nn.initializers import KERNEL, uniform
+from vlseg.nn.layers import LayerNorm
 from vlseg.nn.resize import resize_bilinear
 
-NORM_EPSILON = 1e-6
 DEPTHS = len(STRIDES)
 OFFICIAL = "pretrained.model."
 """Official LSeg checkpoints have timm's names behind this."""
@@ -29,8 +31,6 @@ TRANSPOSED = Layout(lambda x: x.transpose(2, 3, 0, 1), lambda x: x.transpose(2, 
 """Transposed convolutions are [in, out, h, w] in PyTorch."""
 
 NORMAL = nn.initializers.normal(0.02)
-FRESH = transformer.Fresh(NORMAL, NORMAL, NORMAL, NORMAL)
-"""As in timm, whose truncation at 2 is a hundred deviations away."""
 
 LAYER = r"blocks\.(\d+)\."
 
@@ -77,6 +77,15 @@ def _from_flax(layers: int) -> list[Recipe]:
     return recipes
 
 
+def _layer(source: str, target: str) -> list[Rule]:
+    """timm's names of a layer."""
+    return [
+        *each(linear, source, target, {"attn.qkv": "qkv", "attn.proj": "out"}),
+        *each(norm, source, target, {"norm1": "attention_norm", "norm2": "ffn_norm"}),
+        *each(linear, source, target, {"mlp.fc1": "fc1", "mlp.fc2": "fc2"}),
+    ]
+
+
 TIMM = Format(
     "a vision transformer by the names of timm",
     "patch_embed.proj.weight",
@@ -92,6 +101,33 @@ FLAX = Format(
 )
 
 
+class Style(NamedTuple):
+    """What vision transformers differ in besides their sizes.
+
+    activation, epsilon: of the feed-forward, and of norms. patch_bias: whether patches have a bias. input_norm: whether
+    a norm comes before the first layer. tokens: how position embedding and class token start, a function of the width.
+    fresh: how layers start.
+    """
+
+    activation: transformer.Activation
+    epsilon: float
+    patch_bias: bool
+    input_norm: bool
+    tokens: Callable[[int], Initializer]
+    fresh: transformer.Fresh
+
+
+TIMM_STYLE = Style(
+    activation=transformer.exact_gelu,
+    epsilon=1e-6,
+    patch_bias=True,
+    input_norm=False,
+    # timm truncates at 2, which is a hundred deviations away.
+    tokens=lambda width: NORMAL,
+    fresh=transformer.Fresh(NORMAL, NORMAL, NORMAL, NORMAL),
+)
+
+
 @dataclasses.dataclass(frozen=True)
 class ViTConfig(ImageEncoder):
     """A vision transformer (Dosovitskiy et al. 2021) that is read out at four depths.
@@ -103,8 +139,9 @@ class ViTConfig(ImageEncoder):
     """
 
     formats = (TIMM, FLAX)
-    official_mark = f"{OFFICIAL}patch_embed.proj.weight"
-    carried = rf"{re.escape(OFFICIAL)}(norm|head)\."
+    official_mark: ClassVar[str | None] = f"{OFFICIAL}patch_embed.proj.weight"
+    carried: ClassVar[str | None] = rf"{re.escape(OFFICIAL)}(norm|head)\."
+    style: ClassVar[Style] = TIMM_STYLE
     axes = (*transformer.AXES, (r"/image/(patch_kernel|positions)$", ("embed",)), *dpt.REASSEMBLY_AXES)
 
     patch: int = 16
@@ -153,15 +190,15 @@ class ViTConfig(ImageEncoder):
             Rule(f"{prefix}cls_token", "params/image/class_token", flat),
             Rule(f"{prefix}pos_embed", "params/image/positions", Layout(lambda x: x[0], lambda x: x[None])),
         ]
-        source, depth = f"{prefix}blocks.{{}}", self.layers // DEPTHS
+        return rules + self.stacked_rules(f"{prefix}blocks.{{}}", _layer)
+
+    def stacked_rules(self, source: str, layer: Callable[[str, str], list[Rule]]) -> list[Rule]:
+        """The rules of all layers from those of one, by its official name, where {} is its number, and ours."""
+        depth = self.layers // DEPTHS
+        rules = []
         for number in range(DEPTHS):
-            target = f"image/layers_{number}"
-            layer = [
-                *each(linear, source, target, {"attn.qkv": "qkv", "attn.proj": "out"}),
-                *each(norm, source, target, {"norm1": "attention_norm", "norm2": "ffn_norm"}),
-                *each(linear, source, target, {"mlp.fc1": "fc1", "mlp.fc2": "fc2"}),
-            ]
-            rules += stacked(range(number * depth, (number + 1) * depth), layer)
+            layers = range(number * depth, (number + 1) * depth)
+            rules += stacked(layers, layer(source, f"image/layers_{number}"))
         return rules
 
     def official_rules(self) -> list[Rule]:
@@ -178,16 +215,13 @@ class ViTConfig(ImageEncoder):
     @classmethod
     def from_shapes(cls, shapes: Shapes, prefix: str = "", reassembled: tuple[int, ...] | None = None) -> "ViTConfig":
         width, _, _, patch = shape_of(shapes, f"{prefix}patch_embed.proj.weight", 4)
-        if reassembled is None:
-            large = width // 4, width // 2, width, width
-            reassembled = VIT_BASE_32.reassembled if width == VIT_BASE_32.width else large
         return cls(
             patch=patch,
             width=width,
             heads=transformer.usual_heads(width),
             layers=count(shapes, re.escape(prefix) + LAYER),
             grid=math.isqrt(shape_of(shapes, f"{prefix}pos_embed", 3)[1] - 1) or 1,
-            reassembled=reassembled,
+            reassembled=reassembled or usual_reassembly(width),
         )
 
     @classmethod
@@ -203,6 +237,11 @@ class ViTConfig(ImageEncoder):
         patches = 2 * 3 * self.patch**2 * self.width * tokens
         layers = self.layers * transformer.layer_flops(self.width, tokens + 1)
         return patches + layers + dpt.reassembly_flops(self.width, self.reassembled, self.patch, rows, columns)
+
+
+def usual_reassembly(width: int) -> tuple[int, ...]:
+    """Channels of the levels that the authors make of a transformer of this width."""
+    return VIT_BASE_32.reassembled if width == VIT_BASE_32.width else (width // 4, width // 2, width, width)
 
 
 VIT_LARGE_16 = ViTConfig()
@@ -226,31 +265,34 @@ class ViT(nn.Module):
         Returns:
             Four arrays [B, 1 + h * w, D], class token first; h = H / patch, w = W / patch.
         """
-        config = self.config
+        config, style = self.config, self.config.style
         patch, width = config.patch, config.width
         dtype = jnp.dtype(self.dtype)
         batch, rows, columns = images.shape[0], images.shape[1] // patch, images.shape[2] // patch
         kernel = self.param("patch_kernel", KERNEL, (patch, patch, 3, width)).astype(dtype)
-        bias = self.param("patch_bias", uniform(3 * patch**2), (width,)).astype(dtype)
-        class_token = self.param("class_token", NORMAL, (width,))
-        positions = self.param("positions", NORMAL, (1 + config.grid**2, width))
+        class_token = self.param("class_token", style.tokens(width), (width,))
+        positions = self.param("positions", style.tokens(width), (1 + config.grid**2, width))
         patches = rearrange(images.astype(dtype), "b (r y) (c x) p -> b r y c x p", y=patch, x=patch)
-        x = rearrange(jnp.einsum("brycxp,yxpd->brcd", patches, kernel), "b r c d -> b (r c) d") + bias
+        x = rearrange(jnp.einsum("brycxp,yxpd->brcd", patches, kernel), "b r c d -> b (r c) d")
+        if style.patch_bias:
+            x += self.param("patch_bias", uniform(3 * patch**2), (width,)).astype(dtype)
         square = rearrange(positions[1:], "(r c) d -> 1 r c d", r=config.grid)
         resized = rearrange(resize_bilinear(square, rows, columns), "1 r c d -> 1 (r c) d")
         x = x + resized.astype(dtype)
         first = jnp.broadcast_to((class_token + positions[0]).astype(dtype), (batch, 1, width))
         x = jnp.concatenate([first, x], axis=1)
+        if style.input_norm:
+            x = LayerNorm(style.epsilon, dtype, name="input_norm")(x)
         depths = []
         for depth in range(DEPTHS):
             stack = transformer.layers(
                 config.layers // DEPTHS,
                 config.heads,
-                transformer.exact_gelu,
-                NORM_EPSILON,
+                style.activation,
+                style.epsilon,
                 self.dtype,
                 f"layers_{depth}",
-                FRESH,
+                style.fresh,
                 remat=self.remat == "layer",
             )
             x, _ = stack(x, None)

@@ -383,6 +383,7 @@ def test_pairs_ask_for_a_class_that_is_there():
         ({"scale_range": (0.5,)}, "training.scale_range"),
         ({"scale_range": (0.5, float("inf"))}, "training.scale_range"),
         ({"decay": "never"}, "training.decay 'never' is none of epoch, step"),
+        ({"loss_mean": "classes"}, "training.loss_mean 'classes' is none of images, pixels"),
         ({"optimizer": "adagrad"}, "training.optimizer 'adagrad' is none of sgd, adamw"),
     ],
 )

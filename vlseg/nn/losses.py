@@ -39,8 +39,8 @@ def upsampled_cross_entropy(
             Wang et al. 2018, "CosFace").
         label_smoothing: share e of the target distribution that is spread over all M categories, the target's own
             among them; the rest 1 - e stays with it (Szegedy et al. 2016, as PyTorch's cross entropy has it).
-        count: what the sum over pixels is divided by, if not by their number: for a part of a batch, the
-            `counted_pixels` of all of it.
+        count: what the sum over pixels is divided by, if not by their number: a scalar, for a part of a batch the
+            `counted_pixels` of all of it; or [B], for the sum over each image.
 
     Returns:
         float32 scalar, the mean over counted pixels; 0 if there are none.
@@ -48,12 +48,14 @@ def upsampled_cross_entropy(
     if count is None:
         count = counted_pixels(target, logits.shape[-1], ignore_label)
     options = _Options(ignore_label, row_block, align_corners, margin, label_smoothing)
-    return _sum(logits.astype(jnp.float32), target, options) / jnp.maximum(count, 1.0)
+    return jnp.sum(_sums(logits.astype(jnp.float32), target, options) / jnp.maximum(count, 1.0))
 
 
-def counted_pixels(target: jax.Array, categories: int, ignore_label: int = 255) -> jax.Array:
-    """How many pixels of a label map int32 [...] count in `upsampled_cross_entropy`: float32 scalar."""
-    return jnp.sum(_counted(target, categories, ignore_label), dtype=jnp.float32)
+def counted_pixels(
+    target: jax.Array, categories: int, ignore_label: int = 255, axis: tuple[int, ...] | None = None
+) -> jax.Array:
+    """Pixels of a label map int32 [...] that count in `upsampled_cross_entropy`: float32, along all or some axes."""
+    return jnp.sum(_counted(target, categories, ignore_label), axis, dtype=jnp.float32)
 
 
 def _counted(target: jax.Array, categories: int, ignore_label: int) -> jax.Array:
@@ -71,7 +73,7 @@ class _Options(NamedTuple):
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def _sum(logits: jax.Array, target: jax.Array, options: _Options) -> jax.Array:
+def _sums(logits: jax.Array, target: jax.Array, options: _Options) -> jax.Array:
     return _accumulate(logits, target, options, with_gradient=False)[0]
 
 
@@ -81,15 +83,15 @@ def _forward(logits: jax.Array, target: jax.Array, options: _Options) -> tuple[j
 
 
 def _backward(options: _Options, saved: tuple[jax.Array], cotangent: jax.Array) -> tuple:
-    return cotangent * saved[0], None
+    return cotangent[:, None, None, None] * saved[0], None
 
 
-_sum.defvjp(_forward, _backward)
+_sums.defvjp(_forward, _backward)
 
 
 def _accumulate(logits: jax.Array, target: jax.Array, options: _Options, *, with_gradient: bool) -> Pair:
-    """Sums over pixels: loss and gradient [B, h, w, M] (0 if not wanted)."""
-    _, h, w, categories = logits.shape
+    """Sums over the pixels of each image: loss [B] and gradient [B, h, w, M] (0 if not wanted)."""
+    images, h, w, categories = logits.shape
     _, height, width = target.shape
     row_block = min(options.row_block, height)
     blocks = -(-height // row_block)
@@ -116,7 +118,7 @@ def _accumulate(logits: jax.Array, target: jax.Array, options: _Options, *, with
             desired = (1 - options.label_smoothing) * hit + options.label_smoothing / categories
         chosen = jnp.sum(jnp.where(desired, desired * pixels, 0.0), axis=-1)
         losses = (jnp.log(partition) + peak)[..., 0] - chosen
-        total += jnp.sum(jnp.where(counted, losses, 0.0))
+        total += jnp.sum(jnp.where(counted, losses, 0.0), axis=(1, 2))
         if with_gradient:
             slope = jnp.where(counted[..., None], exponentials / partition - desired, 0.0)
             slope = jnp.einsum("xw,byxm->bywm", columns, slope, precision="highest")
@@ -124,5 +126,5 @@ def _accumulate(logits: jax.Array, target: jax.Array, options: _Options, *, with
         return (total, gradient), None
 
     gradient = jnp.zeros(logits.shape if with_gradient else (), jnp.float32)
-    sums, _ = jax.lax.scan(step, (jnp.zeros((), jnp.float32), gradient), (rows, target))
+    sums, _ = jax.lax.scan(step, (jnp.zeros(images, jnp.float32), gradient), (rows, target))
     return sums

@@ -47,8 +47,9 @@ def block() -> torch.nn.Module:
 
 MODELS: dict[str, tuple[Callable[[], torch.nn.Module], int, re.Pattern[str]]] = {
     "vitl16": (lambda: small.vit_large(text()), 1, re.compile(r"pretrained\.act_postprocess4")),
-    "vitb32": (vit, 1, re.compile(r"(clip_pretrained|pretrained|scratch)\.")),
+    "vitb32": (vit, 1, re.compile(r"(clip_pretrained\.(?!visual)|pretrained\.|scratch\.)")),
     "resnet": (lambda: small.resnet(text()), 1, re.compile(r"pretrained\.")),
+    "clip": (vit, 1, re.compile(r"clip_pretrained\.visual\.(?!ln_post|proj)")),
     "block": (block, TIMES, re.compile(r"scratch\.")),
 }
 """How a model is built, how often, and the names that are recorded of it."""

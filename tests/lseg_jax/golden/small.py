@@ -40,6 +40,7 @@ def vit(
     features: int,
     block: str = "none",
     depth: int = 0,
+    activation: str = "lrelu",
 ) -> torch.nn.Module:
     """LSegNet with a ViT of patch 32 (`clip_vitb32_384`); the arguments are those of our configuration.
 
@@ -60,7 +61,7 @@ def vit(
         mock.patch.object(encoder, "_make_vit_b32_backbone", make_backbone),
         mock.patch.object(blocks, "_make_scratch", lambda _, out, **rest: scratch(list(reassembled), out, **rest)),
     ):
-        options = {"arch_option": BLOCKS[block], "block_depth": depth, "activation": "lrelu"}
+        options = {"arch_option": BLOCKS[block], "block_depth": depth, "activation": activation}
         return net.LSegNet(["sky"], backbone="clip_vitb32_384", features=features, **options)
 
 

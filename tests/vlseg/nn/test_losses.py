@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vlseg.nn.losses import upsampled_cross_entropy
+from vlseg.nn.losses import counted_pixels, upsampled_cross_entropy
 from vlseg.nn.resize import resize_bilinear
 
 IGNORED = 255
@@ -122,6 +122,21 @@ def test_an_ignored_label_below_the_number_of_categories():
     assert_equal(both(logits, target, ignore_label=1))
     changed = both(logits + np.array([0, 9, 0], np.float32), np.where(target == 1, IGNORED, target), ignore_label=1)
     assert changed[0][0] > both(logits, target, ignore_label=1)[0][0]  # it still stands in the softmax
+
+
+def test_a_count_for_each_image():
+    """The sum of the images' own means; one without a pixel that counts adds nothing."""
+    rng = np.random.default_rng(3)
+    logits = rng.normal(0, 3, (3, 4, 5, 4)).astype(np.float32)
+    target = rng.integers(0, 4, (3, 8, 10))
+    target[1], target[2, :5] = IGNORED, IGNORED
+    count = counted_pixels(target, 4, axis=(1, 2))
+    np.testing.assert_array_equal(count, [80, 0, 30])
+    value, gradient = jax.value_and_grad(functools.partial(upsampled_cross_entropy, count=count))(logits, target)
+    expected = [jax.value_and_grad(naive)(logits[one : one + 1], target[one : one + 1]) for one in range(3)]
+    np.testing.assert_allclose(value, sum(float(loss) for loss, _ in expected), rtol=1e-5)
+    slopes = np.concatenate([slope for _, slope in expected])
+    np.testing.assert_allclose(gradient, slopes, rtol=1e-4, atol=1e-6)
 
 
 def test_nothing_counts():
