@@ -10,7 +10,7 @@ import numpy as np
 from scipy import special
 
 from lseg_jax import checkpoint, inference, official
-from lseg_jax.config import LSegConfig, ResNetConfig, TextConfig, ViTConfig
+from lseg_jax.config import CLIPImageConfig, LSegConfig, ResNetConfig, TextConfig, ViTConfig
 from lseg_jax.dpt import ResidualUnit
 from lseg_jax.encoders import clip, vit
 from lseg_jax.tokenizers import clip_tokenizer, tokenize
@@ -123,9 +123,12 @@ def _vision_transformer(config: LSegConfig, encoder: ViTConfig, params: Paramete
     p = float64({name: value for name, value in first.items() if name == "layers_0" or "layers" not in name})
     patches = image.astype(np.float64).reshape(encoder.grid, encoder.patch, encoder.grid, encoder.patch, 3)
     x = np.einsum("rycxp,yxpd->rcd", patches, p["patch_kernel"], optimize=True)
-    x = x.reshape(encoder.grid**2, -1) + p["patch_bias"]
+    style = encoder.style
+    x = x.reshape(encoder.grid**2, -1) + (p["patch_bias"] if style.patch_bias else 0)
     x = np.concatenate([p["class_token"][None], x]) + p["positions"]
-    x = _layer(layer_of(p["layers_0"], 0), x, encoder.heads, gelu, vit.NORM_EPSILON)
+    x = layer_norm(x, p["input_norm"], style.epsilon) if style.input_norm else x
+    activation = _quick_gelu if isinstance(encoder, CLIPImageConfig) else gelu
+    x = _layer(layer_of(p["layers_0"], 0), x, encoder.heads, activation, style.epsilon)
     return verification.agreement("ViT, first block", ours, x)
 
 

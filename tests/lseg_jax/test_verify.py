@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from lseg_jax import LSeg, checkpoint, official
-from lseg_jax.config import TEXT_VIT, SentenceConfig
+from lseg_jax.config import TEXT_VIT, CLIPImageConfig, SentenceConfig
 from lseg_jax.encoders import transformer
 from lseg_jax.verification import KNOWN, VERIFICATION
 from tests import byte_pairs, micro
@@ -111,3 +111,16 @@ def test_layers_of_other_models(micro_resnet, monkeypatch):
     monkeypatch.setattr(transformer, "quick_gelu", transformer.exact_gelu)
     _, text, _ = VERIFICATION.layers(micro_resnet)
     assert text.what == "text, first block" and text.passed is False
+
+
+def test_layers_of_clips_image_tower(micro_model, monkeypatch):
+    config = dataclasses.replace(micro.LSEG, image=CLIPImageConfig(16, 64, 1, 4, 3, micro.IMAGE.reassembled))
+    model = dataclasses.replace(
+        micro_model, config=config, variables=micro.variables(checkpoint.parameter_shapes(config))
+    )
+    first, *_ = VERIFICATION.layers(model)
+    assert (first.what, first.passed) == ("ViT, first block", True)
+    normal = CLIPImageConfig.style._replace(activation=transformer.exact_gelu)
+    monkeypatch.setattr(CLIPImageConfig, "style", normal)
+    first, *_ = VERIFICATION.layers(model)
+    assert first.passed is False
