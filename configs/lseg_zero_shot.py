@@ -8,7 +8,8 @@ Instead of pascal5i also coco20i and fss1000. ROOT holds VOC2012/, COCO2014/ or 
 splits/ (`lseg_jax/fewshot.py`). CLIP_VIT_B32 and a ViT-L/16 as ENCODER are those of configs/lseg_ade20k.py; the other
 ENCODER is torchvision's ResNet-101.
 
-Hardware: one accelerator with 80 GB. Time: not run. Expected mIoU, published (LSeg paper); ours not run:
+Hardware: accelerators with 120 GB in all for the ViT-L/16 in bfloat16 (estimated from docs/pods: 3 GB an image); less
+with --config.model.remat=layer. Time: not run. Expected mIoU, published (LSeg paper); ours not run:
 
     PASCAL-5i, folds 0 to 3, mean, FB-IoU   ResNet-101 52.8 53.8 44.4 38.5, 47.4, 64.1
                                             ViT-L/16   61.3 63.6 43.1 41.0, 52.3, 67.0
