@@ -23,8 +23,9 @@ of the last of them is another one. FSS-1000 is trained for 60 epochs with a bas
 script of these runs is published. The base rate of 0.004 for the other two, the 200 epochs of their schedule and 20
 pairs of pictures in an update are the defaults of the authors' code, whose rule counts a pair once: rates of 0.005 and
 0.05 (encoder, decoder), for FSS-1000 0.0625 and 0.625. The loss is the mean over the pixels of an update, as over those
-of a process there. The paper's batch of 6 (Sec. 4.1) is not said to be that of these runs. The pictures of a pair show
-the same class; here the 40 pictures of an update are drawn without regard to pairs.
+of a process there. The paper's batch of 6 (Sec. 4.1) is not said to be that of these runs. An epoch has
+an update for every 20 pictures of the training list, as there; but the two pictures of a pair show the same class
+there, and here all 40 are drawn from the list.
 """
 
 import ml_collections

@@ -128,7 +128,8 @@ def open_source(config: ml_collections.ConfigDict, training: Training, rows: np.
         episodes = open_benchmark(config.benchmark.name, config.benchmark.root, config.benchmark.fold, "train")
         asked: list[tuple[str, ...]] = [(OTHERS, episodes.names[class_id]) for class_id in episodes.class_ids]
         batches = episode_batches(episodes, training, **reading)
-        return Source(asked, batches, episodes.epoch, ())
+        # The authors put a second picture of the class beside each, so an epoch sees twice as many.
+        return Source(asked, batches, 2 * episodes.epoch, ())
     datasets = open_datasets(config.data)
     examples = sum(len(dataset) for dataset in datasets)
     labels = datasets[0].names if len(datasets) == 1 else ()

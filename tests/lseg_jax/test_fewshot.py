@@ -117,9 +117,9 @@ def test_commands(root, tmp_path, capsys, monkeypatch):
     arguments = ["--config=configs/lseg_zero_shot.py:pascal5i", f"--workdir={tmp_path / 'run'}", *overrides]
     assert commands.call("train", *arguments) == 0
     output = capsys.readouterr().out
-    # Four epochs of two steps each.
+    # Four epochs of twice six pictures.
     metrics = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
-    assert metrics[-1]["step"] == 8
+    assert metrics[-1]["step"] == 16
     model = tmp_path / "run/model"
     assert lseg_jax.load(model).inference.crop_size == 64
     again = ["--benchmark=pascal5i", f"--root={root}", f"--checkpoint={model}", f"--out={tmp_path / 'scores'}"]
