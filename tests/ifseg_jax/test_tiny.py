@@ -19,7 +19,7 @@ def test_the_bundled_model_scores_what_was_measured():
     model = ifseg_jax.load()
     (plain,) = score(model, dataset, model.variants()[:1], labels=NAMES, batch_size=20)
     # On 500 scenes; its scores on any 20 are about this far apart.
-    assert 100 * plain.miou == pytest.approx(16.4, abs=2)
+    assert 100 * plain.miou == pytest.approx(14.8, abs=2)
 
 
 @pytest.mark.slow
