@@ -17,8 +17,9 @@ A folder of one's own instead of ROOT has images/, labels/ (ADE20K's files, wher
 (`vlseg/labels/ade20k_150.txt`).
 
 An update sees 12 images, at rates of 0.00025 (encoder) and 0.0025 (decoder), as in the authors' script on six GPUs:
-one image in each process, two batches accumulated, and a base rate of 0.004 / 16 * 1. The paper (Sec. 4.1) says 6
-images in all, one on each of six GPUs: --config.training.batch_size=6.
+one image in each process, two batches accumulated, and a base rate of 0.004 / 16 * 1. Their batch norms see the six
+images of all GPUs at a time: --config.training.accumulation_steps=2 does the same. The paper (Sec. 4.1) says 6 images
+in all, one on each of six GPUs: --config.training.batch_size=6.
 
 Hardware: one accelerator with 80 GB. Time: not run.
 Expected pixel accuracy and mIoU, multi-scale, published (LSeg paper, Table 6); ours not run. The schedule is that of
@@ -62,6 +63,6 @@ def get_config(model: str = "vit_b32") -> ml_collections.ConfigDict:
     check_argument("configs/lseg_ade20k.py", model, MODELS)
     config = ml_collections.ConfigDict({"package": "lseg_jax"})
     config.model = MODELS[model]
-    config.data = {"folder": {"ignore_zero": True}}
-    config.evaluation = {"folder": {"ignore_zero": True}}
+    for section in ("data", "evaluation", "validation"):
+        config[section] = {"folder": {"ignore_zero": True}}
     return config

@@ -11,8 +11,8 @@ default of the authors' code; the paper does not say.
 Images in an update (12, or the paper's 6) and rates are those of configs/lseg_ade20k.py.
 
 Hardware: one accelerator with 40 GB. Time: not run.
-Expected pixel accuracy and mIoU by depth, published (LSeg paper); ours not run. The paper says neither
-the schedule nor which checkpoint was scored; the schedule here is that of configs/lseg_ade20k.py:
+Expected pixel accuracy and mIoU by depth, published (LSeg paper); ours not run. The paper says neither the schedule nor
+which checkpoint was scored; the schedule here is that of configs/lseg_ade20k.py:
 
     depth         0             1             2             4
     depthwise     79.70 37.83   79.72 39.19   79.78 39.45    7.67  0.18
@@ -39,6 +39,6 @@ def get_config(block: str = "bottleneck-2") -> ml_collections.ConfigDict:
     kind, _, depth = block.partition("-")
     config = ml_collections.ConfigDict({"package": "lseg_jax"})
     config.model = {"image": VIT_B32, "block": kind, "block_depth": int(depth or 0)}
-    config.data = {"folder": {"ignore_zero": True}}
-    config.evaluation = {"folder": {"ignore_zero": True}}
+    for section in ("data", "evaluation", "validation"):
+        config[section] = {"folder": {"ignore_zero": True}}
     return config

@@ -8,8 +8,8 @@ coco_panoptic/, idd/, mapillary/ and sun_rgbd/. One that lies elsewhere has a fl
 --config.roots.idd=FOLDER. How often each of them comes follows from its size, or from --config.data.weights. The files
 are those of configs/lseg_ade20k.py.
 
-Images in an update (12, or the paper's 6) and rates are those of configs/lseg_ade20k.py; of this
-model the paper does not say them.
+Images in an update (12, or the paper's 6) and rates are those of configs/lseg_ade20k.py; of this model the paper does
+not say them.
 
 Hardware: one accelerator with 80 GB. Time: not run.
 Expected: the paper (Sec. 5.2) gives the 200 epochs, shows pictures and no score; ours not run.

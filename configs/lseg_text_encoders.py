@@ -11,8 +11,8 @@ the original .npz. ROOT holds ADEChallengeData2016 as it is unpacked.
 Images in an update (12, or the paper's 6) and rates are those of configs/lseg_ade20k.py.
 
 Hardware: one accelerator with 40 GB. Time: not run.
-Expected pixel accuracy and mIoU, published (LSeg paper); ours not run. The paper
-says neither schedule nor which checkpoint was scored; the schedule here is that of configs/lseg_ade20k.py:
+Expected pixel accuracy and mIoU, published (LSeg paper); ours not run. The paper says neither the schedule nor which
+checkpoint was scored; the schedule here is that of configs/lseg_ade20k.py:
 
     vit_b32    79.70  37.83
     vit_b16    79.77  38.69
@@ -40,6 +40,6 @@ def get_config(text: str = "vit_b32") -> ml_collections.ConfigDict:
     check_argument("configs/lseg_text_encoders.py", text, TEXTS)
     config = ml_collections.ConfigDict({"package": "lseg_jax"})
     config.model = {"text": TEXTS[text], "image": VIT_B32}
-    config.data = {"folder": {"ignore_zero": True}}
-    config.evaluation = {"folder": {"ignore_zero": True}}
+    for section in ("data", "evaluation", "validation"):
+        config[section] = {"folder": {"ignore_zero": True}}
     return config

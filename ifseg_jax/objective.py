@@ -39,6 +39,12 @@ UNUSED = re.compile(
 )
 """Decoder parameters that spatially conditioned decoding never reads; they get no update, not even weight decay."""
 
+UNREAD_IMAGES = re.compile(r"params/decoder/layers/image_table")
+"""What it does not read besides with the segmentation positions of the official code."""
+
+UNREAD_CELLS = re.compile(r"params/decoder/(layers/cell_table|cell_positions|cell_position_norm)")
+"""The same with the encoder's image positions, as the paper has it."""
+
 OFFICIAL = Adaptation()
 """The official settings."""
 
@@ -50,8 +56,8 @@ Metrics = dict[str, jax.Array]
 def split(variables: Any, config: OFAConfig, settings: Adaptation = OFFICIAL) -> tuple[Variables, Variables]:
     """Variables as (trained, kept), both flat: "params/..." -> array. What is frozen is what the settings say."""
     flat = rules.flatten(variables)
-    table = "cell" if config.decoder_positions == "encoder_image" else "image"
-    patterns = [UNUSED, re.compile(rf"params/decoder/layers/{table}_table")]
+    read_by_none = UNREAD_CELLS if config.decoder_positions == "encoder_image" else UNREAD_IMAGES
+    patterns = [UNUSED, read_by_none]
     if settings.freeze_entire_resnet:
         patterns.append(TRUNK)
     if settings.freeze_resnet:

@@ -111,7 +111,7 @@ class Validation(Data):
 
     Attributes:
         every: updates between two validations, 0 for none. epochs: the same in epochs, instead.
-        metric: which the best step has most of, such as "mIoU", "mAcc" or "aAcc".
+        metric: by which the best step is chosen, the higher the better: "mIoU", "mAcc" or "aAcc".
         count: of the data set the first so many images, 0 for all.
     """
 

@@ -212,6 +212,6 @@ def test_two_processes_validate_and_choose_as_one(folder, tmp_path):
     assert [entry["step"] for entry in one] == [entry["step"] for entry in two] == [10, 20, 30, 40]
     np.testing.assert_allclose([e["mIoU"] for e in one], [e["mIoU"] for e in two], atol=2e-3)
     for name in ("one", "two"):
-        best = max(one if name == "one" else two, key=lambda entry: entry["mIoU"])["step"]
+        best = max(one if name == "one" else two, key=lambda entry: (entry["mIoU"], entry["step"]))["step"]
         records = [json.loads((tmp_path / name / kind / "config.json").read_text()) for kind in ("model", "last")]
         assert [record["training"]["step"] for record in records] == [best, 40]

@@ -136,7 +136,10 @@ def write_frozen(run: str | os.PathLike[str], package: str, stored: Stored, trai
     variables = rules.unflatten({name: value for name, value in flat.items() if name not in trained})
     weights = dataclasses.replace(stored.weights, variables=variables)
     settings = {**stored.settings, "part": runs.FROZEN}
-    write(f"{os.fspath(run)}/{runs.FROZEN}", package, stored._replace(weights=weights, settings=settings))
+    # A bucket may hold a part of it, of a run that was killed meanwhile.
+    write(
+        f"{os.fspath(run)}/{runs.FROZEN}", package, stored._replace(weights=weights, settings=settings), overwrite=True
+    )
 
 
 def write(path: str | os.PathLike[str], package: str, stored: Stored, *, overwrite: bool = False) -> None:

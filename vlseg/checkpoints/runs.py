@@ -1,7 +1,7 @@
 """Folders of training runs as models: the steps that a run has kept.
 
 RUN/model          the model of a finished run: the best step of a run that was validated, else the last
-RUN/last           the last step, where the best is another
+RUN/last           the last step of a run that was validated
 RUN/summary.json   learning rates, images per update, steps and epochs that the settings come to
 RUN/frozen         a model directory without what training changes, saved once
 RUN/checkpoints/N  what training has changed up to step N
@@ -24,6 +24,9 @@ from vlseg.errors import CheckpointError, one_line
 
 CONFIG_FILE, WEIGHTS = "config.json", "model.safetensors"
 MODEL, LAST, FROZEN, STEPS, SUMMARY = "model", "last", "frozen", "checkpoints", "summary.json"
+COMMITTED = "commit_success.txt"
+"""What Orbax writes last into a step in a bucket, where nothing can be renamed."""
+
 RECORD = "training"
 """The part of a model directory's config.json that says which step of which run it is."""
 
@@ -38,19 +41,29 @@ def is_run(path: str | os.PathLike[str]) -> bool:
 
 def is_step(path: str | os.PathLike[str]) -> bool:
     """Whether this is what a run has kept of a step."""
-    run, _, step = os.fspath(path).rpartition(f"/{STEPS}/")
+    run, step = _run_and_step(path)
     return step.isdecimal() and is_run(run)
+
+
+def _run_and_step(path: str | os.PathLike[str]) -> tuple[str, str]:
+    """The run and the step of RUN/checkpoints/STEP; of other paths an empty step."""
+    whole = os.fspath(path).rstrip("/") if files.is_remote(path) else os.path.abspath(path)
+    run, _, step = whole.rpartition(f"/{STEPS}/")
+    return (run, step) if run and "/" not in step else ("", "")
 
 
 def frozen(path: Path) -> Path:
     """The directory with what training does not change, of a step."""
-    return path.parents[1] / FROZEN
+    return Path(_run_and_step(path)[0]) / FROZEN
 
 
 def kept_steps(run: str | os.PathLike[str]) -> list[int]:
-    """The steps that a run has kept, in order."""
+    """The steps that a run has kept, in order; those of a bucket only if they were written to their end."""
     folder = epath.Path(run) / STEPS
-    return sorted(int(path.name) for path in folder.iterdir() if path.name.isdecimal()) if folder.exists() else []
+    found = [path for path in folder.iterdir() if path.name.isdecimal()] if folder.exists() else []
+    if files.is_remote(run):
+        found = [path for path in found if (path / COMMITTED).exists()]
+    return sorted(int(path.name) for path in found)
 
 
 def find(run: str | os.PathLike[str], step: int | None) -> str:
@@ -64,7 +77,7 @@ def find(run: str | os.PathLike[str], step: int | None) -> str:
     """
     run = os.fspath(run).rstrip("/")
     directories = [f"{run}/{name}" for name in (MODEL, LAST) if storage.exists(f"{run}/{name}/{CONFIG_FILE}")]
-    if step is None and directories:
+    if step is None and directories and directories[0] == f"{run}/{MODEL}":
         return directories[0]
     for directory in directories:
         if _recorded_step(f"{directory}/{CONFIG_FILE}") == step:
@@ -131,7 +144,7 @@ def read_parts(path: str | os.PathLike[str]) -> dict[str, dict[str, np.ndarray]]
 
 def local_step(url: str) -> Path:
     """A step of a run in a bucket, RUN/checkpoints/N, as a model directory in the cache, made at its first use."""
-    run, _, step = url.rpartition(f"/{STEPS}/")
+    run, step = _run_and_step(url)
     frozen = remote.local_copy(f"{run}/{FROZEN}", CONFIG_FILE, CheckpointError)
     # The cache has a folder of its own for each state of this file, which is written anew with every checkpoint.
     folder = remote.fetch(f"{url}/default", ["_METADATA"], CheckpointError)

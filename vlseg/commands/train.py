@@ -92,11 +92,18 @@ def train(config: ml_collections.ConfigDict, workdir: str | Path) -> Place:
 
 
 def describe(prepared: Prepared, path: Place) -> None:
-    """Prints what the settings come to, and writes it beside what training does not change, once; process 0 does."""
+    """Prints and writes what the settings come to. A new run also gets what training does not change.
+
+    Process 0 does it.
+    """
     if not distributed.is_main():
         return
-    summary = {"images_per_update": prepared.task.batch_size, "steps": prepared.steps, **prepared.task.summary()}
-    print("  ".join(f"{name} {value:g}" for name, value in summary.items()), flush=True)
+    summary: dict[str, int | float] = {"images_per_update": prepared.task.batch_size, "steps": prepared.steps}
+    if prepared.epoch:
+        summary["epochs"] = prepared.steps / prepared.epoch
+    summary |= prepared.task.summary()
+    shown = {name: value if isinstance(value, int) else f"{value:g}" for name, value in summary.items()}
+    print("  ".join(f"{name} {value}" for name, value in shown.items()), flush=True)
     storage.write_json(path / runs.SUMMARY, summary)
     if not runs.is_run(path):
         trained = {name: part for name, part in prepared.state.items() if name != runs.OPTIMIZER}
@@ -114,7 +121,7 @@ def model_part(state: Any, mesh: Mesh) -> Any:
 def write(
     finish: Callable[[Any], Segmenter], last: Any, path: Place, steps: int, validation: Validation | None
 ) -> Segmenter:
-    """Writes the model of a run, that of the best step if it was validated; then the last beside it.
+    """Writes the model of a run: of the best step if it was validated, and then the last beside it.
 
     Args:
         finish: of `Prepared`. last: the state after the last step, see `model_part`.
@@ -127,13 +134,16 @@ def write(
     if validation is None:
         return _save(finish(last), path / runs.MODEL, record)
     history = History(path, validation)
-    # A shared folder may show the scores later to other processes.
-    best = int(distributed.from_main(np.int32(history.best or steps)))
-    _save(finish(last), path / runs.LAST, record)
+    # A shared folder may show later to other processes what was kept.
+    best = int(distributed.from_main(np.int32(history.best([*runs.kept_steps(path), steps]) or 0)))
     chosen = f"the best {validation.metric} of {len(history.scores)} validations"
-    record = {**record, "step": best, "chosen": chosen, "scores": history.scores.get(best, {})}
+    if not best:
+        best, chosen = steps, f"the last step, because no {validation.metric} is a number"
     parts = last if best == steps else jax.tree.map(jnp.asarray, runs.read_parts(path / runs.STEPS / str(best)))
-    return _save(finish(parts), path / runs.MODEL, record)
+    best_record = {**record, "step": best, "chosen": chosen, "scores": history.scores[best]}
+    model = _save(finish(parts), path / runs.MODEL, best_record)
+    _save(finish(last), path / runs.LAST, {**record, "scores": history.scores[steps]})
+    return model
 
 
 def _save(model: Segmenter, path: Place, record: dict[str, Any]) -> Segmenter:
@@ -176,10 +186,13 @@ def open_validation(section: ml_collections.ConfigDict, prepared: Prepared, mesh
             raise ConfigError(f"{where}.epochs: this run has no images, so no epochs; give {where}.every in updates")
         every = section.epochs * prepared.epoch
     dataset = open_evaluation(section, where, prepared.words)
+    given = [name for name in ("source", "metric", "count") if section[name] != getattr(settings.VALIDATION, name)]
     if not every:
-        if dataset:
-            raise ConfigError(f"{where}.source needs {where}.every, in updates, or {where}.epochs")
+        if given:
+            raise ConfigError(f"{where}.{given[0]} needs {where}.every, in updates, or {where}.epochs")
         return None
+    if section.count and dataset is None:
+        raise ConfigError(f"{where}.count is of the images of {where}.source: give that, or leave it out")
     validate, finish, words = prepared.validate, prepared.finish, prepared.words
     if dataset is None and validate is None:
         raise ConfigError(f"a run is validated on labelled images: give {where}.source")

@@ -9,7 +9,7 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
@@ -62,13 +62,13 @@ class _Kept(NamedTuple):
 
     last: int
     period: int | None
-    best: Callable[[], int | None]
+    best: Callable[[Collection[int]], int | None]
 
     def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
         """Whether each of the checkpoints, in the order of their steps, stays."""
         del context
         steps = [checkpoint.step for checkpoint in checkpoints]
-        best, newest = self.best(), steps[-self.last :]
+        best, newest = self.best(steps), steps[-self.last :]
         return [step in newest or step == best or bool(self.period and step % self.period == 0) for step in steps]
 
 
@@ -86,9 +86,9 @@ class Checkpoints:
         keep: int = 2,
         keep_period: int | None = None,
         config: Mapping[str, Any] | None = None,
-        best: Callable[[], int | None] = lambda: None,
+        best: Callable[[Collection[int]], int | None] = lambda steps: None,
     ) -> None:
-        """The last `keep` checkpoints stay, multiples of `keep_period`, and the step that `best` gives.
+        """The last `keep` checkpoints stay, multiples of `keep_period`, and the one that `best` gives.
 
         `config` is recorded beside them, with the versions of packages; in a bucket, in each of them.
 

@@ -162,7 +162,7 @@ def train(
         SystemExit: 143 after SIGTERM, when all is saved.
     """
     history = History(workdir, validation)
-    checkpoints = Checkpoints(workdir, schedule.keep, schedule.keep_period, config, lambda: history.best)
+    checkpoints = Checkpoints(workdir, schedule.keep, schedule.keep_period, config, history.best)
     state, first = checkpoints.restore(state)
     history.forget_after(first)
     writer = MetricWriter(workdir, first + 1) if distributed.is_main() else None
@@ -181,7 +181,8 @@ def train(
         closing.callback(bar.close)
         closing.callback(profiler.close)
         if first and first not in history.scores and history.is_due(first, schedule.steps):
-            _validate(history, state, first, writer)  # the run was stopped before
+            _validate(history, state, first, writer)  # saved, but stopped before it was scored
+            started = time.monotonic()
         for step in range(first, schedule.steps):
             done = step + 1
             profiler.before(done)

@@ -3,8 +3,10 @@
 import json
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, NamedTuple
+
+import numpy as np
 
 from vlseg import distributed, storage
 from vlseg.errors import StorageError
@@ -15,8 +17,8 @@ FILE = "validation.jsonl"
 class Validation(NamedTuple):
     """When a run is validated, and how. The last step is always validated.
 
-    every: in updates. metric: which the best step has most of. score: (state, step) -> scores by metric, the same on
-    all processes, which call it together.
+    every: in updates. metric: by which the best step is chosen, the higher the better. score: (state, step) -> scores by
+    metric, the same on all processes, which call it together.
     """
 
     every: int
@@ -32,24 +34,27 @@ class History:
     """
 
     def __init__(self, workdir: str | os.PathLike[str], validation: Validation | None) -> None:
-        """Reads what is there; nothing is due without a `validation`.
+        """Reads what is there; nothing is due without a `validation`. All processes call it together.
 
         Raises:
-            StorageError: it cannot be read.
+            StorageError: it cannot be read, or is of other scores.
         """
         self._path, self._validation = f"{os.fspath(workdir)}/{FILE}", validation
         self.scores: dict[int, dict[str, float]] = {}
-        if validation and storage.exists(self._path):
+        if validation:
             try:
-                for line in storage.read_bytes(self._path).decode().splitlines():
-                    entry = json.loads(line)
-                    step = int(entry.pop("step"))
-                    self.scores[step] = {k: math.nan if value is None else value for k, value in entry.items()}
+                for line in _shared(self._path).decode().splitlines():
+                    entry = {name: math.nan if value is None else value for name, value in json.loads(line).items()}
+                    self.scores[int(entry.pop("step"))] = entry
+                    _ = entry[validation.metric]
             except (ValueError, KeyError, AttributeError) as error:
-                raise StorageError(f"{self._path} cannot be used: {error}; delete it to validate anew") from error
+                reason = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
+                raise StorageError(
+                    f"{self._path} cannot be used: {reason}; put it right, or start another run"
+                ) from error
 
     def forget_after(self, step: int) -> None:
-        """Drops the scores of later steps, which a run that goes on from this one comes to again."""
+        """Drops the scores of later steps, since a run that goes on from this one scores them again."""
         self.scores = {number: scores for number, scores in self.scores.items() if number <= step}
 
     def is_due(self, step: int, last: int) -> bool:
@@ -69,18 +74,27 @@ class History:
             storage.write_text(self._path, "".join(lines))
         return self.scores[step]
 
-    @property
-    def best(self) -> int | None:
-        """The step with the highest score, of equal ones the first; None before the first validation."""
+    def best(self, steps: Collection[int]) -> int | None:
+        """The step with the highest score among some, such as those that were kept.
+
+        Of equal ones it is the last, as in the official code (alinlab/ifseg). None if none of them was validated, or no
+        score is a number.
+        """
         if self._validation is None:
             return None
         metric = self._validation.metric
+        scores = {step: scores[metric] for step, scores in self.scores.items() if step in steps}
+        numbers = {step: score for step, score in scores.items() if not math.isnan(score)}
+        return max(numbers, key=lambda step: (numbers[step], step), default=None)
 
-        def rank(step: int) -> float:
-            value = self.scores[step][metric]
-            return -math.inf if math.isnan(value) else value
 
-        return max(self.scores, key=rank, default=None)
+def _shared(path: str) -> bytes:
+    """The content of a small file as process 0 sees it, empty if there is none: a shared folder may lag for others."""
+    content = storage.read_bytes(path) if distributed.is_main() and storage.exists(path) else b""
+    buffer = np.zeros(int(distributed.from_main(np.int32(len(content)))), np.uint8)
+    if content:
+        buffer[:] = np.frombuffer(content, np.uint8)
+    return distributed.from_main(buffer).tobytes() if buffer.size else b""
 
 
 def _line(step: int, scores: Mapping[str, float]) -> str:

@@ -5,6 +5,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -47,7 +48,7 @@ def test_the_model_of_a_validated_run_is_its_best_step(finished, folder):
     workdir, output = finished
     scores = scores_of(workdir)
     assert list(scores) == [20, 40, 60, 80]
-    best = max(scores, key=lambda step: scores[step]["mIoU"])
+    best = max(scores, key=lambda step: (scores[step]["mIoU"], step))
     for name, step in (("model", best), ("last", 80)):
         record = json.loads((workdir / name / "config.json").read_text())["training"]
         assert (record["step"], record["of"]) == (step, 80)
@@ -65,7 +66,7 @@ def test_what_the_settings_come_to_is_printed_and_stored(finished):
     assert "images_per_update 8  steps 80" in output.splitlines()
 
 
-def test_any_kept_step_of_a_run_is_loaded(commands, finished, folder, photo, tmp_path):
+def test_any_kept_step_of_a_run_is_loaded(commands, finished, folder, photo, tmp_path, monkeypatch):
     """By its folder; frozen parameters, of which this model has none, and trained ones are put together."""
     workdir, _ = finished
     scores = scores_of(workdir)
@@ -76,7 +77,10 @@ def test_any_kept_step_of_a_run_is_loaded(commands, finished, folder, photo, tmp
         commands.output("evaluate", *flags)
         report = json.loads((tmp_path / str(step) / "metrics.json").read_text())
         assert report["mIoU"] == scores[step]["mIoU"]
-    # A path of a step is a model as well.
+    # A path of a step is a model as well, wherever one is.
+    monkeypatch.chdir(workdir)
+    assert directory.resolve("checkpoints/60", {}, {}) == Path("checkpoints/60")
+    assert directory.read_settings(directory.resolve(".", {}, {}, 60))["format"] == "tests.toy"
     (found,) = score(load(workdir / "checkpoints/60"), open_dataset(str(folder)))
     assert found.miou == scores[60]["mIoU"]
     commands.output("predict", f"--checkpoint={workdir}", f"--images={photo}", f"--out={tmp_path / 'seen'}")
@@ -132,6 +136,9 @@ def test_a_run_that_is_stopped_while_it_validates_goes_on_to_the_same_bits(
         assert list(scores_of(workdir)) == [20]
         with pytest.raises(CheckpointError, match="not finished: name a step"):
             directory.resolve(workdir, {}, {})
+        shutil.copytree(finished[0] / "last", workdir / "last")  # as if it had ended between the two
+        with pytest.raises(CheckpointError, match="not finished: name a step"):
+            directory.resolve(workdir, {}, {})
     output = commands.output("train", *validated(workdir))
     assert "step 20 " not in output
     assert scores_of(workdir) == scores_of(finished[0])
@@ -150,6 +157,8 @@ def test_a_run_that_is_stopped_while_it_validates_goes_on_to_the_same_bits(
         ({"validation__metric": "accuracy"}, "config.validation.metric 'accuracy' is none of mIoU, mAcc, aAcc"),
         ({"validation__source": "absent"}, "no such folder"),
         ({"validation__every": -1}, "config.validation.every is -1"),
+        ({"validation__every": 0, "validation__source": "", "validation__count": 7}, "config.validation.count needs"),
+        ({"validation__every": 0, "validation__source": "", "validation__metric": "aAcc"}, "validation.metric needs"),
     ],
 )
 def test_validation_that_cannot_be(commands, validated, tmp_path, capsys, changes, message):

@@ -35,7 +35,7 @@ def score_by(scores, asked=None):
     ("scores", "best"),
     [
         ({2: 0.5, 4: 0.9, 6: 0.1, 8: 0.2, 9: 0.3}, 4),
-        ({2: 0.5, 4: 0.5, 6: 0.4, 8: 0.5, 9: 0.5}, 2),
+        ({2: 0.5, 4: 0.5, 6: 0.4, 8: 0.3, 9: 0.1}, 4),
         ({2: math.nan, 4: math.nan, 6: 0.0, 8: math.nan, 9: math.nan}, 6),
         ({2: 0.1, 4: 0.2, 6: 0.3, 8: 0.4, 9: 0.5}, 9),
     ],
@@ -46,7 +46,7 @@ def test_the_best_step_stays_among_the_last(tmp_path, scores, best):
     validation = Validation(2, "mIoU", score_by(scores, asked))
     train(fresh(), step, tmp_path, Schedule(9, keep=1, checkpoint_every=100), validation=validation)
     assert asked == [(number, sum(range(number))) for number in (2, 4, 6, 8, 9)]
-    assert History(tmp_path, validation).best == best
+    assert History(tmp_path, validation).best(runs.kept_steps(tmp_path)) == best
     # When step 9 is saved, it is not known yet to be better than step 8.
     assert runs.kept_steps(tmp_path) == ([8, 9] if best == 9 else [best, 9])
     saved = runs.read(tmp_path / f"checkpoints/{best}")
@@ -84,7 +84,19 @@ def test_scores_of_steps_that_are_lost_are_forgotten(tmp_path):
     assert History(tmp_path, validation).scores == {2: {"mIoU": 0.1}, 4: {"mIoU": 0.05}}
 
 
-def test_scores_that_cannot_be_read(tmp_path):
-    (tmp_path / "validation.jsonl").write_text('{"step": 2, "mIoU"')
-    with pytest.raises(StorageError, match=r"validation\.jsonl cannot be used: .*; delete it to validate anew"):
+@pytest.mark.parametrize("text", ['{"step": 2, "mIoU"', '{"step": 2, "aAcc": 0.5}', '{"mIoU": 0.5}', "[]", "\xff"])
+def test_scores_that_cannot_be_read(tmp_path, text):
+    (tmp_path / "validation.jsonl").write_text(text, encoding="latin-1")
+    with pytest.raises(StorageError, match=r"validation\.jsonl cannot be used: .*; put it right, or start another run"):
         History(tmp_path, Validation(2, "mIoU", score_by({})))
+
+
+def test_the_best_step_is_one_that_was_kept(tmp_path):
+    """Of a step whose checkpoint is gone, as after damage, only the score is left."""
+    validation = Validation(2, "mIoU", score_by({2: 0.5, 4: 0.3, 6: 0.2, 8: 0.9}))
+    train(fresh(), step, tmp_path, Schedule(8, checkpoint_every=100, keep=3), validation=validation)
+    history = History(tmp_path, validation)
+    assert [history.best(steps) for steps in ([2, 4, 6, 8], [4, 6], [5], [])] == [8, 4, None, None]
+    nothing = Validation(2, "mIoU", score_by(dict.fromkeys((2, 4), math.nan)))
+    train(fresh(), step, tmp_path / "nan", Schedule(4, checkpoint_every=100), validation=nothing)
+    assert History(tmp_path / "nan", nothing).best([2, 4]) is None
