@@ -17,8 +17,8 @@ FILE = "validation.jsonl"
 class Validation(NamedTuple):
     """When a run is validated, and how. The last step is always validated.
 
-    every: in updates. metric: by which the best step is chosen, the higher the better. score: (state, step) -> scores by
-    metric, the same on all processes, which call it together.
+    every: in updates. metric: by which the best step is chosen, the higher the better.
+    score: (state, step) -> scores by metric, the same on all processes, which call it together.
     """
 
     every: int
