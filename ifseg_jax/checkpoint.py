@@ -5,7 +5,9 @@ vocabulary `words.txt`.
 """
 
 import functools
+import logging
 import os
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -53,6 +55,9 @@ CATEGORY_TABLES = (
 
 CATEGORY_TABLE = official.CATEGORY_TABLE
 """Path of the table of `OFAConfig.category_rows`, whose official name is the last of these."""
+
+OPTIONS = ("decoder_input_type", "full_context_alignment", "prompt_prefix")
+"""Of `OFAConfig`, options of the official code that its files do not hold."""
 
 _DECODER_WORDS = "decoder.embed_tokens.weight"
 
@@ -102,11 +107,33 @@ def read(path: str | os.PathLike[str], place: Place = np.ascontiguousarray) -> S
     tensors = torch_files.load_state_dict(path)
     found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     try:
-        config = official.config_from_official(found)
+        config, settings = _recorded(path, official.config_from_official(found))
         rules.check_shapes(found, official_shapes(config))
-        return Stored(config, official.from_official(tensors, config, place=place))
+        stored = Stored(config, official.from_official(tensors, config, place=place), settings)
     except (CheckpointError, ConfigError) as error:
         raise CheckpointError(f"{path}: {error}") from error
+    if rows := official.unused_categories(stored.weights):
+        logging.getLogger(__name__).warning("%s: %s", path, official.UNUSED_CATEGORIES.format(rows))
+    return stored
+
+
+def _recorded(path: Path, config: OFAConfig) -> tuple[OFAConfig, dict[str, Any]]:
+    """The configuration with what `write_official` has recorded in an archive, and further settings."""
+    try:
+        content = torch_files.load(path)
+    except CheckpointError:  # a TorchScript program, which has tensors alone
+        return config, {}
+    own = content.get(FORMAT) if isinstance(content, Mapping) else None
+    if not isinstance(own, Mapping):
+        return config, {}
+    try:
+        config = OFAConfig.from_dict({**config.to_dict(), **own["model"]})
+        categories = [str(name) for name in own.get("categories", ())]
+    except (KeyError, TypeError) as error:
+        raise CheckpointError(f"what it says of {FORMAT} cannot be used: {error}") from error
+    if len(categories) != config.category_rows:
+        raise CheckpointError(f"it names {len(categories)} categories for a table of {config.category_rows}")
+    return config, {"categories": categories} if categories else {}
 
 
 def _parse(values: Mapping[str, Any]) -> tuple[OFAConfig, directory.Shapes]:
@@ -117,11 +144,24 @@ def _parse(values: Mapping[str, Any]) -> tuple[OFAConfig, directory.Shapes]:
 def write_official(path: str | os.PathLike[str], stored: Stored) -> None:
     """Writes a PyTorch archive with the state dict under the official names, which the official trainer restores.
 
-    fairseq's loader wants the history of a training run beside "model"; this one has none.
+    fairseq's loader wants the history of a training run beside "model"; this one has none. What the official code takes
+    as options, and the names of categories that have a table, are recorded under `FORMAT` for `read`, which fairseq
+    passes over; the options are said in one warning.
 
     Raises:
-        StorageError: it cannot be written.
+        ConfigError: the official code has no such model. StorageError: it cannot be written.
     """
+    config: OFAConfig = stored.config
+    if config.decoder_positions != OFAConfig.decoder_positions:
+        raise ConfigError(
+            f"the official code has no model with decoder_positions={config.decoder_positions}; export a directory "
+            "(--format=directory) instead"
+        )
+    options = {name: value for name in OPTIONS if (value := getattr(config, name)) != getattr(OFAConfig, name)}
+    own: dict[str, Any] = {"model": options}
+    if config.category_rows:
+        own["model"] = options | {"category_rows": config.category_rows}
+        own["categories"] = list(stored.settings.get("categories", ()))
     history = {
         "criterion_name": "SegCriterion",
         "optimizer_name": "FairseqAdam",
@@ -135,7 +175,14 @@ def write_official(path: str | os.PathLike[str], stored: Stored) -> None:
         "optimizer_history": [history],
         "extra_state": {"train_iterator": {"epoch": 1, "iterations_in_epoch": 0}},
     }
-    torch_files.save(path, archive)
+    torch_files.save(path, archive | ({FORMAT: own} if own["model"] else {}))
+    if options:
+        flags = " ".join(shlex.quote(f"--{name.replace('_', '-')}={_said(value)}") for name, value in options.items())
+        logging.getLogger(__name__).warning("%s: the official code needs these options with it: %s", path, flags)
+
+
+def _said(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def with_category_tables(stored: Stored, categories: np.ndarray | None) -> Stored:

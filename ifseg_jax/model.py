@@ -97,17 +97,28 @@ class IFSeg(Segmenter[Inference]):
         """Embeddings of categories, prompt and <s>; see `Segmenter.embed`."""
         words = self.words(labels)
         found = embed_words(self.variables["params"]["word_embedding"]["table"], words)
-        if self.config.category_rows and words.names == self.categories:
-            found = found._replace(projection=self.variables["params"]["category_embedding"]["table"])
-        return found
+        if not self.table_rows(words.names):
+            return found
+        rows = {name: row for row, name in enumerate(self.categories)}
+        own = np.array([rows.get(name, -1) for name in words.names])
+        table = self.variables["params"]["category_embedding"]["table"]
+        # Names that the table has not are the means of their words.
+        return found._replace(projection=jnp.where((own >= 0)[:, None], table[np.maximum(own, 0)], found.categories))
+
+    def table_rows(self, names: Iterable[str]) -> int:
+        """`category_rows` of the model with these labels: one each, or 0 if its table has none of them."""
+        names = tuple(names)
+        return len(names) if self.config.category_rows and not set(self.categories).isdisjoint(names) else 0
 
     def with_labels(self, labels: Sequence[str]) -> "IFSeg":
         chosen = dataclasses.replace(self, categories=tuple(labels))
         if not self.config.category_rows or chosen.categories == self.categories:
             return chosen
-        # A table of the model's own categories is of no use for others.
         params = {name: part for name, part in self.variables["params"].items() if name != "category_embedding"}
-        config = dataclasses.replace(self.config, category_rows=0)
+        rows = self.table_rows(chosen.categories)
+        if rows:
+            params["category_embedding"] = {"table": self.embed(chosen.categories).projected}
+        config = dataclasses.replace(self.config, category_rows=rows)
         return dataclasses.replace(chosen, config=config, variables={**self.variables, "params": params})
 
     def logits(

@@ -142,6 +142,13 @@ category names; and OFA's projection onto words where it is not tied, which the 
 carried along so that a state dict survives the round trip."""
 
 
+UNUSED_CATEGORIES = (
+    "it has a table of {} categories that may have been trained, which is not used: categories are the means of their "
+    "words"
+)
+"""What is said of `unused_categories`."""
+
+
 def config_from_official(shapes: Mapping[str, tuple[int, ...]]) -> OFAConfig:
     """Reads the model's configuration off the shapes of an official state dict.
 
@@ -226,6 +233,25 @@ def from_official(
 
 def _is_copy(tensor: TensorSource, words: np.ndarray | None) -> bool:
     return words is not None and tuple(tensor.shape) == words.shape and np.array_equal(tensor.read(), words)
+
+
+def unused_categories(weights: Weights) -> int:
+    """Rows of a table of categories that is only carried along although it may have been trained; 0 if there is none.
+
+    A file of the authors does not name its categories, so that such a table cannot be used. By default it is the means
+    of the categories' sub-words, which are made anew. Such means are told by a row that is one word's embedding to the
+    last bit; training changes every row.
+    """
+    source = weights.carried.get("decoder.seg_projection.weight")
+    if source is None:
+        return 0
+    table = np.asarray(source.read(), np.float32)
+    words = np.asarray(flatten(weights.variables)["params/word_embedding/table"], np.float32)
+    if table.ndim != 2 or table.shape[1] != words.shape[1]:
+        return len(table)
+    alike = (np.flatnonzero(words[:, 0] == row[0]) for row in table)
+    means = any((words[found] == row).all(axis=1).any() for row, found in zip(table, alike, strict=True))
+    return 0 if means else len(table)
 
 
 def to_official(converted: Weights, config: OFAConfig) -> dict[str, np.ndarray]:

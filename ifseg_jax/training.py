@@ -119,7 +119,7 @@ def outline(config: ml_collections.ConfigDict, labels: int) -> Outline:
     """
     del labels
     kind, adaptation, categories = read_settings(config)
-    model = _model_config(config)
+    model = _model_config(config, categories)
     if not adaptation.freeze_embedding:
         model = dataclasses.replace(model, category_rows=len(categories))
     texts = (model.prompt_prefix, *categories, UNKNOWN)
@@ -141,8 +141,8 @@ def outline(config: ml_collections.ConfigDict, labels: int) -> Outline:
     return Outline(task, seen)
 
 
-def _model_config(config: ml_collections.ConfigDict) -> OFAConfig:
-    """The configuration of the checkpoint, of which official ones need not be there."""
+def _model_config(config: ml_collections.ConfigDict, categories: tuple[str, ...]) -> OFAConfig:
+    """The configuration of the checkpoint with these categories; official checkpoints need not be there."""
     name = config.checkpoint
     if name in SIZES:
         given = {option: value for option, value in config.model.items() if value is not None}
@@ -151,4 +151,5 @@ def _model_config(config: ml_collections.ConfigDict) -> OFAConfig:
         raise ConfigError(
             f"config.checkpoint {name} is not there; name the size that it has: --config.checkpoint=ofa_base"
         )
-    return load(name, **config.model).config
+    model = load(name, **config.model)
+    return dataclasses.replace(model.config, category_rows=model.table_rows(categories))

@@ -89,6 +89,8 @@ class IFSegVerification(Verification):
         if not path.is_dir():
             written = official.to_official(stored.weights, stored.config)
             yield verification.same_bits(torch_files.load_state_dict(path), written)
+        if rows := official.unused_categories(stored.weights):
+            yield Check(None, "category table", official.UNUSED_CATEGORIES.format(rows))
 
     def tokens(self, model: Any) -> Check:
         if not _knows_ofa(model):
@@ -110,9 +112,13 @@ class IFSegVerification(Verification):
 
     def subject(self, model: Any) -> Subject:
         remark = "" if model.categories else "a model that was not adapted (train) segments poorly"
-        if _knows_ofa(model):
+        known = _knows_ofa(model)
+        if known and {model.config.prompt_prefix, *LABELS, UNKNOWN} <= {"", *KNOWN}:
             return Subject(dataclasses.replace(model, tokenizer=recorded), LABELS, remark)
-        return Subject(model, model.categories or OWN_LABELS, remark)
+        labels = LABELS if known else model.categories or OWN_LABELS
+        if model.tokenizer is None:
+            model.names(labels)  # says how to get one
+        return Subject(model, labels, remark)
 
 
 def _knows_ofa(model: IFSeg) -> bool:

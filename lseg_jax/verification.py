@@ -16,6 +16,7 @@ from lseg_jax.encoders import clip, vit
 from lseg_jax.tokenizers import clip_tokenizer, tokenize
 from vlseg import torch_files, verification
 from vlseg.checkpoints.directory import Stored
+from vlseg.errors import VocabularyError
 from vlseg.nn.layers import EPSILON
 from vlseg.nn.numpy_layers import (
     Parameters,
@@ -92,7 +93,16 @@ class LSegVerification(Verification):
         yield _decoder(config, variables)
 
     def subject(self, model: Any) -> Subject:
-        return Subject(dataclasses.replace(model, tokenizer=recorded) if _knows_clip(model) else model, LABELS)
+        own, texts = not _knows_clip(model), {model.config.text_of(label) for label in LABELS}
+        if not own and texts <= KNOWN.keys():
+            return Subject(dataclasses.replace(model, tokenizer=recorded), LABELS)
+        if model.tokenizer is None and not model.config.text.trained_apart:
+            if own:
+                raise VocabularyError(
+                    "the model has a vocabulary of its own: give its tokenizer (--tokenizer=DIRECTORY)"
+                )
+            clip_tokenizer()  # says how to get one
+        return Subject(model, LABELS)
 
 
 def _knows_clip(model: Any) -> bool:

@@ -67,6 +67,13 @@ def remove(url: PathLike, first: str) -> None:
             system.rm_file(f"{path}/{name}")
 
 
+def remove_file(url: PathLike) -> None:
+    """Removes an object."""
+    with errors(url, StorageError):
+        system, path = _opened(url)
+        system.rm_file(path)
+
+
 def upload(folder: Path, names: Sequence[str], url: str) -> None:
     """Copies files of a local folder into a folder of a bucket one after the other, over those of the same names."""
     sizes = {name: (folder / name).stat().st_size for name in names}

@@ -22,6 +22,23 @@ def exists(path: PathLike) -> bool:
     return remote.exists(path) if files.is_remote(path) else os.path.exists(path)
 
 
+def check_absent(path: PathLike) -> None:
+    """Raises StorageError if there is something at `path`."""
+    if not files.is_remote(path):
+        files.check_absent(path)
+    elif exists(path):
+        raise StorageError(f"{os.fspath(path)} exists already; remove it or choose another place")
+
+
+def remove(path: PathLike) -> None:
+    """Removes a file."""
+    if files.is_remote(path):
+        remote.remove_file(path)
+    else:
+        with files.storage_errors(path):
+            os.unlink(path)
+
+
 def read_bytes(path: PathLike) -> bytes:
     """The content of a small file."""
     if files.is_remote(path):

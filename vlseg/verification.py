@@ -111,7 +111,11 @@ class Verification:
         return iter(())
 
     def subject(self, model: Any) -> Subject:
-        """How the photograph is segmented."""
+        """How the photograph is segmented.
+
+        Raises:
+            VocabularyError: the model has no tokenizer for the labels. The message says how to get one.
+        """
         return Subject(model, model.labels or LABELS)
 
 

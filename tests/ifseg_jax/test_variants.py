@@ -13,17 +13,19 @@ import numpy as np
 import pytest
 
 import ifseg_jax
-from ifseg_jax import objective, official
+from ifseg_jax import PACKAGE, objective, official
 from ifseg_jax.inference import scaled
 from ifseg_jax.model import with_category_table
 from ifseg_jax.ofa import OFA
 from ifseg_jax.prompt import word_ids
-from ifseg_jax.settings import Adaptation
+from ifseg_jax.settings import Adaptation, Settings
 from tests.ifseg_jax.conftest import GOLDEN, read_golden
-from vlseg import torch_files
+from vlseg import settings as settings_of
+from vlseg import torch_files, verification
 from vlseg.checkpoints.rules import unflatten
+from vlseg.commands.convert import convert
 from vlseg.data.examples import IGNORED
-from vlseg.errors import ConfigError
+from vlseg.errors import CheckpointError, ConfigError
 from vlseg.nn.losses import counted_pixels
 
 QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
@@ -270,7 +272,104 @@ def test_trained_embeddings_are_stored(micro_model, tmp_path):
     others = found.with_labels(("tree",))
     assert not others.config.category_rows and others.embed().projection is None
     assert others.variables["params"].keys() == micro_model.variables["params"].keys()
-    assert found.embed(("water", "grass")).projection is None
+
+
+def with_table(model, names):
+    """The model with a table of these categories that no training has made."""
+    model = with_category_table(model, names)
+    table = np.random.default_rng(0).standard_normal((len(names), model.config.width)).astype(np.float32)
+    params = {**model.variables["params"], "category_embedding": {"table": jnp.asarray(table)}}
+    return dataclasses.replace(model, variables={**model.variables, "params": params}), table
+
+
+def test_rows_of_a_table_are_found_by_name(micro_model):
+    """In another order, some of them, and among others, which are the means of their words."""
+    model, table = with_table(micro_model, ("grass", "water", "snow"))
+    for labels, rows in {("snow", "grass", "water"): [2, 0, 1], ("water",): [1]}.items():
+        np.testing.assert_array_equal(model.embed(labels).projected, table[rows])
+        chosen = model.with_labels(labels)
+        assert chosen.config.category_rows == len(labels)
+        np.testing.assert_array_equal(chosen.variables["params"]["category_embedding"]["table"], table[rows])
+    mixed = model.with_labels(("tree", "snow"))
+    expected = [micro_model.embed(("tree",)).categories[0], table[2]]
+    np.testing.assert_array_equal(mixed.embed().projected, expected)
+    again = with_category_table(model, ("tree", "snow"))  # training goes on with the rows that there are
+    np.testing.assert_array_equal(again.embed().projected, expected)
+
+
+@pytest.mark.parametrize(("categories", "rows"), [("water,tree", 2), ("tree,fish", 0)])
+def test_outlines_have_the_table_that_a_run_has(micro_model, tmp_path, categories, rows):
+    model, _ = with_table(micro_model, ("grass", "water", "snow"))
+    model.save(tmp_path / "model")
+    changes = {"checkpoint": str(tmp_path / "model"), "categories": categories}
+    task = PACKAGE.outline(settings_of.complete(settings_of.as_config(Settings(**changes))), 0).task
+    assert task.config.category_rows == rows == model.with_labels(categories.split(",")).config.category_rows
+
+
+def test_a_table_survives_the_official_format(micro_model, tmp_path, caplog):
+    names = ("grass", "water", "snow")
+    model, table = with_table(micro_model, names)
+    model.save(tmp_path / "model")
+    convert(PACKAGE, tmp_path / "model", tmp_path / "converted.pt")
+    PACKAGE.official.write(tmp_path / "exported.pt", PACKAGE.official.of_model(model))
+    for stem in ("converted", "exported"):
+        found = ifseg_jax.load(tmp_path / f"{stem}.pt", micro_model.tokenizer)
+        assert (found.config.category_rows, found.categories) == (3, names)
+        np.testing.assert_array_equal(found.embed(names[::-1]).projected, table[::-1])
+        convert(PACKAGE, tmp_path / f"{stem}.pt", tmp_path / stem)
+        convert(PACKAGE, tmp_path / stem, tmp_path / f"{stem}_again.pt")
+        first, second = (torch_files.load_state_dict(tmp_path / f"{stem}{end}.pt") for end in ("", "_again"))
+        assert verification.same_bits(first, {name: tensor.read() for name, tensor in second.items()}).passed
+        assert torch_files.load(tmp_path / f"{stem}_again.pt")["ifseg_jax"]["categories"] == list(names)
+    assert not caplog.records
+    archive = torch_files.load(tmp_path / "exported.pt")
+    state = {name: tensor.read() for name, tensor in archive["model"].items()}
+    own = {"model": {"category_rows": 3}, "categories": ["grass"]}
+    torch_files.save(tmp_path / "odd.pt", {"model": state, "ifseg_jax": own})
+    with pytest.raises(CheckpointError, match=r"odd\.pt: it names 1 categories for a table of 3"):
+        ifseg_jax.load(tmp_path / "odd.pt")
+
+
+@pytest.mark.parametrize("kind", ["means", "trained", "trained words"])
+def test_tables_of_the_authors_files(micro_model, tmp_path, caplog, kind):
+    """Their categories have no names: what is not used is said, unless it is the means of the file's own words."""
+    stored = PACKAGE.official.of_model(micro_model.with_labels(("grass", "water")))
+    carried = {name: tensor.read() for name, tensor in stored.weights.carried.items()}
+    if kind == "trained":
+        carried = {name: value * np.float32(1 - 1e-6) for name, value in carried.items()}
+    state = official.to_official(stored.weights, stored.config) | carried
+    if kind == "trained words":
+        words = state[official.WORDS] * np.float32(1.001)
+        state |= {official.WORDS: words, "decoder.embed_tokens.weight": words}
+    torch_files.save(tmp_path / "a.pt", {"model": state})
+    convert(PACKAGE, tmp_path / "a.pt", tmp_path / "model")
+    lines = [record.getMessage() for record in caplog.records]
+    assert [("a.pt: it has a table of 2 categories" in line, "not used" in line) for line in lines] == (
+        [] if kind == "means" else [(True, True)]
+    )
+    convert(PACKAGE, tmp_path / "model", tmp_path / "b.pt")
+    found = torch_files.load_state_dict(tmp_path / "b.pt")
+    assert verification.same_bits(found, state).passed
+
+
+def test_options_of_official_files(micro_model, tmp_path, caplog):
+    """What the official code takes as options is said when a file is written, and in the file for us."""
+    options = {"prompt_prefix": "the water", "decoder_input_type": "encoder_input", "full_context_alignment": True}
+    model = dataclasses.replace(micro_model, config=dataclasses.replace(micro_model.config, **options))
+    PACKAGE.official.write(tmp_path / "a.pt", model.stored())
+    (line,) = (record.getMessage() for record in caplog.records)
+    wanted = "--decoder-input-type=encoder_input --full-context-alignment=true '--prompt-prefix=the water'"
+    assert line == f"{tmp_path / 'a.pt'}: the official code needs these options with it: {wanted}"
+    found = ifseg_jax.load(tmp_path / "a.pt").config
+    assert {name: getattr(found, name) for name in options} == options
+    PACKAGE.official.write(tmp_path / "plain.pt", micro_model.stored())
+    assert len(caplog.records) == 1 and "ifseg_jax" not in torch_files.load(tmp_path / "plain.pt")
+    paper = dataclasses.replace(
+        micro_model, config=dataclasses.replace(model.config, decoder_positions="encoder_image")
+    )
+    with pytest.raises(ConfigError, match="no model with decoder_positions=encoder_image; export a directory"):
+        PACKAGE.official.write(tmp_path / "paper.pt", paper.stored())
+    assert not (tmp_path / "paper.pt").exists()
 
 
 def test_older_directories_say_max_side(micro_model, tmp_path):

@@ -9,12 +9,14 @@ import pytest
 import ifseg_jax
 from ifseg_jax import checkpoint, official, transformer
 from ifseg_jax.config import SIZES
-from ifseg_jax.verification import KNOWN, VERIFICATION
+from ifseg_jax.prompt import PROMPT, UNKNOWN
+from ifseg_jax.verification import KNOWN, LABELS, VERIFICATION
 from tests import byte_pairs, micro
 from tests.commands import Commands
-from vlseg import torch_files
+from vlseg import torch_files, verification
 from vlseg.checkpoints.directory import Weights
 from vlseg.errors import VocabularyError
+from vlseg.verification import Check
 
 commands = Commands("ifseg_jax")
 
@@ -78,6 +80,45 @@ def test_a_number_that_is_none_and_the_tokenizer_of_another_model(state, tmp_pat
     code, found = commands.screen(capsys, f"--checkpoint={path}", f"--tokenizer={other}")
     assert code == 1 and marked(found, "no") == {"finite values", "tokens"}, found
     assert "3 in params/decoder/image_positions" in found["finite values"][1]
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """`verify` without the comparisons of layers, and a photograph that is not segmented."""
+    monkeypatch.setattr(type(VERIFICATION), "layers", lambda self, model: iter(()))
+    monkeypatch.setattr(verification, "of_photograph", lambda subject, out: words_of(subject))
+
+
+def words_of(subject):
+    yield Check(True, "photograph", str(subject.model.words(subject.labels).prompt_ids))
+
+
+def test_without_a_tokenizer_nothing_fails(state, quick, tmp_path, capsys):
+    """The photograph is asked for by recorded ids. A tokenizer that is given must work."""
+    path = save(tmp_path / "a.pt", state)
+    code, found = commands.screen(capsys, f"--checkpoint={path}")
+    assert code == 0 and marked(found, "-") == {"SHA-256", "tokens"}, found
+    assert "not compared" in found["tokens"][1] and "encoder.json" in found["tokens"][1]
+    assert found["photograph"] == ("yes", str((0, *KNOWN[PROMPT], *(KNOWN[one][0] for one in (*LABELS, UNKNOWN)), 2)))
+    code, found = commands.screen(capsys, f"--checkpoint={path}", f"--tokenizer={tmp_path / 'absent'}")
+    assert code == 1 and marked(found, "no") == {"tokens"}, found
+
+
+def test_another_prompt_needs_a_tokenizer(state, tokenizer, quick, tmp_path, capsys):
+    ifseg_jax.load(save(tmp_path / "a.pt", state), prompt_prefix="a map").save(tmp_path / "model")
+    given = f"--checkpoint={tmp_path / 'model'}"
+    code, found = commands.screen(capsys, given)
+    assert code == 0 and {"tokens", "photograph"} <= marked(found, "-"), found
+    assert "--tokenizer=DIRECTORY" in found["photograph"][1]
+    code, found = commands.screen(capsys, given, f"--tokenizer={tokenizer}")
+    assert code == 0 and {"tokens", "photograph"} <= marked(found, "yes"), found
+    assert str(KNOWN[PROMPT][0]) not in found["photograph"][1].split(", ")
+
+
+def test_a_table_that_is_not_used_has_a_line(state, quick, tmp_path, capsys):
+    table = {"decoder.seg_projection.weight": np.ones((3, CONFIG.width), np.float32)}
+    code, found = commands.screen(capsys, f"--checkpoint={save(tmp_path / 'a.pt', state | table)}")
+    assert code == 0 and found["category table"][0] == "-" and "a table of 3 categories" in found["category table"][1]
 
 
 def test_a_missing_tokenizer_is_a_line_that_says_how_to_get_one():

@@ -12,12 +12,13 @@ import pytest
 from lseg_jax import LSeg, checkpoint, official
 from lseg_jax.config import TEXT_VIT, CLIPImageConfig, SentenceConfig
 from lseg_jax.encoders import transformer
-from lseg_jax.verification import KNOWN, VERIFICATION
+from lseg_jax.verification import KNOWN, LABELS, VERIFICATION
 from tests import byte_pairs, micro
 from tests.commands import Commands
-from vlseg import torch_files
+from vlseg import torch_files, verification
 from vlseg.checkpoints.directory import Weights
 from vlseg.errors import VocabularyError
+from vlseg.verification import Check
 
 commands = Commands("lseg_jax")
 
@@ -92,6 +93,34 @@ def test_a_missing_tokenizer_is_a_line_that_says_how_to_get_one(monkeypatch):
     monkeypatch.setitem(sys.modules, "instant_clip_tokenizer", None)
     with pytest.raises(VocabularyError, match=r"pip install .*tokenizer\.json"):
         VERIFICATION.tokens(LSeg(CONFIG, {}))
+
+
+def test_without_a_tokenizer_nothing_fails(state, tmp_path, capsys, monkeypatch):
+    """The photograph is asked for by recorded ids. A tokenizer that is given must work."""
+    monkeypatch.setitem(sys.modules, "instant_clip_tokenizer", None)
+    monkeypatch.setattr(type(VERIFICATION), "layers", lambda self, model: iter(()))
+    monkeypatch.setattr(verification, "of_photograph", lambda subject, out: asked(subject))
+    given = f"--checkpoint={save(tmp_path / 'a.ckpt', state)}"
+    code, found = commands.screen(capsys, given)
+    assert code == 0 and found["photograph"] == ("yes", str([list(KNOWN[label]) for label in LABELS])), found
+    assert found["tokens"][0] == "-" and "not compared" in found["tokens"][1] and "pip install" in found["tokens"][1]
+    code, found = commands.screen(capsys, given, f"--tokenizer={tmp_path / 'absent'}")
+    assert code == 1 and marked(found, "no") == {"tokens"}, found
+
+
+def asked(subject):
+    yield Check(True, "photograph", str([list(subject.model.tokenizer(label)) for label in subject.labels]))
+
+
+def test_labels_in_a_template_need_a_tokenizer(monkeypatch):
+    model = LSeg(dataclasses.replace(CONFIG, template="a photo of a {}"), {}, tokenizer=lambda text: [1])
+    assert VERIFICATION.subject(model).model is model
+    monkeypatch.setitem(sys.modules, "instant_clip_tokenizer", None)
+    alone = dataclasses.replace(model, tokenizer=None)
+    with pytest.raises(VocabularyError, match=r"pip install .*tokenizer\.json"):
+        VERIFICATION.subject(alone)
+    with pytest.raises(VocabularyError, match="a vocabulary of its own: give its tokenizer"):
+        VERIFICATION.subject(dataclasses.replace(alone, config=micro.LSEG))
 
 
 def test_known_ids_are_those_of_clip():

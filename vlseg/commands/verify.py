@@ -4,7 +4,9 @@ Prints a line for each check, yes or no; a dash where there is nothing to compar
 1: one did, 2: there is nothing to check. --out=FILE.png writes the photograph as it was segmented.
 """
 
+import contextlib
 import functools
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn
@@ -12,7 +14,7 @@ from typing import Any, NoReturn
 import numpy as np
 from absl import flags
 
-from vlseg import cli, files, verification, visualize
+from vlseg import cli, storage, verification, visualize
 from vlseg.commands import models
 from vlseg.errors import CheckpointError, VocabularyError
 from vlseg.packages import Package
@@ -48,17 +50,35 @@ def checks(package: Package, path: Path, options: Any) -> Iterator[Check]:
         return
     yield tokens
     yield from own.layers(model)
-    yield from verification.of_photograph(own.subject(model), options.out)
+    try:
+        subject = own.subject(model)
+    except VocabularyError as error:
+        yield Check(None, "photograph", f"not segmented: {error}")
+        return
+    yield from verification.of_photograph(subject, options.out)
 
 
 def _with_tokens(package: Package, path: Path, options: Any, own: Verification) -> tuple[Segmenter, Check]:
-    """The model, and what its tokenizer gives; without a tokenizer if that is of no use."""
+    """The model, and what its tokenizer gives; without a tokenizer if that is of no use. None given is no failure."""
     chosen = package.flags.load_options(options)
     try:
         model = package.load(path, options.tokenizer, **chosen)
         return model, own.tokens(model)
     except VocabularyError as error:
-        return package.load(path, None, **chosen), Check(False, "tokens", str(error))
+        given = options.tokenizer is not None
+        check = Check(False if given else None, "tokens", str(error) if given else f"not compared: {error}")
+        return package.load(path, None, **chosen), check
+
+
+@contextlib.contextmanager
+def _without_warnings(name: str) -> Iterator[None]:
+    logger = logging.getLogger(name)
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def main(package: Package, _: list[str]) -> int:
@@ -66,11 +86,12 @@ def main(package: Package, _: list[str]) -> int:
     options = flags.FLAGS
     path = models.path(package, options)
     if options.out is not None:  # what cannot be written is known before the work
-        files.check_absent(options.out)
+        storage.check_absent(options.out)
         visualize.save_image(options.out, verification.photograph())
-        Path(options.out).unlink()
+        storage.remove(options.out)
     found = []
-    with np.errstate(all="ignore"):  # values that are not finite have a line of their own
+    # Values that are not finite have a line of their own, and so has what a package warns of when it reads a file.
+    with np.errstate(all="ignore"), _without_warnings(package.name):
         for check in checks(package, path, options):
             found.append(check)
             print(check.line(), flush=True)

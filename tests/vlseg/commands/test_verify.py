@@ -6,6 +6,7 @@ import tomllib
 import numpy as np
 import pytest
 
+from tests.buckets import stand_in
 from tests.commands import ROOT
 from vlseg import verification
 from vlseg.checkpoints.directory import WEIGHTS_FILE
@@ -50,6 +51,15 @@ def test_pictures_that_cannot_be_written_are_wrong_use(commands, model, tmp_path
     assert commands.call("verify", f"--checkpoint={model}", f"--out={tmp_path}/there.png") == 2
     assert "there.png exists already" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["there.png"]
+
+
+def test_a_picture_in_a_bucket(commands, model, tmp_path, monkeypatch, capsys):
+    stand_in(tmp_path, monkeypatch)
+    flags = f"--checkpoint={model}", "--out=gs://bucket/a/picture.png"
+    code, found = commands.screen(capsys, *flags)
+    assert code == 0 and "gs://bucket/a/picture.png shows it" in found["picture"][1]
+    assert (tmp_path / "bucket/a/picture.png").stat().st_size > 10_000
+    assert "gs://bucket/a/picture.png exists already" in commands.refusal(capsys, "verify", *flags)
 
 
 def test_the_photograph_is_part_of_the_package():
