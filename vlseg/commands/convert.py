@@ -20,7 +20,8 @@ if __name__ != "__main__":
 def convert(package: Package, source: Path, target: Path, **options: Any) -> None:
     """Converts a checkpoint in either direction; an official suffix of `target` asks for the official format.
 
-    Data types are those of the source. Settings of inference, labels and the like exist in our format only.
+    Data types are those of the source. Settings of inference, and labels that no weights are for, exist in our format
+    only.
 
     Args:
         package: whose model it is.
