@@ -70,11 +70,15 @@ def write(
     results: Sequence[SegmentationMetrics],
     extra: dict[str, Any],
 ) -> None:
-    """Writes metrics.json, and a table by class for each of several settings and, as metrics.csv, the model's own."""
+    """Writes metrics.json, and a table by class for each of several settings and, as metrics.csv, the model's own.
+
+    metrics.json has as "replaced", if there are any, the names in whose places other words stood: name -> word.
+    """
     names = candidates.names
     report: dict[str, Any] = {
         **extra,
         "labels": candidates.words,
+        **({"replaced": dict(candidates.replaced)} if candidates.replaced else {}),
         "inference": dataclasses.asdict(variants[-1].settings),
     }
     report |= results[-1].to_dict(names)
@@ -102,8 +106,8 @@ def main(package: Package, _: list[str]) -> None:
         results = score(model, dataset, variants, **asked, batch_size=options.batch_size)
         if not distributed.is_main():
             return
-        if candidates.replaced:
-            print("asked for:", ", ".join(f"{name} as {word}" for name, word in candidates.replaced))
+        if candidates.explanation:
+            print(candidates.explanation)
         for variant, metrics in zip(variants, results, strict=True):
             print("\n".join(filter(None, [variant.title, metrics.table(candidates.names)])))
         if out:

@@ -9,6 +9,7 @@ with words of its own ("words": SCLIP, Wang et al. 2024); or it is where no clas
 et al. 2022). A class that has several words is given the score of its best one.
 """
 
+import collections
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -101,20 +102,6 @@ class Vocabulary:
         """The class of each of them."""
         return tuple(class_id for class_id, words in self._asked_classes().items() for _ in words)
 
-    def class_map(self, words: jax.Array, probabilities: jax.Array | None = None) -> jax.Array:
-        """The classes of pixels; pure and jittable.
-
-        Args:
-            words: int [...], the best word of each pixel, an index into `asked`.
-            probabilities: float [...] in [0, 1], that of the best word among all words that were asked for; needed if
-                there is a threshold.
-
-        Returns:
-            int32 [...], class ids.
-        """
-        threshold = self.threshold if self.background == "threshold" else None
-        return _class_map(self.classes, threshold, words, probabilities)
-
     def _asked_classes(self) -> dict[int, Sequence[str]]:
         first = 1 if self.background == "threshold" else 0
         return dict(list(enumerate(self.words))[first:])
@@ -139,8 +126,27 @@ class Candidates(NamedTuple):
     threshold: float | None = None
 
     def class_map(self, words: jax.Array, probabilities: jax.Array | None = None) -> jax.Array:
-        """As `Vocabulary.class_map`; NO_CLASS where the best word is a distractor."""
-        return _class_map(self.classes, self.threshold, words, probabilities)
+        """The classes of pixels; pure and jittable.
+
+        Args:
+            words: int [...], the best word of each pixel, an index into `words`.
+            probabilities: float [...] in [0, 1], that of the best word among all words that were asked for; needed if
+                there is a threshold.
+
+        Returns:
+            int32 [...], class ids; NO_CLASS where the best word is a distractor.
+        """
+        found = jnp.asarray(self.classes, jnp.int32)[words]
+        if self.threshold is None:
+            return found
+        if probabilities is None:
+            raise ValueError("a threshold needs probabilities")
+        return jnp.where(probabilities < self.threshold, 0, found)
+
+    @property
+    def explanation(self) -> str:
+        """One line that says which words stand in the places of which names; empty if none do."""
+        return f"asked for: {', '.join(f'{name} as {word}' for name, word in self.replaced)}" if self.replaced else ""
 
     def places(self, classes: int) -> np.ndarray:
         """int32 [classes + 1]: of each class of the data set its place among the scored ones, or NO_CLASS.
@@ -162,7 +168,8 @@ def choose(
 
     Candidates that hold the names of all scored classes are found by name, in whatever order; the other candidates are
     distractors. Otherwise, if they are as many as the classes, or as the scored ones, they stand in these classes'
-    places. White space does not matter, nor does case unless names differ in nothing else.
+    places, where the name of another class is refused. White space does not matter, nor does case unless names differ
+    in nothing else.
 
     Args:
         names: of the data set's classes, by id.
@@ -171,8 +178,8 @@ def choose(
         vocabulary: in place of `labels`: words for every class, and a background.
 
     Raises:
-        ConfigError: a scored class that the data set lacks or that is given twice, candidates that do not fit, or both
-            labels and a vocabulary.
+        ConfigError: a scored class that the data set lacks or that is given twice, candidates that do not fit or of
+            which one in a class's place is the name of another, or both labels and a vocabulary.
     """
     scored = _scored(names, score_labels)
     if vocabulary is not None:
@@ -201,6 +208,12 @@ def choose(
             f"{len(words)} labels do not fit the data set's {len(names)} classes{of}: give as many, in their order, or "
             f"name all of them (there is no {', '.join(missing[:SHOWN])}{more})"
         )
+    for class_id, place in enumerate(found):
+        if place is not None and classes[place] != class_id:
+            raise ConfigError(
+                f"there is no {', '.join(missing[:SHOWN])} among the labels, so they stand for the classes in their "
+                f"order, but {words[place]!r}, another class, stands for {names[classes[place]]!r}: put it in its place"
+            )
     word_of = dict(zip(classes, words, strict=True))
     called = tuple(word_of[class_id] for class_id in scored)
     pairs = [(names[class_id], word_of[class_id]) for class_id in scored]
@@ -255,18 +268,6 @@ def score(
     return [confusion.compute(distributed.merged(count, confusion.merge)) for count in counts]
 
 
-def _class_map(
-    classes: Sequence[int], threshold: float | None, words: jax.Array, probabilities: jax.Array | None
-) -> jax.Array:
-    """The classes of pixels from their best words, see `Vocabulary.class_map`."""
-    found = jnp.asarray(classes, jnp.int32)[words]
-    if threshold is None:
-        return found
-    if probabilities is None:
-        raise ValueError("a threshold needs probabilities")
-    return jnp.where(probabilities < threshold, 0, found)
-
-
 def _places_of(label: np.ndarray, places: np.ndarray, ignore_label: int) -> np.ndarray:
     """A label map as places among the scored classes, int32 [H, W]; NO_CLASS where a pixel does not count."""
     counted = (label != ignore_label) & (label >= 0) & (label < len(places) - 1)
@@ -280,15 +281,22 @@ def _plain(name: str) -> str:
 def _find(names: Sequence[str], words: Sequence[str]) -> list[int | None]:
     """Where each of the names stands among the words, None where it does not.
 
-    A name stands where a word equals it, or else equals it but for case and is no other name.
+    A name stands where a word equals it. Of the other names and words, one stands where a word equals it but for case,
+    unless there are several of either.
     """
     exact = {_plain(word): place for place, word in enumerate(words)}
     found = [exact.get(_plain(name)) for name in names]
-    folded = {word.casefold(): place for word, place in exact.items() if place not in found}
-    for index, name in enumerate(names):
-        if found[index] is None:
-            found[index] = folded.pop(_plain(name).casefold(), None)
+    other_words = _alone({word: place for word, place in exact.items() if place not in found})
+    other_names = _alone({_plain(name): index for index, name in enumerate(names) if found[index] is None})
+    for folded, index in other_names.items():
+        found[index] = other_words.get(folded)
     return found
+
+
+def _alone(places: Mapping[str, int]) -> dict[str, int]:
+    """Places of words without their case, but not of words that differ in nothing else."""
+    count = collections.Counter(word.casefold() for word in places)
+    return {word.casefold(): place for word, place in places.items() if count[word.casefold()] == 1}
 
 
 def _scored(names: Sequence[str], score_labels: Sequence[str] | None) -> tuple[int, ...]:

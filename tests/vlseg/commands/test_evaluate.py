@@ -30,7 +30,7 @@ def test_scores_are_those_of_every_picture(commands, model, loaded, folder, tmp_
     pairs = [(predicted == index, labels == index) for index in range(len(NAMES))]
     scores = [(a & b).sum() / (a | b).sum() for a, b in pairs]
     found = report(out)
-    assert found["images"] == 4 and found["labels"] == list(NAMES)
+    assert "replaced" not in found and found["images"] == 4 and found["labels"] == list(NAMES)
     assert found["inference"] == dataclasses.asdict(loaded.inference)
     assert found["aAcc"] == pytest.approx((predicted == labels)[labels != 255].mean())
     assert found["IoU"] == pytest.approx(dict(zip(NAMES, scores, strict=True)))
@@ -41,8 +41,9 @@ def test_other_words(commands, model, folder, tmp_path):
     words = "green grass,bricks,small trees,cars"
     flags = (f"--checkpoint={model}", f"--data={folder}", f"--labels={words}", f"--out={tmp_path}")
     output = commands.output("evaluate", *flags)
-    pairs = zip(NAMES, words.split(","), strict=True)
-    assert f"asked for: {', '.join(f'{name} as {word}' for name, word in pairs)}\n" in output
+    pairs = dict(zip(NAMES, words.split(","), strict=True))
+    assert f"asked for: {', '.join(f'{name} as {word}' for name, word in pairs.items())}\n" in output
+    assert report(tmp_path)["replaced"] == pairs
     assert list(report(tmp_path)["IoU"]) == words.split(",")
 
 
@@ -122,6 +123,7 @@ def test_data_that_cannot_be_scored(commands, model, tmp_path, capsys):
     assert "no such folder" in line(data=tmp_path / "absent")
     assert "3 labels do not fit the data set's 4 classes" in line("--labels=a,b,c")
     assert "which has no moon" in line("--score_labels=tree,moon")
+    assert "'grass', another class, stands for 'tree'" in line("--labels=a,house,grass,car")
     assert "classes, of which 2 are scored" in line("--labels=a,b,c", "--score_labels=tree,car")
     assert "--nocrf and --crf_iterations set the same" in line("--nocrf", "--crf_iterations=3")
     assert "--crf_exact has no effect, because crf_iterations is 0" in line("--crf_exact")

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vlseg.errors import ConfigError
-from vlseg.evaluation.scoring import CONVENTIONS, Vocabulary
+from vlseg.evaluation.scoring import CONVENTIONS, Vocabulary, choose
 
 WORDS = (("sky", "sea"), ("cat",), ("dog", "hound", "puppy"), ("tree",))
 NAMES = ("background", "cat", "dog", "tree")
@@ -45,7 +45,8 @@ def test_classes_are_those_of_the_definition(seed, counts, background, threshold
     asked = scores[..., : len(vocabulary.asked)]
     best, highest = asked.argmax(axis=-1), softmax(asked).max(axis=-1)
     expected = defined(scores, words, background, threshold)
-    found = vocabulary.class_map(jnp.asarray(best), jnp.asarray(highest))
+    candidates = choose([str(c) for c in range(len(words))], vocabulary=vocabulary)
+    found = candidates.class_map(jnp.asarray(best), jnp.asarray(highest))
     assert found.dtype == jnp.int32
     np.testing.assert_array_equal(found, expected)
 
@@ -55,15 +56,16 @@ def test_words_and_their_classes():
     assert vocabulary.asked == ("sky", "sea", "cat", "dog", "hound", "puppy", "tree")
     assert vocabulary.classes == (0, 0, 1, 2, 2, 2, 3)
     best = jnp.array([[0, 1, 2, 3], [4, 5, 6, 0]])
-    assert vocabulary.class_map(best).tolist() == [[0, 0, 1, 2], [2, 2, 3, 0]]
+    assert choose(NAMES, vocabulary=vocabulary).class_map(best).tolist() == [[0, 0, 1, 2], [2, 2, 3, 0]]
     # The words for the background are not asked for where a threshold finds it; a tie with the threshold is a class.
     vocabulary = Vocabulary(WORDS, "threshold", 0.5)
     assert vocabulary.asked == ("cat", "dog", "hound", "puppy", "tree")
     highest = jnp.array([[0.1, 0.5, 0.4999, 0.9], [0.6, 0.5, 0.5, 0.0]])
-    found = jax.jit(vocabulary.class_map)(jnp.array([[0, 0, 1, 2], [3, 4, 1, 1]]), highest)
+    class_map = choose(NAMES, vocabulary=vocabulary).class_map
+    found = jax.jit(class_map)(jnp.array([[0, 0, 1, 2], [3, 4, 1, 1]]), highest)
     assert found.tolist() == [[0, 1, 0, 2], [2, 3, 2, 0]]
     with pytest.raises(ValueError, match="needs probabilities"):
-        vocabulary.class_map(best)
+        class_map(best)
 
 
 def test_what_fits_a_data_set():

@@ -5,6 +5,8 @@ import zlib
 import numpy as np
 import pytest
 
+from vlseg import labels
+from vlseg.data import catalog
 from vlseg.data.examples import Example
 from vlseg.errors import ConfigError
 from vlseg.evaluation.scoring import NO_CLASS, Vocabulary, choose, score
@@ -161,8 +163,16 @@ def test_what_stands_for_what():
     assert chosen.scored == (0, 4) and chosen.names == ("cat", "road") and chosen.replaced == ()
     chosen = choose(CLASSES, ["kitten", "dog", "Sea", "oak", "road"])
     assert chosen.names == chosen.words and chosen.replaced == (("cat", "kitten"), ("tree", "oak"))
+    assert chosen.explanation == "asked for: cat as kitten, tree as oak" and not choose(CLASSES).explanation
     # Of names that differ in case alone each is its own.
     assert choose(("a", "A"), ["A", "a", "b"]).classes == (1, 0, NO_CLASS)
+
+
+def test_words_of_the_authors_checkpoint_stand_for_the_classes_of_ade20k():
+    """Most are the classes' names, each in its own place."""
+    names, words = catalog.ENTRIES["ade20k"].classes.names, labels.load("ade20k_150_lseg")
+    chosen = choose(names, words)
+    assert chosen.classes == tuple(range(150)) and 0 < len(chosen.replaced) < 20
 
 
 @pytest.mark.parametrize(
@@ -171,7 +181,20 @@ def test_what_stands_for_what():
         ({"labels": ["cat", "dog", "sea"]}, "3 labels do not fit the data set's 5 classes: .* no tree, road"),
         ({"labels": ["oak"], "score_labels": ["tree", "dog"]}, "5 classes, of which 2 are scored"),
         ({"labels": ["Cat"], "names": ("cat", "Cat")}, "1 labels do not fit the data set's 2 classes: .* no cat"),
+        # A name in another's place, of a scored class or not, is no other word for it.
+        (
+            {"labels": ["b", "A", "z"], "names": ("a", "b", "c")},
+            "no c among the labels.* but 'A', another class, stands for 'b'",
+        ),
+        (
+            {"labels": ["cat", "oak", "road", "elm", "way"]},
+            "'road', another class, stands for 'Sea': put it in its place",
+        ),
+        ({"labels": ["hound", " CAT"], "score_labels": ["dog", "tree"]}, "' CAT', another class, stands for 'tree'"),
         ({"score_labels": ["tree", "moon"]}, "which has no moon"),
+        # Which of the two?
+        ({"score_labels": ["CAT"], "names": ("Cat", "cat", "dog")}, "which has no CAT"),
+        ({"labels": ["CAT", "x", "y"], "names": ("Cat", "cat"), "score_labels": ["Cat"]}, "there is no Cat"),
         ({"score_labels": ["tree", "tree"]}, "name a class twice"),
         ({"score_labels": []}, "empty"),
         ({"labels": ["cat"], "vocabulary": Vocabulary(WORDS)}, "leave the labels out"),
