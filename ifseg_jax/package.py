@@ -19,7 +19,6 @@ FLAGS = Flags(
             off={"knn_iterations": 0},
         )
     },
-    needs={"knn_k": "knn_iterations"},
     compiled=("knn_k", "knn_iterations"),
 )
 

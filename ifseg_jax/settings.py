@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 from ml_collections import ConfigDict
 
@@ -31,6 +31,8 @@ class Inference:
     knn_k: int = 3
     knn_iterations: int = 25
     crf: CRF = dataclasses.field(default_factory=CRF)
+
+    needs: ClassVar[Mapping[str, str]] = {"knn_k": "knn_iterations"}
 
     def __post_init__(self) -> None:
         check_numbers(self, "short_side", "long_side", "knn_k", least=1, whole=True)

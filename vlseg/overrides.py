@@ -3,7 +3,9 @@
     define(Seen)                                            # --short_side, --crf_iterations, ... of a dataclass
     seen = changed(seen, given(Seen, flags.FLAGS), "--", "_")
 
-What is unset (None) leaves a setting as it is. Fields that are dataclasses have their fields as flags of two names.
+What is unset (None) leaves a setting as it is. Fields that are dataclasses have their fields as flags of two names. A
+dataclass may say which of its fields have no effect where another one is 0: `needs`, a class variable with the name of
+the former -> that of the latter.
 """
 
 import dataclasses
@@ -100,7 +102,7 @@ def changed(settings: T, values: Mapping[str, Any], where: str, between: str = "
             the names of a dataclass and of its field.
 
     Raises:
-        ConfigError: a name that does not exist, or a value that cannot be.
+        ConfigError: a name that does not exist, or a value that cannot be or has no effect.
     """
     known = [field.name for field in dataclasses.fields(settings)]  # type: ignore[arg-type]
     changes: dict[str, Any] = {}
@@ -115,9 +117,54 @@ def changed(settings: T, values: Mapping[str, Any], where: str, between: str = "
         else:
             changes[name] = tuple(value) if isinstance(value, list) else value
     try:
-        return dataclasses.replace(settings, **changes)  # type: ignore[type-var]
+        found = dataclasses.replace(settings, **changes)  # type: ignore[type-var]
     except (ConfigError, TypeError, ValueError) as error:
         raise ConfigError(f"{where}{error}") from error
+    for name in changes:
+        switch = _off(found, name)
+        if switch:
+            full = f"{where}{switch}"
+            raise ConfigError(
+                f"{where}{name} has no effect, because {full.lstrip('-')} is 0: give {full}, or leave it out"
+            )
+    return found
+
+
+def stored(settings: Any) -> dict[str, Any]:
+    """The values of settings that differ from the defaults and have an effect, by the names of their flags."""
+    found: dict[str, Any] = {}
+    defaults = type(settings)()
+    for name, (path, *_) in fields(type(settings)).items():
+        *outer, last = path
+        holder, default = settings, defaults
+        for step in outer:
+            holder, default = getattr(holder, step), getattr(default, step)
+        if getattr(holder, last) != getattr(default, last) and not _off(holder, last):
+            found[name] = getattr(holder, last)
+    return found
+
+
+def shown(values: Mapping[str, Any]) -> str:
+    """Values by the names of their flags, as a line shows them."""
+    return ", ".join(f"{name} {value}" for name, value in values.items())
+
+
+def _off(settings: Any, name: str) -> str | None:
+    """The field that is 0, so that one of the settings has no effect."""
+    switch = getattr(settings, "needs", {}).get(name)
+    return switch if switch and not getattr(settings, switch) else None
+
+
+def set_in(kind: type, section: ConfigDict) -> dict[str, Any]:
+    """The values that a section of a configuration, see `section`, sets, by the names of their flags."""
+    found = {}
+    for name, (path, *_) in fields(kind).items():
+        chosen = section
+        for step in path:
+            chosen = chosen[step]
+        if chosen is not None:
+            found[name] = chosen
+    return found
 
 
 def value(settings: Any, name: str) -> Any:

@@ -64,15 +64,12 @@ class Flags:
     Attributes:
         seen: the dataclass of its models' `Segmenter.inference`, whose fields are flags of the commands in `SEEING`.
         shortcuts: further flags of these commands, by name. Settings with a CRF have --crf besides.
-        needs: flags that have no effect where another setting is 0, flag -> that setting. Those of a CRF need its
-            iterations.
         compiled: the flags of `seen` whose settings a compiled function of images keeps, see
             `Segmenter.image_function`.
     """
 
     seen: type | None = None
     shortcuts: Mapping[str, Shortcut] = field(default_factory=dict)
-    needs: Mapping[str, str] = field(default_factory=dict)
     compiled: Sequence[str] = ()
 
     def define(self, command: str) -> None:
@@ -118,12 +115,7 @@ class Flags:
         """
         if self.seen is None:
             return model
-        given = self.given(options)
-        seen = overrides.changed(model.inference, overrides.nested(self.seen, given), "--", "_")
-        for name in given:
-            switch = self._needed(name)
-            if switch and not overrides.value(seen, switch):
-                raise ConfigError(f"--{name} has no effect, because {switch} is 0: give --{switch}, or leave it out")
+        seen = overrides.changed(model.inference, overrides.nested(self.seen, self.given(options)), "--", "_")
         for name, shortcut in self.shortcuts.items():
             asked = name in options and options[name].value and not shortcut.on
             if asked and all(overrides.value(seen, other) == off for other, off in shortcut.off.items()):
@@ -135,11 +127,6 @@ class Flags:
         """What `export` writes as a directory: the model, changed as flags say that only this package has."""
         del options
         return model
-
-    def _needed(self, name: str) -> str | None:
-        if name.startswith(f"{CRF}_") and name != CRF_ITERATIONS:
-            return CRF_ITERATIONS
-        return self.needs.get(name)
 
     def _all_shortcuts(self) -> Mapping[str, Shortcut]:
         if self.seen is None or CRF_ITERATIONS not in overrides.fields(self.seen):

@@ -81,6 +81,30 @@ def test_values_that_cannot_be(values, message):
         overrides.changed(Outer(), values, "config.seen.")
 
 
+def test_settings_without_effect():
+    """They are refused where they are given, and stay where they are stored."""
+    for values, where, between, message in (
+        ({"crf": {"exact": True}}, "config.seen.", ".", "config.seen.crf.exact .* config.seen.crf.iterations is 0"),
+        ({"crf": {"iterations": 0, "exact": True}}, "--", "_", "--crf_exact .* crf_iterations is 0: give --crf_iter"),
+        ({"knn_iterations": 0, "knn_k": 3}, "--", "_", "--knn_k has no effect, because knn_iterations is 0: give --k"),
+    ):
+        with pytest.raises(ConfigError, match=f"^{message}"):
+            overrides.changed(Inference(), values, where, between)
+    kept = overrides.changed(Inference(knn_k=7, crf=CRF(3, exact=True)), {"crf": {"iterations": 0}}, "--", "_")
+    assert kept == Inference(knn_k=7, crf=CRF(exact=True))
+
+
+def test_which_settings_are_set_and_stored():
+    section = overrides.section(Outer)
+    assert overrides.set_in(Outer, section) == {}
+    section.inner.wide, section.inner.count = False, 0
+    assert overrides.set_in(Outer, section) == {"inner_count": 0, "inner_wide": False}
+    assert overrides.stored(Outer(Inner(depth=1, wide=True))) == {"inner_wide": True}
+    assert overrides.stored(Inference(knn_k=7, knn_iterations=0, crf=CRF(exact=True))) == {"knn_iterations": 0}
+    found = overrides.stored(Inference(knn_k=7, crf=CRF(3, exact=True)))
+    assert overrides.shown(found) == "knn_k 7, crf_iterations 3, crf_exact True"
+
+
 @pytest.mark.parametrize(
     "seen",
     [Inference(knn_k=5, crf=CRF(10, colour_deviation=5.0)), Scheme(scales=(0.5, 2.0), flip=True, crf=CRF(exact=True))],

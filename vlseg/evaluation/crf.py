@@ -12,7 +12,8 @@ and the lattice hardly (0.3 % of the pixels of a photograph), so that here they 
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import ClassVar
 
 import numpy as np
 
@@ -59,6 +60,15 @@ class CRF:
     colour_deviation: float = 3.0
     bilateral_weight: float = 4.0
     exact: bool = False
+
+    needs: ClassVar[Mapping[str, str]] = dict.fromkeys(
+        (
+            *("gaussian_deviation", "gaussian_weight", "bilateral_deviation"),
+            *("colour_deviation", "bilateral_weight", "exact"),
+        ),
+        "iterations",
+    )
+    """See `vlseg.overrides`."""
 
     def __post_init__(self) -> None:
         check_numbers(self, "iterations", whole=True)
