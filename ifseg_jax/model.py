@@ -205,12 +205,16 @@ class IFSeg(Segmenter[Inference]):
         return [[ImageScores(batch, row) for batch in batches] for row in range(len(images))]
 
     def variants(self) -> list[Variant]:
-        """Without and with averaging, if the model averages; see `Segmenter.variants`."""
+        """Without and with averaging, if the model averages, both with its CRF if any; see `Segmenter.variants`."""
         plain = Variant("plain", "without kNN averaging", dataclasses.replace(self.inference, knn_iterations=0))
         k, rounds = self.inference.knn_k, self.inference.knn_iterations
         if not rounds:
             return [plain]
         return [plain, Variant("knn", f"with kNN averaging ({k} neighbours, {rounds} rounds)", self.inference)]
+
+    def validation_settings(self) -> Inference:
+        """Without kNN averaging, as the authors validate, nor a CRF; see `Segmenter.validation_settings`."""
+        return dataclasses.replace(super().validation_settings(), knn_iterations=0)
 
     def image_function(self, settings: Inference) -> jax.tree_util.Partial:
         """See `Segmenter.image_function`; probabilities are averaged as the settings say."""

@@ -6,7 +6,6 @@ mirrored views, another averages probabilities over neighbours in feature space.
 
 import abc
 import dataclasses
-import functools
 import os
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Generic, NamedTuple, Self, TypeVar
@@ -96,18 +95,29 @@ class Scores(abc.ABC):
 
 
 class RefinedScores(Scores):
-    """Scores whose probabilities a dense CRF has refined, computed once: all is made of these, `top` too."""
+    """Scores whose probabilities a dense CRF has refined: all is made of these, `top` too.
+
+    The best labels are kept once they are found. The probabilities are not, because they are large.
+    """
 
     def __init__(self, scores: Scores, image: np.ndarray, settings: CRF) -> None:
         """Takes the scores of an image uint8 [H, W, 3]; nothing is computed before it is asked for."""
         self._scores, self._image, self._settings = scores, image, settings
-
-    @functools.cached_property
-    def _refined(self) -> np.ndarray:
-        return refine(np.asarray(self._scores.probabilities()), self._image, self._settings)
+        self._top: tuple[np.ndarray, np.ndarray] | None = None
 
     def probabilities(self) -> np.ndarray:
-        return self._refined
+        return refine(np.asarray(self._scores.probabilities()), self._image, self._settings)
+
+    def top(self, count: int) -> tuple[np.ndarray, np.ndarray]:
+        if self._top is None or self._top[0].shape[-1] < count:
+            labels, scores = super().top(count)
+            self._top = np.asarray(labels), np.asarray(scores)
+        labels, scores = self._top
+        return labels[..., :count], scores[..., :count]
+
+    def most_probable(self) -> tuple[np.ndarray, np.ndarray]:
+        labels, probabilities = self.top(1)
+        return labels[..., 0], probabilities[..., 0]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -243,6 +253,10 @@ class Segmenter(abc.ABC, Generic[Settings]):
     def variants(self) -> list[Variant]:
         """The settings that `evaluate` reports, the model's own last."""
         return [Variant("metrics", "", self.inference)]
+
+    def validation_settings(self) -> Settings:
+        """The settings with which `train` validates a run, again and again: the model's own without a CRF."""
+        return _without_crf(self.inference)
 
     def segment(
         self, image: ImageSource | Sequence[ImageSource], labels: Sequence[str] | None = None, **options: Any

@@ -83,6 +83,7 @@ class PseudoLabelled(LazySequence[Example]):
             raise ConfigError("the data set has pixels of every label: there is nothing to label")
         self.names = tuple(names)
         self._model, self._dataset, self._min_probability = model, dataset, min_probability
+        self._embeddings = model.embed(self.names)
         if hasattr(dataset, "picture_file"):
             self.picture_file = dataset.picture_file
         self._kept = np.array([names.index(name) for name in dataset.names] or [IGNORED])
@@ -92,7 +93,9 @@ class PseudoLabelled(LazySequence[Example]):
 
     def _read(self, index: int) -> Example:
         example = self._dataset[index]
-        allowed = self._model.segment(example.image, self.names).probabilities[..., self.candidates]
+        wanted = [self._model.inference]
+        ((_, (scores,)),) = self._model.score_each([example], lambda one: one.image, self._embeddings, wanted)
+        allowed = scores.probabilities()[..., self.candidates]
         best = self.candidates[np.argmax(allowed, axis=-1)]
         # Among the labels that are allowed here, as if the model had been asked for these alone.
         share = allowed.max(axis=-1) / allowed.sum(axis=-1)

@@ -1,6 +1,7 @@
 """The dense CRF against its definition, pair by pair, and against recorded outputs of pydensecrf2."""
 
 import math
+import tracemalloc
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -173,18 +174,40 @@ class Drawn(Scores):
         return drawn(6, 9, 4)[0]
 
 
-def test_refined_scores_are_computed_once_and_all_follow_from_them():
+def test_all_follows_from_refined_probabilities():
+    """Of the best labels, once as many are found, without computing them again."""
     scores, image = Drawn(), drawn(6, 9, 4)[1]
     refined = RefinedScores(scores, image, WIDE)
     assert scores.asked == 0
     expected = refine(scores.probabilities(), image, WIDE)
+    scores.asked = 0
+    for count, asked in ((1, 1), (3, 2), (2, 2)):
+        labels, values = refined.top(count)
+        np.testing.assert_array_equal(labels, np.argsort(-expected, axis=-1, kind="stable")[..., :count])
+        np.testing.assert_array_equal(values, np.take_along_axis(expected, labels, axis=-1))
+        np.testing.assert_array_equal(refined.label_map(), expected.argmax(-1))
+        np.testing.assert_array_equal(refined.most_probable(), (expected.argmax(-1), expected.max(-1)))
+        assert scores.asked == asked
     np.testing.assert_array_equal(refined.probabilities(), expected)
-    np.testing.assert_array_equal(refined.label_map(), expected.argmax(-1))
-    labels, values = map(np.asarray, refined.top(2))
-    np.testing.assert_array_equal(labels[..., 0], expected.argmax(-1))
-    np.testing.assert_array_equal(values[..., 0], expected.max(-1))
-    np.testing.assert_array_equal(np.asarray(refined.most_probable()[1]), expected.max(-1))
-    assert scores.asked == 2  # ours, and one of the refined scores
+    assert scores.asked == 3
+
+
+def test_refined_scores_need_little_memory():
+    """A list of results does not hold the probabilities of all labels."""
+
+    class Many(Scores):
+        def probabilities(self):
+            return drawn(16, 16, 100)[0]
+
+    settings, image, size = CRF(1, exact=True), drawn(16, 16, 1)[1], 16 * 16 * 100 * 4
+    kept = [RefinedScores(Many(), image, settings) for _ in range(9)]
+    kept[0].top(2)  # what is compiled and imported stays
+    tracemalloc.start()
+    try:
+        found = [(one.probabilities(), one.label_map()) and one.top(2) for one in kept[1:]]
+        assert len(found) == 8 and tracemalloc.get_traced_memory()[0] < 3 * size
+    finally:
+        tracemalloc.stop()
 
 
 def test_what_does_not_fit_is_refused_in_one_line():
