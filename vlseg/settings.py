@@ -100,11 +100,23 @@ class Data:
     tiny_world: TinyWorld = TinyWorld()
 
 
-EVALUATION = Data("", Folder(), Catalog("evaluation"), Tfds("evaluation"), TinyWorld("test", 500))
+@dataclasses.dataclass(frozen=True)
+class Evaluation(Data):
+    """Labelled images that a model is scored on.
+
+    Attributes:
+        score_labels: the classes that are scored, "" for all: names with commas, a list of `vlseg.labels`, or a file.
+            Pixels of the others do not count.
+    """
+
+    score_labels: str = ""
+
+
+EVALUATION = Evaluation("", Folder(), Catalog("evaluation"), Tfds("evaluation"), TinyWorld("test", 500))
 
 
 @dataclasses.dataclass(frozen=True)
-class Validation(Data):
+class Validation(Evaluation):
     """The labelled images that a run is validated on while it trains, when, and which step is the best.
 
     Without `every` or `epochs` a run is not validated. Otherwise the model of the run is that of the best step.
@@ -145,7 +157,7 @@ class Run:
     checkpoint: str = ""
     tokenizer: str = ""
     data: Data = Data()
-    evaluation: Data = EVALUATION
+    evaluation: Evaluation = EVALUATION
     validation: Validation = VALIDATION
     mesh: str = ""
     loading: Loading = Loading()

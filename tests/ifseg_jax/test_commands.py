@@ -134,6 +134,14 @@ def test_evaluation_and_prediction_with_and_without_averaging(trained, folder, t
         assert set(report[key]["IoU"]) == set(NAMES)
 
 
+def test_validation_averages_not_nor_refines(micro_model):
+    """Each validation would cost as much as the final report. The latter's "plain" row keeps what is asked for."""
+    seen = dataclasses.replace(micro_model.inference, crf=CRF(10))
+    model = dataclasses.replace(micro_model, inference=seen)
+    assert model.validation_settings() == dataclasses.replace(seen, knn_iterations=0, crf=CRF())
+    assert [variant.settings.crf for variant in model.variants()] == [CRF(10), CRF(10)]
+
+
 SEEN = {"short_side": 32, "long_side": 48, "knn_k": 5, "knn_iterations": 2}
 
 
@@ -214,7 +222,8 @@ def test_export_formats(micro_directory, tmp_path, capsys):
     arguments = (f"--checkpoint={micro_directory}", "--labels=car,fish")
     assert call("export", *arguments, f"--out={tmp_path / 'directory'}") == 0
     assert ifseg_jax.load(tmp_path / "directory").categories == ("car", "fish")
-    assert call("export", *arguments, "--format=official", f"--out={tmp_path / 'official.pt'}") == 0
+    output = commands.output("export", *arguments, "--format=official", f"--out={tmp_path / 'official.pt'}")
+    assert output.startswith("without this model's ") and "a file of the official code has no settings" in output
     assert set(CATEGORY_TABLES) < set(torch_files.load_state_dict(tmp_path / "official.pt"))
     target = tmp_path / "model.jax"
     arguments = (*arguments, "--format=stablehlo", "--height=40", "--platforms=cpu,tpu", "--noknn")
@@ -299,6 +308,15 @@ def test_words_that_the_model_cannot_read(micro_directory, folder, tmp_path, cap
         ({"evaluation__source": "tiny_world"}, "4 labels do not fit the data set's 18 classes"),
         ({"inference__knn_k": 0}, "config.inference.knn_k is 0"),
         ({"inference__crf__colour_deviation": 0}, "config.inference.crf.colour_deviation is 0"),
+        (
+            {"inference__crf__gaussian_weight": 5},
+            "config.inference.crf.gaussian_weight has no effect, because config.inference.crf.iterations is 0",
+        ),
+        (
+            {"inference__knn_k": 5, "inference__knn_iterations": 0},
+            "config.inference.knn_k has no effect, because config.inference.knn_iterations is 0",
+        ),
+        ({"evaluation__score_labels": "tree"}, "are classes of config.evaluation.source: give that"),
     ],
 )
 def test_bad_training_settings(micro_directory, folder, tmp_path, capsys, changes, message):

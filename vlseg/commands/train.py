@@ -8,9 +8,9 @@ command continues a run that was stopped.
 """
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import jax
 import jax.numpy as jnp
@@ -24,17 +24,18 @@ from vlseg.checkpoints import directory, runs
 from vlseg.checks import check_choices, check_numbers
 from vlseg.data.examples import First
 from vlseg.data.sources import Dataset, open_section, without_folders
-from vlseg.errors import ConfigError
-from vlseg.evaluation.scoring import choose, score
+from vlseg.errors import ConfigError, VocabularyError
+from vlseg.evaluation.scoring import Candidates, choose, score
+from vlseg.labels import names_from
 from vlseg.packages import Package
-from vlseg.segmenter import Segmenter
+from vlseg.segmenter import Segmenter, Variant
 from vlseg.training import checkpoints, loop, program
 from vlseg.training.checkpoints import Place
 from vlseg.training.program import METRICS, Prepared
 from vlseg.training.telemetry import Work
 from vlseg.training.validation import History, Validation
 
-MOVABLE = ("data.source", "validation.source", "checkpoint", "tokenizer")
+MOVABLE = ("data.source", "validation.source", "validation.score_labels", "checkpoint", "tokenizer")
 """Settings with paths whose parent folder may change on resume."""
 
 EXAMPLES = 4
@@ -62,14 +63,15 @@ def train(config: ml_collections.ConfigDict, workdir: str | Path) -> Place:
     prepared = package.prepare(config, mesh)
     compiled = program.training(prepared.task, mesh, package.axes)
     schedule = loop.Schedule.of(config, prepared.steps)
-    evaluation = open_evaluation(config.evaluation, "config.evaluation", prepared.words)
-    validation = open_validation(config.validation, prepared, mesh)
+    evaluation = open_scored(config.evaluation, "config.evaluation", prepared.words)
+    validated = open_scored(config.validation, "config.validation", prepared.words)
+    validation = open_validation(config.validation, validated, prepared, mesh)
     settings_that_move = (*MOVABLE, *package.movable)
     path = checkpoints.open_workdir(
         workdir, config.to_dict(), (*loop.FREE, *package.free), settings_that_move, without_folders
     )
-    task, finish, words, report = prepared.task, prepared.finish, prepared.words, prepared.report
-    describe(prepared, path)
+    task, finish, report = prepared.task, prepared.finish, prepared.report
+    describe(prepared, path, [evaluation, validated])
     state, step = start(prepared, compiled, package)
     del prepared  # with it the arrays that the state was made of
     state = loop.train(
@@ -84,17 +86,31 @@ def train(config: ml_collections.ConfigDict, workdir: str | Path) -> Place:
     )
     model = write(finish, model_part(state, mesh), path, schedule.steps, validation)
     if evaluation:
-        evaluate(model, evaluation, words, path)
+        evaluate(model, evaluation, path)
     if report:
         report(model, path)
     distributed.wait_for_all("everything written")
     return path / "model"
 
 
-def describe(prepared: Prepared, path: Place) -> None:
+class Scored(NamedTuple):
+    """What a section of the configuration says that a model is scored on.
+
+    dataset: its images. asked: arguments of `scoring.choose` and `scoring.score`. candidates: what comes of them.
+    """
+
+    dataset: Dataset
+    asked: dict[str, Any]
+    candidates: Candidates
+
+
+def describe(prepared: Prepared, path: Place, scored: Sequence[Scored | None]) -> None:
     """Prints and writes what the settings come to. A new run also gets what training does not change.
 
     Process 0 does it.
+
+    Args:
+        path: the working directory. scored: what the run is scored on, of which other words than names are printed.
     """
     if not distributed.is_main():
         return
@@ -104,6 +120,9 @@ def describe(prepared: Prepared, path: Place) -> None:
     summary |= prepared.task.summary()
     shown = {name: value if isinstance(value, int) else f"{value:g}" for name, value in summary.items()}
     print("  ".join(f"{name} {value}" for name, value in shown.items()), flush=True)
+    for line in dict.fromkeys(one.candidates.explanation for one in scored if one):
+        if line:
+            print(line, flush=True)
     storage.write_json(path / runs.SUMMARY, summary)
     if not runs.is_run(path):
         trained = {name: part for name, part in prepared.state.items() if name != runs.OPTIMIZER}
@@ -170,11 +189,16 @@ def start(prepared: Prepared, compiled: program.Program, package: Package) -> tu
     return state, step
 
 
-def open_validation(section: ml_collections.ConfigDict, prepared: Prepared, mesh: Mesh) -> Validation | None:
+def open_validation(
+    section: ml_collections.ConfigDict, scored: Scored | None, prepared: Prepared, mesh: Mesh
+) -> Validation | None:
     """When and how a run is validated as a section of its configuration says; None for never.
 
+    Args:
+        scored: what `open_scored` makes of the section.
+
     Raises:
-        ConfigError: settings that do not go together, or cannot be. DatasetError: it is no data set.
+        ConfigError: settings that do not go together, or cannot be.
     """
     where = "config.validation"
     check_numbers(section, "every", "epochs", "count", whole=True, where=f"{where}.")
@@ -185,26 +209,24 @@ def open_validation(section: ml_collections.ConfigDict, prepared: Prepared, mesh
         if prepared.epoch is None:
             raise ConfigError(f"{where}.epochs: this run has no images, so no epochs; give {where}.every in updates")
         every = section.epochs * prepared.epoch
-    dataset = open_evaluation(section, where, prepared.words)
     given = [name for name in ("source", "metric", "count") if section[name] != getattr(settings.VALIDATION, name)]
     if not every:
         if given:
             raise ConfigError(f"{where}.{given[0]} needs {where}.every, in updates, or {where}.epochs")
         return None
-    if section.count and dataset is None:
+    if section.count and scored is None:
         raise ConfigError(f"{where}.count is of the images of {where}.source: give that, or leave it out")
-    validate, finish, words = prepared.validate, prepared.finish, prepared.words
-    if dataset is None and validate is None:
+    validate, finish = prepared.validate, prepared.finish
+    if scored is None and validate is None:
         raise ConfigError(f"a run is validated on labelled images: give {where}.source")
-    check_choices(section, f"{where}.", metric=prepared.metrics if dataset is None else METRICS)
-    limited = First(dataset, section.count) if dataset and section.count else dataset
+    check_choices(section, f"{where}.", metric=prepared.metrics if scored is None else METRICS)
 
     def scores(model: Segmenter) -> Mapping[str, float]:
-        if limited is None:
+        if scored is None:
             assert validate is not None
             return validate(model)
-        # The first variant is the plainest: the authors of IFSeg validate without kNN averaging.
-        (found,) = score(model, limited, model.variants()[:1], labels=words)
+        dataset = First(scored.dataset, section.count) if section.count else scored.dataset
+        (found,) = score(model, dataset, [Variant("validation", "", model.validation_settings())], **scored.asked)
         return dict(zip(METRICS, (found.miou, found.macc, found.aacc), strict=True))
 
     def score_state(state: Any, step: int) -> Mapping[str, float]:
@@ -217,14 +239,20 @@ def open_validation(section: ml_collections.ConfigDict, prepared: Prepared, mesh
     return Validation(every, section.metric, score_state)
 
 
-def open_evaluation(section: ml_collections.ConfigDict, where: str, words: tuple[str, ...] | None) -> Dataset | None:
-    """The data set that a section of the configuration, `where`, scores a model on, or None.
+def open_scored(section: ml_collections.ConfigDict, where: str, words: tuple[str, ...] | None) -> Scored | None:
+    """What a section of the configuration, `where`, scores a model on, or None.
+
+    Args:
+        words: of `Prepared`.
 
     Raises:
-        ConfigError: several are given, or the words do not fit its classes, see `scoring.choose`.
+        ConfigError: several data sets are given, or score_labels without one; or words or score_labels do not fit its
+            classes, see `scoring.choose`.
         DatasetError: it is no data set.
     """
     if not section.source:
+        if section.score_labels:
+            raise ConfigError(f"{where}.score_labels are classes of {where}.source: give that, or leave them out")
         return None
     if "," in section.source:
         raise ConfigError(
@@ -232,17 +260,18 @@ def open_evaluation(section: ml_collections.ConfigDict, where: str, words: tuple
             "others with evaluate"
         )
     dataset = open_section(section.source, section)
+    asked: dict[str, Any] = {"labels": words}
     try:
-        choose(dataset.names, words)
-    except ConfigError as error:
+        asked["score_labels"] = names_from(section.score_labels) if section.score_labels else None
+        return Scored(dataset, asked, choose(dataset.names, **asked))
+    except (ConfigError, VocabularyError) as error:
         raise ConfigError(f"{where}.source={section.source}: {error}") from error
-    return dataset
 
 
-def evaluate(model: Segmenter, dataset: Dataset, words: tuple[str, ...] | None, path: Place) -> None:
+def evaluate(model: Segmenter, scored: Scored, path: Place) -> None:
     """Scores the model, prints the result, and leaves a picture of the first images."""
-    variants, candidates = model.variants(), choose(dataset.names, words)
-    results = score(model, dataset, variants, labels=words)
+    variants, (dataset, asked, candidates) = model.variants(), scored
+    results = score(model, dataset, variants, **asked)
     if not distributed.is_main():
         return
     for variant, metrics in zip(variants, results, strict=True):

@@ -1,16 +1,24 @@
 """Training runs: what they leave behind, how they go on, and where they cannot."""
 
+import dataclasses
 import json
 import signal
+import types
 
 import fsspec
 import pytest
 from PIL import Image
 
 from tests.buckets import stand_in
-from tests.commands import NAMES, ending, files_in, logged, room_for
-from vlseg import packages
+from tests.commands import NAMES, ROOT, ending, files_in, logged, room_for
+from tests.toy.model import Seen
+from vlseg import packages, settings, sharding
 from vlseg.checkpoints.directory import WEIGHTS_FILE
+from vlseg.commands import train
+from vlseg.data.sources import open_dataset
+from vlseg.evaluation.crf import CRF
+from vlseg.evaluation.scoring import score
+from vlseg.training.program import Prepared
 
 
 def assert_same_model(found, expected):
@@ -25,12 +33,67 @@ def test_training_leaves_a_model_and_its_history(run):
     assert any(name.startswith("events.out.tfevents") for name in files_in(workdir))
     assert Image.open(workdir / "examples.png").width > 200
     assert json.loads((workdir / "config.json").read_text())["training"]["steps"] == 80
+    assert "asked for" not in output  # the classes have their own names
     lines = logged(workdir)
     assert [line["step"] for line in lines] == list(range(10, 81, 10))
     assert lines[-1]["loss"] < 0.5 * lines[0]["loss"]
     settings = json.loads((workdir / "model/config.json").read_text())
     assert settings["labels"] == list(NAMES)
     assert packages.find(settings["format"]).load(workdir / "model").labels == NAMES
+
+
+WORDS = ("green grass", *NAMES[1:])
+
+
+@pytest.fixture
+def config(folder):
+    """A configuration that scores a run on the folder twice, on two of its classes."""
+    config = settings.load(str(ROOT / "tests/toy/config.py"))
+    for name, scored in (("evaluation", "tree, car"), ("validation", "car,tree")):
+        config[name].source, config[name].score_labels = str(folder), scored
+    config.validation.every = 5
+    return config
+
+
+def prepared(model, words):
+    """What the commands make no use of is left out."""
+    task = types.SimpleNamespace(batch_size=8, summary=dict)
+    return Prepared(task, {}, None, None, 10, lambda state: model, words)
+
+
+def opened(config, words):
+    return [train.open_scored(config[name], f"config.{name}", words) for name in ("evaluation", "validation")]
+
+
+def test_validation_is_without_a_crf_and_on_the_classes_named(config, loaded, folder, monkeypatch):
+    """And by the words that the run is asked for."""
+    refined = dataclasses.replace(loaded, inference=Seen(0.4, CRF(2)))
+    assert refined.validation_settings() == Seen(0.4)
+    (expected,) = score(
+        dataclasses.replace(loaded, inference=Seen(0.4)),
+        open_dataset(str(folder)),
+        labels=WORDS,
+        score_labels=NAMES[2:],
+    )
+    monkeypatch.setattr("vlseg.segmenter.refine", None)
+    mesh = sharding.make_mesh("")
+    validation = train.open_validation(config.validation, opened(config, WORDS)[1], prepared(refined, WORDS), mesh)
+    found = validation.score({}, 5)
+    assert (found["mIoU"], found["aAcc"]) == (pytest.approx(expected.miou), expected.aacc) and 0 < found["mIoU"] < 1
+
+
+def test_the_report_is_on_the_classes_named(config, loaded, folder, tmp_path, capsys):
+    train.evaluate(loaded, opened(config, None)[0], tmp_path)
+    (expected,) = score(loaded, open_dataset(str(folder)), score_labels=NAMES[2:])
+    assert capsys.readouterr().out == f"{expected.table(NAMES[2:])}\n" and (tmp_path / "examples.png").exists()
+
+
+def test_words_in_the_places_of_names_are_printed_once(config, loaded, tmp_path, capsys):
+    config.evaluation.score_labels = config.validation.score_labels = "grass,tree"
+    train.describe(prepared(loaded, WORDS), tmp_path, opened(config, WORDS))
+    assert capsys.readouterr().out.splitlines()[1:] == ["asked for: grass as green grass"]
+    train.describe(prepared(loaded, NAMES), tmp_path, [*opened(config, NAMES), None])
+    assert len(capsys.readouterr().out.splitlines()) == 1
 
 
 @pytest.mark.parametrize("sent", [signal.SIGKILL, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
@@ -61,6 +124,9 @@ def test_a_run_that_is_stopped_resumes_to_the_same_weights(commands, training, r
     [
         ({"evaluation__source": "absent"}, "no such folder"),
         ({"evaluation__source": "tiny_world,tiny_world"}, "names 2 data sets"),
+        ({"evaluation__score_labels": "tree,moon"}, "score_labels are classes of the data set, which has no moon"),
+        ({"evaluation__score_labels": "absent.txt"}, "absent.txt: no such file of category names"),
+        ({"validation__score_labels": "tree"}, "are classes of config.validation.source: give that"),
         ({"log_every": 0}, "config.log_every is 0"),
         ({"speed": 3}, "no such setting: speed"),
         ({"training__steps": "many"}, "many"),
