@@ -10,7 +10,7 @@ from absl import flags
 from lseg_jax import checkpoint, model, official
 from lseg_jax.config import ACTIVATIONS, LSegConfig
 from lseg_jax.encoders import KINDS
-from lseg_jax.settings import Settings
+from lseg_jax.settings import SQUARED, Settings
 from vlseg import overrides
 from vlseg.evaluation.sliding_window import OFFICIAL_SCALES, Scheme
 from vlseg.labels import names_from
@@ -34,7 +34,7 @@ class LSegFlags(Flags):
             flags.DEFINE_integer("block_depth", None, "How often the block is applied.", lower_bound=1)
             flags.DEFINE_enum("activation", None, list(ACTIVATIONS), "The block's activation.")
         elif command == "fewshot":
-            overrides.define(Scheme, ["crop_size"])
+            overrides.define(Scheme, SQUARED)
         elif command == "export":
             help_string = "directory: labels that shall need no text encoder, given as --labels."
             flags.DEFINE_string("known_labels", None, help_string)

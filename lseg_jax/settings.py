@@ -18,6 +18,9 @@ DECAYS = ("epoch", "step")
 LOSS_MEANS = ("images", "pixels")
 LABEL_SETS = ("names", "others")
 
+SQUARED = ("crop_size",)
+"""The settings of inference on which scores of a benchmark depend: its pictures are squeezed into squares."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Training:

@@ -17,7 +17,7 @@ from lseg_jax.config import LSegConfig
 from lseg_jax.encoders.foreign import merge
 from lseg_jax.model import LSeg, load
 from lseg_jax.objective import Batch, Matching
-from lseg_jax.settings import LABEL_SETS, Training
+from lseg_jax.settings import LABEL_SETS, SQUARED, Training
 from lseg_jax.tokenizers import load_tokenizer
 from vlseg import distributed, overrides, settings, sharding
 from vlseg.checks import check_choices
@@ -38,6 +38,12 @@ def read_settings(config: ml_collections.ConfigDict) -> tuple[Training, Scheme]:
         ConfigError: a setting that does not exist or cannot be.
     """
     check_choices(config, "config.", label_sets=LABEL_SETS)
+    useless = [name for name in overrides.set_in(Scheme, config.inference) if name not in SQUARED]
+    if config.benchmark.name and useless:
+        raise ConfigError(
+            f"config.inference.{'.'.join(overrides.fields(Scheme)[useless[0]].path)} has no effect on a benchmark, "
+            "whose pictures are squeezed into squares of config.inference.crop_size: leave it out"
+        )
     training = settings.read(Training, config.training, "config.training")
     scheme = Scheme(training.base_size, training.crop_size)
     return training, overrides.changed(scheme, config.inference, "config.inference.")

@@ -27,6 +27,8 @@ def evaluate(
 ) -> ForegroundMetrics:
     """Scores over the classes that a part of a benchmark asks for. Several processes share the episodes.
 
+    Pictures are seen whole, as squares: of the model's settings of inference only those in `SQUARED` count.
+
     Args:
         model: to be scored.
         dataset: the episodes; streamed.

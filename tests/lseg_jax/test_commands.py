@@ -210,7 +210,9 @@ def test_export_of_a_directory_and_of_an_official_checkpoint(trained, official, 
 def test_a_stablehlo_file(trained, folder, tmp_path):
     target = tmp_path / "model.jax"
     sides = ("--height=64", "--width=96", "--platforms=cpu,tpu", "--format=stablehlo")
-    commands.output("export", f"--checkpoint={trained}", f"--out={target}", *sides)
+    output = commands.output("export", f"--checkpoint={trained}", f"--out={target}", *sides)
+    lost = "base_size 80, crop_size 64, stride_rate 0.5, scales (1, 0.75)"
+    assert output.startswith(f"without this model's {lost}: a StableHLO file has no CRF and sees images whole and")
     images = np.stack([np.asarray(Image.open(folder / f"images/{n}.jpg").resize((96, 64))) for n in range(2)])
     found = jax.export.deserialize(bytearray(target.read_bytes())).call(images)
     model = lseg_jax.load(trained)

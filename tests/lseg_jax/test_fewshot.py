@@ -1,5 +1,6 @@
 """Zero-shot training and scoring on a few-shot benchmark, through the commands."""
 
+import dataclasses
 import json
 
 import jax.numpy as jnp
@@ -14,6 +15,7 @@ from lseg_jax.batches import OTHERS, episode_batches, squeezed
 from lseg_jax.settings import Training
 from tests.commands import Commands
 from vlseg.data.episodes import open_benchmark
+from vlseg.evaluation.crf import CRF
 
 commands = Commands("lseg_jax")
 EPISODES = 4
@@ -136,3 +138,11 @@ def test_commands(root, tmp_path, capsys, monkeypatch):
     assert commands.refusal(capsys, "fewshot", *again, "--fold=0", f"--checkpoint={root}").startswith("error: ")
     both = commands.refusal(capsys, "train", *arguments, "--config.data.source=tiny_world")
     assert "leave one out" in both
+    for setting in ("flip=True", "scales=(1,2)", "base_size=64", "stride_rate=1", "crf.iterations=3"):
+        line = commands.refusal(capsys, "train", *arguments, f"--config.inference.{setting}")
+        assert f"config.inference.{setting.partition('=')[0]} has no effect on a benchmark" in line, line
+    settings = lseg_jax.Scheme(crop_size=64, flip=True, crf=CRF(2))
+    dataclasses.replace(lseg_jax.load(model), inference=settings).save(tmp_path / "flipped")
+    flipped = commands.output("fewshot", *again, f"--checkpoint={tmp_path / 'flipped'}")
+    assert flipped.splitlines()[0].endswith("squeezed into squares: flip True, crf_iterations 2")
+    assert flipped.splitlines()[-2] == summary

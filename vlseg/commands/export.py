@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
-from vlseg import cli, files, storage
+from vlseg import cli, files, overrides, storage
 from vlseg.commands import models
 from vlseg.errors import ConfigError
 from vlseg.labels import names_from
@@ -34,9 +34,9 @@ FORMATS = ("directory", "official", "stablehlo")
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 REASONS = {
     "official": "a file of the official code has no settings of inference",
-    "stablehlo": "a StableHLO file sees images whole and of the size that they have (--height, --width)",
+    "stablehlo": "a StableHLO file has no CRF and sees images whole and of the size that they have (--height, --width)",
 }
-"""Why formats have no place for flags."""
+"""Why formats have no place for settings of inference."""
 
 _MAX_BYTES = 2_000_000_000  # the file's format counts bytes with 31 bits
 
@@ -80,12 +80,11 @@ def seen(package: Package, model: Segmenter, options: Any) -> Segmenter:
     """The model, which sees images as the flags say.
 
     Raises:
-        ConfigError: settings that the format has no place for, or a CRF.
+        ConfigError: flags that the format has no place for, or of a CRF.
     """
     given = package.flags.given(options)
     model = package.flags.applied(model, options)
-    refined = getattr(model.inference, "crf", OFF).iterations
-    if refined and any(name.startswith("crf") for name in given):
+    if getattr(model.inference, "crf", OFF).iterations and any(name.startswith("crf") for name in given):
         raise ConfigError("a CRF is no part of what is exported: give --crf to evaluate or predict instead")
     if options.format == "directory":
         return model
@@ -93,12 +92,16 @@ def seen(package: Package, model: Segmenter, options: Any) -> Segmenter:
     lost = [f"--{name}" for name in given if name not in kept and not name.startswith("crf")]
     if lost:
         raise ConfigError(f"{REASONS[options.format]}: leave out {', '.join(lost)}, or give --format=directory")
-    if refined and options.format == "stablehlo":
-        raise ConfigError(
-            "this model refines probabilities with a CRF, which a StableHLO file cannot: give --nocrf, or "
-            "--format=directory"
-        )
     return model
+
+
+def left_out(package: Package, model: Segmenter, kind: str) -> str:
+    """One line that names the settings of inference that the model stores and a format has no place for, or ""."""
+    if kind == "directory" or package.flags.seen is None:
+        return ""
+    kept = package.flags.compiled if kind == "stablehlo" else ()
+    lost = {name: value for name, value in overrides.stored(model.inference).items() if name not in kept}
+    return f"without this model's {overrides.shown(lost)}: {REASONS[kind]}" if lost else ""
 
 
 def main(package: Package, _: list[str]) -> None:
@@ -128,7 +131,7 @@ def main(package: Package, _: list[str]) -> None:
             raise ConfigError(f"images of {height} x {width} pixels: both sides must be multiples of {multiple}")
         function = model.image_function(model.inference)
         write_stablehlo(options.out, function, height, width, options.platforms)
-    print(f"wrote {options.out}")
+    print(*filter(None, [left_out(package, model, options.format), f"wrote {options.out}"]), sep="\n")
 
 
 def run(package: Package | None = None, usage: str | None = None) -> NoReturn:

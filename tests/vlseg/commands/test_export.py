@@ -27,7 +27,7 @@ def test_a_directory(commands, model, loaded, tmp_path):
 
 
 def test_settings_of_inference(commands, model, loaded, folder, tmp_path, capsys):
-    """A directory keeps them; a file of compiled code has no place for them, and nothing that is exported for a CRF."""
+    """A directory keeps them. A file of compiled code has no place for them: flags are refused, stored ones named."""
     out, refined = tmp_path / "directory", tmp_path / "refined"
     commands.output("export", f"--checkpoint={model}", "--brightness=0.5", f"--out={out}")
     exported = packages.find(loaded.package).load(out)
@@ -44,8 +44,23 @@ def test_settings_of_inference(commands, model, loaded, folder, tmp_path, capsys
         assert "give --crf to evaluate or predict" in line(model, "--crf", f"--format={kind}")
     stablehlo = ("--format=stablehlo", "--platforms=cpu")
     assert "leave out --brightness, or give --format=directory" in line(model, "--brightness=0.5", *stablehlo)
-    assert "refines probabilities with a CRF, which a StableHLO file cannot" in line(refined, *stablehlo)
-    commands.output("export", f"--checkpoint={refined}", f"--out={tmp_path / 'c'}", "--nocrf", *stablehlo)
+    seen_too = dataclasses.replace(seen, brightness=0.5)
+    dataclasses.replace(loaded, inference=seen_too).save(tmp_path / "both")
+    for number, (source, flags, lost) in enumerate(
+        (
+            (
+                refined,
+                (),
+                "without this model's crf_iterations 2, crf_exact True: a StableHLO file has no CRF and sees",
+            ),
+            (tmp_path / "both", ("--nocrf",), "without this model's brightness 0.5: a StableHLO file"),
+            (refined, ("--nocrf",), ""),
+        )
+    ):
+        target = tmp_path / f"file{number}"
+        output = commands.output("export", f"--checkpoint={source}", f"--out={target}", *flags, *stablehlo)
+        *first, last = output.splitlines()
+        assert last == f"wrote {target}" and len(first) == bool(lost) and "".join(first).startswith(lost)
     commands.output("export", f"--checkpoint={refined}", f"--out={tmp_path / 'd'}")
     assert packages.find(loaded.package).load(tmp_path / "d").inference == seen
 
