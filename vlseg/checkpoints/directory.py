@@ -84,7 +84,7 @@ def read(
     trained: Mapping[str, TensorSource] = {}
     if runs.is_step(path):
         trained = {name: rules.ArrayTensor(array) for name, array in runs.read(path).items()}
-        settings, path = runs.settings_of_step(settings, path.name), runs.frozen(path)
+        path = runs.frozen(path)
     elif settings.get("part") == runs.FROZEN:
         raise CheckpointError(f"{path} is only the frozen part of a run: load {path.parent}")
     try:
@@ -102,13 +102,13 @@ def read(
 
 
 def read_settings(path: Path) -> Mapping[str, Any]:
-    """What the config.json of a model directory says, its "format" among it.
+    """What the config.json of a model directory, or of a step that a run has kept, says; its "format" among it.
 
     Raises:
         CheckpointError: it is no model directory, or its config.json cannot be used.
     """
     if runs.is_step(path):
-        path = runs.frozen(path)
+        return runs.settings_of_step(read_settings(runs.frozen(path)), path.name)
     try:
         settings = json.loads((path / CONFIG_FILE).read_text())
         if not isinstance(settings["format"], str):

@@ -23,7 +23,8 @@ import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
-from vlseg import cli, files, overrides, storage
+from vlseg import cli, overrides, storage
+from vlseg.checkpoints import directory, runs
 from vlseg.commands import models
 from vlseg.errors import ConfigError
 from vlseg.labels import names_from
@@ -104,21 +105,29 @@ def left_out(package: Package, model: Segmenter, kind: str) -> str:
     return f"without this model's {overrides.shown(lost)}: {REASONS[kind]}" if lost else ""
 
 
+def record(source: Path) -> dict[str, Any]:
+    """What a checkpoint says of the run that it comes from, as settings of a model directory."""
+    settings = directory.read_settings(source) if source.is_dir() else {}
+    return {name: value for name, value in settings.items() if name == runs.RECORD}
+
+
 def main(package: Package, _: list[str]) -> None:
     """The command."""
     options = flags.FLAGS
-    files.check_absent(options.out)
+    storage.check_absent(options.out)
     out = Path(options.out)
     suffixes = package.official.suffixes if package.official else ()
     if options.format == "directory" and out.suffix in suffixes:
         raise ConfigError(f"{out} would be a directory; for a file of the official code give --format=official")
+    source = models.path(package, options)
     model = seen(package, models.load(package, options), options)
     if options.labels:
         model = model.with_labels(model.names(names_from(options.labels)))
     if options.format == "directory":
         model = package.flags.for_directory(model, options)
         variables = jax.tree.map(lambda value: np.asarray(value, options.weights), dict(model.variables))
-        dataclasses.replace(model, variables=variables).save(options.out)  # type: ignore[type-var]
+        stored = dataclasses.replace(model, variables=variables).stored()  # type: ignore[type-var]
+        directory.write(options.out, package.name, stored._replace(settings={**stored.settings, **record(source)}))
     elif options.format == "official":
         if package.official is None:
             raise ConfigError(f"{package.name} has no official format; export a directory (--format=directory)")

@@ -88,6 +88,7 @@ def test_any_kept_step_of_a_run_is_loaded(commands, finished, folder, photo, tmp
     exported, direct = (flatten(load(path).variables) for path in (tmp_path / "exported", workdir / "checkpoints/70"))
     assert exported.keys() == direct.keys()
     assert all(np.array_equal(exported[name], direct[name]) for name in direct)
+    assert json.loads((tmp_path / "exported/config.json").read_text())["training"] == {"step": 70}
 
 
 def test_steps_that_are_not_there(commands, finished, model, photo, tmp_path, capsys):
