@@ -2,8 +2,15 @@
 
 python -m lseg_jax.train --config=configs/lseg_tiny.py --workdir=runs/lseg_tiny
 
-Hardware: two CPU cores. Time: a second a step, 50 minutes. Expected: mIoU 85.4 on held-out scenes (measured). Words
-other than the trained ones: `python -m benchmarks.lseg_tiny_world`.
+Hardware: two CPU cores. Time: a second a step, 50 minutes. Expected: mIoU 87.4 on held-out scenes (measured, the last
+of 3,000 steps). Words other than the trained ones: `python -m benchmarks.lseg_tiny_world`.
+
+The learning rate is the best of three: mIoU on 200 validation scenes after runs of 150 steps,
+
+    3e-4 33.7    1e-3 38.5    3e-3 37.0
+
+each with --config.training.steps=150 --config.training.learning_rate=RATE --config.evaluation.tiny_world.count=200
+--config.evaluation.tiny_world.split=validation.
 """
 
 import ml_collections
