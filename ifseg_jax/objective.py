@@ -5,6 +5,7 @@ frozen parts are the image trunk, its projection and the word embeddings, so ima
 word table.
 """
 
+import abc
 import dataclasses
 import functools
 import re
@@ -172,13 +173,8 @@ class Adapting(Task):
         return (self.config.heads,)
 
     def summary(self) -> dict[str, Any]:
-        """See `Task.summary`; image-free training has no epochs."""
-        settings = self.settings
-        return {
-            "learning_rate": settings.learning_rate,
-            "images_per_update": self.batch_size,
-            "steps": settings.steps,
-        }
+        """See `Task.summary`."""
+        return {"learning_rate": self.settings.learning_rate}
 
     @property
     def side(self) -> int:
@@ -186,9 +182,9 @@ class Adapting(Task):
         return self.settings.side(self.config)
 
     @staticmethod
+    @abc.abstractmethod
     def needs(name: str) -> bool:
         """Whether an update needs a frozen parameter."""
-        raise NotImplementedError
 
     def split(self, variables: Any) -> tuple[State, Variables, Variables]:
         """The initial state, the frozen variables that an update needs, and all of them."""
@@ -226,9 +222,9 @@ class Adapting(Task):
         flat = {name: jax.ShapeDtypeStruct(size, jnp.float32) for name, size in sizes.items()}
         return jax.eval_shape(self.split, rules.unflatten(flat))
 
+    @abc.abstractmethod
     def examples(self, variables: Any, words: WordEmbeddings, batch: Any) -> tuple[Examples, Variables]:
         """What the loss compares in a part of a batch, and changed batch statistics."""
-        raise NotImplementedError
 
     def _words(self, text: WordEmbeddings | WordIds, params: Variables) -> WordEmbeddings:
         if isinstance(text, WordEmbeddings):

@@ -76,12 +76,10 @@ def find(run: str | os.PathLike[str], step: int | None) -> str:
         CheckpointError: the run is not finished and no step is named, or it has not kept the step.
     """
     run = os.fspath(run).rstrip("/")
-    directories = [f"{run}/{name}" for name in (MODEL, LAST) if storage.exists(f"{run}/{name}/{CONFIG_FILE}")]
-    if step is None and directories and directories[0] == f"{run}/{MODEL}":
-        return directories[0]
-    for directory in directories:
-        if _recorded_step(f"{directory}/{CONFIG_FILE}") == step:
-            return directory
+    for name in (MODEL,) if step is None else (MODEL, LAST):
+        config = f"{run}/{name}/{CONFIG_FILE}"
+        if storage.exists(config) and (step is None or _recorded_step(config) == step):
+            return f"{run}/{name}"
     kept = kept_steps(run)
     if step in kept:
         return f"{run}/{STEPS}/{step}"

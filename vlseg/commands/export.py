@@ -120,7 +120,7 @@ def main(package: Package, _: list[str]) -> None:
     if options.format == "directory" and out.suffix in suffixes:
         raise ConfigError(f"{out} would be a directory; for a file of the official code give --format=official")
     source = models.path(package, options)
-    model = seen(package, models.load(package, options), options)
+    model = seen(package, models.load(package, options, source), options)
     if options.labels:
         model = model.with_labels(model.names(names_from(options.labels)))
     if options.format == "directory":

@@ -62,6 +62,7 @@ def path(package: Package, options: Any) -> Path:
     return directory.resolve(options.checkpoint, package.bundled, package.weights, options.step)
 
 
-def load(package: Package, options: Any) -> Segmenter:
-    """The model that the flags ask for."""
-    return package.load(path(package, options), options.tokenizer, **package.flags.load_options(options))
+def load(package: Package, options: Any, source: Path | None = None) -> Segmenter:
+    """The model that the flags ask for; `source` is its `path`, where that is known already."""
+    source = source or path(package, options)
+    return package.load(source, options.tokenizer, **package.flags.load_options(options))

@@ -26,6 +26,7 @@ from vlseg.data.sources import Dataset
 from vlseg.errors import ConfigError
 from vlseg.evaluation import confusion
 from vlseg.evaluation.confusion import SegmentationMetrics
+from vlseg.labels import plain
 from vlseg.segmenter import Segmenter, Variant
 
 BACKGROUND = "background"
@@ -217,7 +218,7 @@ def choose(
     word_of = dict(zip(classes, words, strict=True))
     called = tuple(word_of[class_id] for class_id in scored)
     pairs = [(names[class_id], word_of[class_id]) for class_id in scored]
-    replaced = tuple((name, word) for name, word in pairs if _plain(name) != _plain(word))
+    replaced = tuple((name, word) for name, word in pairs if plain(name) != plain(word))
     return Candidates(words, tuple(classes), scored, called, replaced)
 
 
@@ -251,6 +252,7 @@ def score(
     """
     candidates = choose(dataset.names, labels, score_labels, vocabulary)
     places = candidates.places(len(dataset.names))
+    on_device = jnp.asarray(places)
     settings = [variant.settings for variant in variants] if variants else [model.inference]
     embeddings = model.embed(candidates.words)
     counts = [confusion.zeros(len(candidates.scored)) for _ in settings]
@@ -261,7 +263,7 @@ def score(
         for number, scores in enumerate(found):
             # The words that were asked for, as class ids int32 [H, W].
             best = (scores.label_map(),) if candidates.threshold is None else scores.most_probable()
-            prediction = jnp.asarray(places)[candidates.class_map(*map(jnp.asarray, best))]
+            prediction = on_device[candidates.class_map(*map(jnp.asarray, best))]
             counts[number] = confusion.update(counts[number], prediction, label, NO_CLASS)
         bar.update(jax.process_count())
     bar.close()
@@ -274,20 +276,16 @@ def _places_of(label: np.ndarray, places: np.ndarray, ignore_label: int) -> np.n
     return places[np.where(counted, label, NO_CLASS)]
 
 
-def _plain(name: str) -> str:
-    return " ".join(name.split())
-
-
 def _find(names: Sequence[str], words: Sequence[str]) -> list[int | None]:
     """Where each of the names stands among the words, None where it does not.
 
     A name stands where a word equals it. Of the other names and words, one stands where a word equals it but for case,
     unless there are several of either.
     """
-    exact = {_plain(word): place for place, word in enumerate(words)}
-    found = [exact.get(_plain(name)) for name in names]
+    exact = {plain(word): place for place, word in enumerate(words)}
+    found = [exact.get(plain(name)) for name in names]
     other_words = _alone({word: place for word, place in exact.items() if place not in found})
-    other_names = _alone({_plain(name): index for index, name in enumerate(names) if found[index] is None})
+    other_names = _alone({plain(name): index for index, name in enumerate(names) if found[index] is None})
     for folded, index in other_names.items():
         found[index] = other_words.get(folded)
     return found

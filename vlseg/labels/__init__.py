@@ -67,15 +67,15 @@ def check_names(
         raise VocabularyError(f"{where}{many} are not a list of strings but {shown(names)}: give a list of names")
     if not names:
         raise VocabularyError(f"{where}there are no {many}: give at least one name")
-    plain = tuple(" ".join(name.split()) for name in names)
-    if "" in plain:
-        raise VocabularyError(f"{where}{one} {plain.index('')} has a blank name: give it a name or leave it out")
+    found = tuple(map(plain, names))
+    if "" in found:
+        raise VocabularyError(f"{where}{one} {found.index('')} has a blank name: give it a name or leave it out")
     seen: dict[str, int] = {}
-    for index, name in enumerate(plain):
+    for index, name in enumerate(found):
         first = seen.setdefault(name.casefold() if ignore_case else name, index)
         if first != index:
-            raise VocabularyError(f"{where}{plain[first]!r} and {name!r} are the same {one}: give each name once")
-    return plain
+            raise VocabularyError(f"{where}{found[first]!r} and {name!r} are the same {one}: give each name once")
+    return found
 
 
 def names_from(text_or_path: str | os.PathLike[str]) -> tuple[str, ...]:
@@ -117,6 +117,11 @@ def read_names(path: Path) -> tuple[tuple[str, ...], int | None]:
     if ids != list(range(ids[0], ids[0] + len(ids))):
         raise VocabularyError(f"{path}: the ids of the names must count up by one from line to line")
     return names, ids[0]
+
+
+def plain(name: str) -> str:
+    """A name with single spaces, which is how names are compared."""
+    return " ".join(name.split())
 
 
 def shown(value: object) -> str:

@@ -46,7 +46,7 @@ class Task(abc.ABC):
         return int(self.settings.batch_size)
 
     def summary(self) -> dict[str, Any]:
-        """What the settings come to, as JSON takes it: learning rates, images per update, steps, and epochs if any."""
+        """Learning rates, and whatever else of a run the task alone knows, as JSON takes them."""
         return {}
 
     @property
