@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 from absl import app, flags
 from absl import logging as absl_logging
 
-from vlseg.errors import VlsegError, is_of_jax
+from vlseg.errors import VlsegError, is_of_jax, one_line
 
 _HELP = frozenset({"-h", "-?", "-help", "--help", "-helpshort", "--helpshort"})
 _HELP_ALL = frozenset({"-helpfull", "--helpfull"})
@@ -168,7 +168,7 @@ def fail(message: str) -> NoReturn:
     """Ends the process with one line on standard error and exit code 2."""
     if os.environ.get("VLSEG_TRACEBACK", "") not in ("", "0"):
         traceback.print_exc()
-    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    print(f"error: {one_line(message)}", file=sys.stderr)
     if _works_with_others():
         _end_at_once(2)
     sys.exit(2)

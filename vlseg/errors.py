@@ -4,14 +4,32 @@ Every error raised on purpose by this project derives from `VlsegError`. Its mes
 wrong and what to do; the commands print that line on stderr and exit with code 2 (see `vlseg.cli`).
 """
 
+LONGEST = 500
+"""Characters of a message."""
 
-def one_line(error: BaseException) -> str:
-    """The words of another library's error, for a message of ours."""
-    return " ".join(str(error).split())
+
+def one_line(text: object) -> str:
+    """A text, or the words of another library's error, for a message: see `VlsegError`."""
+    words = " ".join(str(text).split())
+    if len(words) > LONGEST:
+        # What is wrong stands at the beginning, and what to do at the end.
+        words = f"{words[: LONGEST - 155]} ... {words[-150:]}"
+    return words if words.isprintable() else "".join(map(_printable, words))[:LONGEST]
+
+
+def _printable(character: str) -> str:
+    return character if character.isprintable() else character.encode("unicode_escape").decode()
 
 
 class VlsegError(Exception):
-    """Base of all our errors. The message is one line, complete without a traceback."""
+    """Base of all our errors. The message is complete without a traceback.
+
+    It is one line of at most `LONGEST` characters, whatever it is made of: file names and other content that messages
+    quote may be long, or hold line breaks and control characters, which are escaped.
+    """
+
+    def __init__(self, message: object = "") -> None:
+        super().__init__(one_line(message))
 
 
 class CheckpointError(VlsegError):

@@ -14,12 +14,13 @@ import math
 import os
 import re
 import shutil
+import stat
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from vlseg.errors import StorageError
+from vlseg.errors import StorageError, VlsegError
 
 PathLike = str | os.PathLike[str]
 
@@ -161,6 +162,51 @@ def _finite(obj: Any) -> Any:
 def cache_directory() -> Path:
     """Where downloads and computed embeddings are kept: $VLSEG_CACHE, or ~/.cache/vlseg without that."""
     return Path(os.environ.get("VLSEG_CACHE") or "~/.cache/vlseg").expanduser()
+
+
+def read_regular(path: PathLike, error: type[VlsegError]) -> bytes:
+    """The content of a local file.
+
+    Raises:
+      VlsegError: as `check_regular`, or it cannot be read; of the kind `error`.
+    """
+    check_regular(path, error)
+    try:
+        return Path(path).read_bytes()
+    except OSError as problem:
+        raise error(f"{os.fspath(path)}: cannot be read: {problem.strerror or problem}") from problem
+
+
+def check_regular(path: PathLike, error: type[VlsegError]) -> None:
+    """Checks that a path, or what a link there leads to, is a file with content.
+
+    Raises:
+      VlsegError: it is missing, a link to nothing, a folder, or a pipe, socket or device, which to open could hang; of
+        the kind `error`.
+    """
+    name = os.fspath(path)
+    try:
+        mode = os.stat(path).st_mode
+    except (OSError, ValueError) as problem:
+        if os.path.islink(path):
+            raise error(f"{name}: is a link to {os.readlink(path)}, which is not there") from problem
+        if isinstance(problem, FileNotFoundError):
+            raise error(f"{name}: no such file") from problem
+        raise error(f"{name}: cannot be read: {getattr(problem, 'strerror', None) or problem}") from problem
+    if stat.S_ISDIR(mode):
+        raise error(f"{name}: is a folder, not a file")
+    if not stat.S_ISREG(mode):
+        raise error(f"{name}: is a pipe, socket or device, not a file")
+
+
+def kind_of(head: bytes) -> str:
+    """What a file is, from its first bytes, where it is something that stands in place of what was meant; else ""."""
+    start = head[:512].lstrip().lower()
+    if start.startswith(b"version https://git-lfs.github.com/spec/"):
+        return "a Git LFS pointer instead of the file itself (git lfs pull fetches that)"
+    if start.startswith((b"<!doctype html", b"<html")):
+        return "an HTML page, as of an error or of a login, instead of the file itself (download it again)"
+    return "an empty file" if not head else ""
 
 
 def is_remote(path: PathLike) -> bool:
