@@ -10,11 +10,13 @@ LONGEST = 500
 
 def one_line(text: object) -> str:
     """A text, or the words of another library's error, for a message: see `VlsegError`."""
-    words = " ".join(str(text).split())
-    if len(words) > LONGEST:
-        # What is wrong stands at the beginning, and what to do at the end.
-        words = f"{words[: LONGEST - 155]} ... {words[-150:]}"
-    return words if words.isprintable() else "".join(map(_printable, words))[:LONGEST]
+    words = _shortened(" ".join(str(text).split()))
+    return words if words.isprintable() else _shortened("".join(map(_printable, words)))
+
+
+def _shortened(words: str) -> str:
+    # What is wrong stands at the beginning, and what to do at the end.
+    return words if len(words) <= LONGEST else f"{words[: LONGEST - 155]} ... {words[-150:]}"
 
 
 def _printable(character: str) -> str:
