@@ -1,11 +1,12 @@
 """Several processes that work as one: how they find each other, and what only one of them does."""
 
 import functools
+import json
 import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import jax
@@ -92,6 +93,17 @@ def merged(state: T, merge: Callable[[T, T], T]) -> T:
         return jax.tree.map(lambda leaf: leaf[process], everyones)
 
     return functools.reduce(merge, map(of, range(jax.process_count())))
+
+
+def of_all(texts: Sequence[str]) -> list[str]:
+    """The texts of all processes, in their order; all processes call this together and get the same."""
+    if jax.process_count() == 1:
+        return list(texts)
+    content = np.frombuffer(json.dumps(list(texts)).encode(), np.uint8)
+    sizes = multihost_utils.process_allgather(np.array([len(content)], np.int32)).ravel()
+    filled = np.pad(content, (0, int(sizes.max()) - len(content)))
+    rows = multihost_utils.process_allgather(filled).reshape(len(sizes), -1)
+    return [text for row, size in zip(rows, sizes, strict=True) for text in json.loads(bytes(row[:size]))]
 
 
 def from_main(value: Any) -> np.ndarray:

@@ -1,22 +1,27 @@
 """Writing local files and directories so that a reader sees the old content or the new, and never a half.
 
 Everything is written under a hidden name beside its destination (a leading dot, so that no reader takes a leftover of a
-killed run for a result), flushed to the disk and renamed. StorageError says what is wrong with a destination: full,
+killed run for a result), flushed to the disk and renamed. What killed processes have left beside a destination is
+removed by the next process that writes there. StorageError says what is wrong with a destination: full,
 read-only, absent, there already, or a file where a directory is wanted or the other way round; nothing is left behind.
 For paths that may be in a bucket see `vlseg.storage`.
 """
 
 import contextlib
+import ctypes
 import errno
 import fcntl
+import hashlib
 import json
 import math
 import os
 import re
 import shutil
+import socket
 import stat
+import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -69,9 +74,9 @@ def atomic_file(path: PathLike) -> Iterator[BinaryIO]:
     target = Path(os.path.realpath(path))
     if target.is_dir():
         raise StorageError(f"cannot write {os.fspath(path)}: it is a directory; name a file")
-    temporary = _hidden_sibling(target)
     with storage_errors(path):
-        file = open(temporary, "xb")  # noqa: SIM115 - closed before the renaming, or on failure
+        temporary, lock = _locked_sibling(target, lambda place: place.touch(exist_ok=False))
+        file = open(temporary, "wb")  # noqa: SIM115 - closed before the renaming, or on failure
     try:
         with storage_errors(path, _DESTINATION_ERRNOS):
             yield file
@@ -87,6 +92,8 @@ def atomic_file(path: PathLike) -> Iterator[BinaryIO]:
             file.close()
         temporary.unlink(missing_ok=True)
         raise
+    finally:
+        os.close(lock)
 
 
 @contextlib.contextmanager
@@ -100,9 +107,8 @@ def atomic_directory(path: PathLike, overwrite: bool = False) -> Iterator[Path]:
     """
     target = Path(os.path.realpath(path))
     _check_replaceable(path, target, overwrite)
-    temporary = _hidden_sibling(target)
     with storage_errors(path):
-        temporary.mkdir()
+        temporary, lock = _locked_sibling(target, Path.mkdir)
     try:
         with storage_errors(path, _DESTINATION_ERRNOS):
             yield temporary
@@ -114,6 +120,8 @@ def atomic_directory(path: PathLike, overwrite: bool = False) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
+    finally:
+        os.close(lock)
 
 
 @contextlib.contextmanager
@@ -162,6 +170,11 @@ def _finite(obj: Any) -> Any:
 def cache_directory() -> Path:
     """Where downloads and computed embeddings are kept: $VLSEG_CACHE, or ~/.cache/vlseg without that."""
     return Path(os.environ.get("VLSEG_CACHE") or "~/.cache/vlseg").expanduser()
+
+
+def stored_path(path: PathLike) -> str:
+    """A path as text for JSON and messages; bytes that are no UTF-8, which such text cannot hold, as hexadecimals."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
 def read_regular(path: PathLike, error: type[VlsegError]) -> bytes:
@@ -215,7 +228,57 @@ def is_remote(path: PathLike) -> bool:
 
 
 def _hidden_sibling(target: Path) -> Path:
-    return target.with_name(f".{target.name[:40]}.{uuid.uuid4().hex[:12]}.tmp")
+    return target.with_name(f".{target.name[:40]}.{_HOST}{uuid.uuid4().hex[:8]}.tmp")
+
+
+def _locked_sibling(target: Path, make: Callable[[Path], None]) -> tuple[Path, int]:
+    """A new file or directory beside `target`, and the descriptor that locks it for as long as it is written."""
+    _remove_leftovers(target.parent)
+    while True:
+        path = _hidden_sibling(target)
+        make(path)
+        lock = os.open(path, os.O_RDONLY)
+        with contextlib.suppress(OSError):  # some file systems have no locks; then nothing is ever removed
+            fcntl.flock(lock, fcntl.LOCK_SH)
+        if path.exists():
+            return path, lock
+        os.close(lock)  # another process took it for a leftover before it was locked
+
+
+_HOST = hashlib.sha256(socket.gethostname().encode()).hexdigest()[:4]
+_TEMPORARY = re.compile(r"\..{1,40}\.([0-9a-f]{4})[0-9a-f]{8}\.tmp", re.DOTALL)
+_DAY = 24 * 60 * 60
+_looked_at: set[Path] = set()
+
+
+def _remove_leftovers(folder: Path) -> None:
+    """Removes what killed processes have left in a folder, the first time that this process writes there.
+
+    A process locks what it writes, and the system ends its locks with it. Locks of other hosts may not be seen here, so
+    what these have left is removed when it is a day old.
+    """
+    if folder in _looked_at:
+        return
+    _looked_at.add(folder)
+    # Whatever hinders the removal also hinders the writing, which says so.
+    with contextlib.suppress(OSError):
+        for entry in os.scandir(folder):
+            found = _TEMPORARY.fullmatch(entry.name)
+            if found and (found[1] == _HOST or time.time() - entry.stat().st_mtime > _DAY):
+                _remove_unlocked(folder / entry.name)
+
+
+def _remove_unlocked(path: Path) -> None:
+    with contextlib.suppress(OSError):
+        lock = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
+        finally:
+            os.close(lock)
 
 
 def check_absent(path: PathLike) -> None:
@@ -237,14 +300,23 @@ def _move_into_place(new: Path, target: Path) -> None:
     if not target.exists():
         os.rename(new, target)
         return
-    old = _hidden_sibling(target)
-    os.rename(target, old)
-    try:
-        os.rename(new, target)
-    except OSError:
-        os.rename(old, target)
-        raise
+    old = new
+    if not _exchanged(new, target):
+        old = _hidden_sibling(target)
+        os.rename(target, old)
+        try:
+            os.rename(new, target)
+        except OSError:
+            os.rename(old, target)
+            raise
     shutil.rmtree(old, ignore_errors=True)
+
+
+def _exchanged(one: Path, other: Path) -> bool:
+    """Exchanges two paths in one step, where the system can: a process killed between two would leave neither."""
+    rename = getattr(ctypes.CDLL(None), "renameat2", None)
+    here, exchange = -100, 2  # AT_FDCWD and RENAME_EXCHANGE of Linux
+    return rename is not None and rename(here, os.fsencode(one), here, os.fsencode(other), exchange) == 0
 
 
 def _sync_tree(directory: Path) -> None:

@@ -3,6 +3,8 @@
 import errno
 import json
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -200,6 +202,7 @@ def test_the_old_directory_comes_back_if_the_new_one_cannot_take_its_place(
             raise OSError(errno.EIO, "broken")
         rename(source, target)
 
+    monkeypatch.setattr(files, "_exchanged", lambda *_: False)
     monkeypatch.setattr(files.os, "rename", rename_all_but_the_new)
     with pytest.raises(StorageError, match="broken"), atomic_directory(path, overwrite=True) as directory:
         (directory / "new").write_bytes(b"")
@@ -212,3 +215,34 @@ def test_a_full_disk_leaves_no_directory(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match=r"^cannot write .*/a: "), atomic_directory(tmp_path / "a") as directory:
         (directory / "big").write_bytes(bytes(5000))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_killed_processes_left_is_removed_and_what_others_write_is_not(tmp_path: Path) -> None:
+    script = f"""
+import os, time
+from vlseg.files import atomic_directory, atomic_file
+with atomic_directory("{tmp_path}/model") as folder, atomic_file("{tmp_path}/a") as file:
+    (folder / "half").write_bytes(b"half")
+    print("writing", flush=True)
+    time.sleep(60)
+"""
+    command = [sys.executable, "-c", script]
+    with (
+        subprocess.Popen(command, stdout=subprocess.PIPE) as one,
+        subprocess.Popen(command, stdout=subprocess.PIPE) as two,
+    ):
+        for process in (one, two):
+            assert process.stdout and process.stdout.readline() == b"writing\n"
+        other_host = tmp_path / ".b.000000000000.tmp"
+        other_host.touch()
+        assert len(list(tmp_path.iterdir())) == 5
+        one.kill()
+        one.wait()
+        atomic_write_bytes(tmp_path / "b", b"b")
+        assert len(list(tmp_path.iterdir())) == 4
+        two.kill()
+        two.wait()
+        files._looked_at.clear()
+        os.utime(other_host, (0, 0))
+        atomic_write_bytes(tmp_path / "b", b"b")
+    assert [path.name for path in tmp_path.iterdir()] == ["b"]

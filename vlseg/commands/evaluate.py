@@ -20,6 +20,7 @@ from ml_collections import config_flags
 
 from vlseg import cli, distributed, files
 from vlseg.commands import models
+from vlseg.commands.pictures import SKIPPED, define_skip, exit_code
 from vlseg.data.sources import READING, Dataset, define_flags, given, open_dataset, open_given
 from vlseg.errors import ConfigError
 from vlseg.evaluation.confusion import SegmentationMetrics
@@ -91,8 +92,8 @@ def write(
     print(f"wrote {out / 'metrics.json'} and {out / 'metrics.csv'}")
 
 
-def main(package: Package, _: list[str]) -> None:
-    """The command."""
+def main(package: Package, _: list[str]) -> int:
+    """The command; its exit code."""
     options = flags.FLAGS
     distributed.initialize()
     dataset, vocabulary = open_data(options)
@@ -103,16 +104,20 @@ def main(package: Package, _: list[str]) -> None:
     variants = model.variants()
     writes = options.out and distributed.is_main()
     with files.output_directory(options.out) if writes else contextlib.nullcontext() as out:
-        results = score(model, dataset, variants, **asked, batch_size=options.batch_size)
+        damaged: list[str] = []
+        passed = damaged if options.skip_damaged else None
+        results = score(model, dataset, variants, **asked, batch_size=options.batch_size, damaged=passed)
         if not distributed.is_main():
-            return
+            return SKIPPED if damaged else 0
         if candidates.explanation:
             print(candidates.explanation)
         for variant, metrics in zip(variants, results, strict=True):
             print("\n".join(filter(None, [variant.title, metrics.table(candidates.names)])))
         if out:
-            extra = {"vocabulary": dataclasses.asdict(vocabulary)} if vocabulary else {}
-            write(out, candidates, variants, results, {"images": len(dataset), **extra})
+            extra: dict[str, Any] = {"vocabulary": dataclasses.asdict(vocabulary)} if vocabulary else {}
+            extra |= {"damaged": damaged} if damaged else {}
+            write(out, candidates, variants, results, {"images": len(dataset) - len(damaged), **extra})
+    return exit_code(damaged)
 
 
 def run(package: Package | None = None, usage: str | None = None) -> NoReturn:
@@ -129,6 +134,7 @@ def run(package: Package | None = None, usage: str | None = None) -> NoReturn:
     )
     flags.DEFINE_string("score_labels", None, "Classes that are scored, with commas or in a file; default: all.")
     flags.DEFINE_integer("batch_size", 1, "Images, or windows of an image, of a forward pass.", lower_bound=1)
+    define_skip("picture or label")
     distributed.define_flags()
     cli.run(functools.partial(main, package), usage or __doc__)
 

@@ -11,7 +11,7 @@ et al. 2022). A class that has several words is given the score of its best one.
 
 import collections
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -22,8 +22,9 @@ from tqdm import tqdm
 
 from vlseg import distributed
 from vlseg.checks import check_choices
+from vlseg.data.examples import Example
 from vlseg.data.sources import Dataset
-from vlseg.errors import ConfigError
+from vlseg.errors import ConfigError, DatasetError, ImageError
 from vlseg.evaluation import confusion
 from vlseg.evaluation.confusion import SegmentationMetrics
 from vlseg.labels import plain
@@ -231,6 +232,7 @@ def score(
     score_labels: Sequence[str] | None = None,
     vocabulary: Vocabulary | None = None,
     batch_size: int = 1,
+    damaged: list[str] | None = None,
 ) -> list[SegmentationMetrics]:
     """Metrics over a data set, at the original size of every image, for several settings of inference.
 
@@ -243,12 +245,14 @@ def score(
         labels, score_labels, vocabulary: what is asked for and what is scored, see `choose`. By default every class of
             the data set by its name.
         batch_size: images, or windows of an image, of a forward pass.
+        damaged: an example that cannot be read is passed over, and what is wrong with it added here: those of all
+            processes. By default it is an error.
 
     Returns:
         Metrics of the S scored classes, for which `choose` has names, for each of the variants.
 
     Raises:
-        ConfigError: as `choose`.
+        ConfigError: as `choose`. ImageError, DatasetError: an example cannot be read.
     """
     candidates = choose(dataset.names, labels, score_labels, vocabulary)
     places = candidates.places(len(dataset.names))
@@ -257,7 +261,8 @@ def score(
     embeddings = model.embed(candidates.words)
     counts = [confusion.zeros(len(candidates.scored)) for _ in settings]
     bar = tqdm(total=len(dataset), desc="evaluate", unit="image", disable=not distributed.shows_progress())
-    own = distributed.own_share(dataset)
+    skipped: list[str] = []
+    own = _own_examples(dataset, None if damaged is None else skipped)
     for example, found in model.score_each(own, lambda example: example.image, embeddings, settings, batch_size):
         label = jnp.asarray(_places_of(example.label, places, dataset.ignore_label))
         for number, scores in enumerate(found):
@@ -267,7 +272,22 @@ def score(
             counts[number] = confusion.update(counts[number], prediction, label, NO_CLASS)
         bar.update(jax.process_count())
     bar.close()
+    if damaged is not None:
+        damaged += distributed.of_all(skipped)
     return [confusion.compute(distributed.merged(count, confusion.merge)) for count in counts]
+
+
+def _own_examples(dataset: Dataset, skipped: list[str] | None) -> Iterator[Example]:
+    """This process's examples; what is wrong with one that cannot be read goes to `skipped`, if that is given."""
+    for index in distributed.own_share(range(len(dataset))):
+        try:
+            example = dataset[index]
+        except (ImageError, DatasetError) as error:
+            if skipped is None:
+                raise
+            skipped.append(str(error))
+            continue
+        yield example
 
 
 def _places_of(label: np.ndarray, places: np.ndarray, ignore_label: int) -> np.ndarray:

@@ -13,7 +13,9 @@ from PIL import Image
 
 from tests.commands import NAMES, SIZE, files_in, picture, room_for
 from tests.toy.model import Seen
-from vlseg.commands.predict import output_names, write
+from vlseg.commands.journal import FILE as JOURNAL
+from vlseg.commands.pictures import output_names
+from vlseg.commands.predict import write
 from vlseg.data.images import read_label
 from vlseg.evaluation.crf import CRF, refine
 from vlseg.segmenter import NONE, Rejection
@@ -37,6 +39,10 @@ def test_names():
     assert output_names([Path("a/x.png"), Path("b/y.jpg")]) == ["x", "y"]
     assert output_names([Path("x.png"), Path("x.jpg"), Path("y.z.png")]) == ["x_png", "x_jpg", "y.z"]
     assert output_names([Path("a/x.png"), Path("b/x.png"), Path("c/x.png")]) == ["x_png", "x_png_1", "x_png_2"]
+    assert output_names([Path("a/x.png"), Path("X.png")]) == ["x_png", "X_png_1"]
+    assert output_names([Path("e\u0301.png"), Path("\u00e9.png")])[1] == "\u00e9_png_1"
+    long = output_names([Path("x" * 251 + ".bmp"), Path("x" * 250 + "y.bmp")])
+    assert len(set(long)) == 2 and max(map(len, long)) < 210
     assert output_names([]) == []
 
 
@@ -89,7 +95,7 @@ def test_more_labels_than_a_picture_can_hold(tmp_path):
         label_map=np.array([[0, 70_000]]), labels=range(70_001), overlay=Image.new("RGB", (2, 1)).copy
     )
     found.top_labels = found.label_map[..., None]
-    write(tmp_path, "x.y", Path("x.y.png"), found)
+    write(tmp_path, "x.y", found)
     np.testing.assert_array_equal(np.load(tmp_path / "labels" / "x.y.npy"), found.label_map)
 
 
@@ -147,7 +153,7 @@ def test_images_that_cannot_be_segmented(commands, model, photo, tmp_path, capsy
         return commands.refusal(capsys, "predict", *flags)
 
     assert f"{name}.jpg: {message}" in line(f"{photo},{tmp_path / name}.jpg", "out")
-    assert files_in(tmp_path / "out") == ({"labels/0.png", "overlays/0.png"} if name == "cut" else set())
+    assert files_in(tmp_path / "out") == ({"labels/0.png", "overlays/0.png", JOURNAL} if name == "cut" else set())
     line(tmp_path / f"{name}.jpg", "new/out")
     assert not (tmp_path / "new").exists()
 
