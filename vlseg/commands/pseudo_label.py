@@ -2,24 +2,30 @@
 
 With --images every pixel is labelled. With --data the labels of a data set are kept, and the other pixels are labelled
 with the labels that the data set lacks, as when some were seen in training and others were not. PSEUDO holds pictures
-and labels (`vlseg.data.formats.prepared`) and is taken wherever data is.
+and labels (`vlseg.data.formats.prepared`) and is taken wherever data is. A run that was stopped goes on where it was.
 """
 
+import dataclasses
 import functools
-from collections.abc import Sequence
+import hashlib
+import os
+import shutil
+import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import numpy as np
 from absl import flags
 
-from vlseg import cli
+from vlseg import cli, files
 from vlseg.commands import models
+from vlseg.commands.journal import Journal, identity
 from vlseg.data import images as image_files
 from vlseg.data.examples import IGNORED, Example, LazySequence
 from vlseg.data.formats import prepared
-from vlseg.data.sources import Dataset, define_flags, open_given
-from vlseg.errors import ConfigError
+from vlseg.data.sources import READING, Dataset, define_flags, open_given
+from vlseg.errors import ConfigError, StorageError
 from vlseg.labels import names_from
 from vlseg.packages import Package
 from vlseg.segmenter import Segmenter
@@ -91,6 +97,16 @@ class PseudoLabelled(LazySequence[Example]):
     def __len__(self) -> int:
         return len(self._dataset)
 
+    def unlabelled(self, index: int) -> Example:
+        """The example as the data set has it."""
+        return self._dataset[index]
+
+    def stamp(self, index: int) -> str:
+        """A text that changes when the files of the example do; "" if the data set has none."""
+        pairs = getattr(self._dataset, "pairs", None)
+        read = pairs[index][:2] if pairs else [self.picture_file(index)] if hasattr(self, "picture_file") else []
+        return " ".join(map(identity, read))
+
     def _read(self, index: int) -> Example:
         example = self._dataset[index]
         wanted = [self._model.inference]
@@ -105,21 +121,76 @@ class PseudoLabelled(LazySequence[Example]):
         return Example(example.image, label.astype(np.int32), example.name)
 
 
+class Resumed(LazySequence[Example]):
+    """A data set that a model labels, whose label maps are kept in a folder until all is done.
+
+    Attributes:
+        names, ignore_label: as of `PseudoLabelled`.
+    """
+
+    ignore_label = IGNORED
+
+    def __init__(self, labelled: PseudoLabelled, folder: Path, settings: Mapping[str, Any]) -> None:
+        """Reads nothing yet; `settings` are all that labels depend on, see `Journal`."""
+        self.names = labelled.names
+        if hasattr(labelled, "picture_file"):
+            self.picture_file = labelled.picture_file
+        self._labelled, self._folder, self._journal = labelled, folder, Journal(folder, settings)
+        if self._journal.entries:
+            print(f"going on: {len(self._journal.entries)} of {len(labelled)} were labelled", file=sys.stderr)
+
+    def __len__(self) -> int:
+        return len(self._labelled)
+
+    def _read(self, index: int) -> Example:
+        path, key = self._folder / f"{index}.npz", f"{index} {self._labelled.stamp(index)}"
+        if key in self._journal.entries:
+            example = self._labelled.unlabelled(index)
+            return example._replace(label=np.load(path)["label"])
+        example = self._labelled[index]
+        with files.atomic_file(path) as file:
+            np.savez_compressed(file, label=example.label)
+        self._journal.add(key, {})
+        return example
+
+
+def unfinished(out: str) -> Path:
+    """The folder with what has been done so far for `out`, which is written at the end only."""
+    if files.is_remote(out):
+        return files.cache_directory() / "unfinished" / hashlib.sha256(out.encode()).hexdigest()[:16]
+    target = Path(os.path.abspath(out))
+    return target.with_name(f".{target.name}.unfinished")
+
+
 def main(package: Package, _: list[str]) -> None:
     """The command."""
     options = flags.FLAGS
     if bool(options.images) == bool(options.data):
         raise ConfigError("give pictures as --images, or a labelled data set as --data: one of the two")
-    prepared.check_absent(options.out)
+    part = unfinished(options.out)
+    try:
+        prepared.check_absent(options.out)
+    except StorageError:
+        shutil.rmtree(part, ignore_errors=True)  # of a run that was stopped after it had written everything
+        raise
     dataset: Dataset
     if options.images:
         dataset = Unlabelled(image_files.list_checked_images(options.images))
     else:
         dataset = open_given(options)
-    model = package.flags.applied(models.load(package, options), options)
+    source = models.path(package, options)
+    model = package.flags.applied(models.load(package, options, source), options)
     names = model.names(names_from(options.labels) if options.labels else None)
     labelled = PseudoLabelled(model, dataset, names, options.min_probability)
-    count = prepared.write(labelled, options.out)
+    settings = {
+        "checkpoint": identity(source),
+        "labels": names,
+        "inference": dataclasses.asdict(model.inference),
+        **{name: options[name].value for name in ("images", "data", "split", "min_probability", *READING)},
+    }
+    with files.output_directory(part):
+        count = prepared.write(Resumed(labelled, part, settings), options.out)
+    shutil.rmtree(part, ignore_errors=True)
     print(f"wrote {count:,} labelled images to {options.out}")
 
 

@@ -56,3 +56,26 @@ def test_what_cannot_be_labelled(commands, model, folder, tmp_path, capsys, give
     flags = (f"--checkpoint={model}", f"--out={tmp_path / 'out'}", *(flag.format(folder) for flag in given))
     assert message in commands.refusal(capsys, "pseudo_label", *flags)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_stopped_run_goes_on_and_ends_like_an_unbroken_one(commands, model, folder, tmp_path, capsys, monkeypatch):
+    given = (f"--checkpoint={model}", f"--data={folder}", f"--labels={','.join(NAMES)},sky")
+    commands.output("pseudo_label", *given, f"--out={tmp_path / 'whole'}")
+    save, saved = np.savez_compressed, []
+
+    def save_one(*arguments, **arrays):
+        if saved:
+            raise KeyboardInterrupt
+        saved.append(save(*arguments, **arrays))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(np, "savez_compressed", save_one)
+        assert commands.call("pseudo_label", *given, f"--out={tmp_path / 'out'}") == 130
+    assert {path.name for path in tmp_path.iterdir()} == {"whole", ".out.unfinished"}
+    capsys.readouterr()
+    commands.output("pseudo_label", *given, f"--out={tmp_path / 'out'}")
+    assert "going on: 1 of 4 were labelled" in capsys.readouterr().err
+    assert {path.name for path in tmp_path.iterdir()} == {"whole", "out"}
+    for one, other in zip(open_dataset(str(tmp_path / "out")), open_dataset(str(tmp_path / "whole")), strict=True):
+        np.testing.assert_array_equal(one.label, other.label)
+        np.testing.assert_array_equal(one.image, other.image)
