@@ -6,14 +6,12 @@ directory (`vlseg.files.cache_directory`) whose name is a hash of the encoder's 
 
 import hashlib
 import logging
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
-from vlseg import files
+from vlseg import files, progress
 from vlseg.errors import StorageError
 
 CHUNK = 1024
@@ -35,7 +33,7 @@ def cached(
     """
     embeddings = np.empty((count, features), np.float32)
     starts = range(0, count, CHUNK)
-    for start in tqdm(starts, desc="encode labels", disable=len(starts) < 2 or not sys.stderr.isatty()):
+    for start in progress.over(starts, len(starts), "encode labels", "chunk", shown=len(starts) > 1):
         part = slice(start, min(start + CHUNK, count))
         path = files.cache_directory() / "labels" / f"{hashlib.sha256(content(part)).hexdigest()}.npy"
         stored = _load(path, (part.stop - part.start, features))

@@ -7,12 +7,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from tqdm import tqdm
 
 from lseg_jax import inference
 from lseg_jax.batches import OTHERS, squeezed
 from lseg_jax.model import LSeg
-from vlseg import distributed, storage
+from vlseg import distributed, progress, storage
 from vlseg.data.episodes import Episode, FewShotDataset
 from vlseg.data.examples import IGNORE_LABEL
 from vlseg.evaluation import foreground
@@ -39,15 +38,13 @@ def evaluate(
     asked = dataset.class_ids
     pairs = jnp.stack([model.encode_text([OTHERS, dataset.names[class_id]]) for class_id in asked])
     counts = foreground.zeros(len(dataset.names))
-    bar = tqdm(total=len(dataset), desc="evaluate", unit="image", disable=not distributed.shows_progress())
-    for episodes in _batches(dataset, batch_size):
+    shown = {"each": batch_size * jax.process_count(), "shown": distributed.is_main()}
+    for episodes in progress.over(_batches(dataset, batch_size), len(dataset), "evaluate", "episode", **shown):
         images, masks = map(np.stack, zip(*(squeezed(image, mask, side) for image, mask, _ in episodes), strict=True))
         class_ids = np.array([episode.class_id for episode in episodes])
         chosen = pairs[np.array([asked.index(class_id) for class_id in class_ids])]
         logits = inference.logits(model.config, model.variables, jnp.asarray(images), chosen)
         counts = _update(counts, logits, masks, class_ids)
-        bar.update(len(episodes) * jax.process_count())
-    bar.close()
     return foreground.compute(distributed.merged(counts, foreground.merge), asked)
 
 

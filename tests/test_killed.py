@@ -49,9 +49,7 @@ COMMANDS = {
         ),
         14,
     ),
-    "convert": Command(
-        "ifseg_jax.convert", ("--checkpoint={root}/ifseg_jax/tiny", "--out={out}/model.pt"), 6, True
-    ),
+    "convert": Command("ifseg_jax.convert", ("--checkpoint={root}/ifseg_jax/tiny", "--out={out}/model.pt"), 6, True),
     "predict": Command("lseg_jax.predict", ("--images={data}/images", "--labels=grass,house,sky", "--out={out}"), 9),
     "prepare": Command(
         "vlseg.data.prepare", ("--data={data}", "--out={out}/prepared", "--examples_per_file=5"), 7, True

@@ -9,16 +9,14 @@ import contextlib
 import hashlib
 import os
 import re
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from vlseg import files
 from vlseg.errors import ConfigError, StorageError, VlsegError, is_of_jax, one_line
 from vlseg.files import PathLike
+from vlseg.progress import BYTES, Progress
 
 _LARGE = 64 << 20  # bytes whose transfer is shown
 
@@ -161,8 +159,8 @@ def _state(url: str, names: Sequence[str], kind: type[VlsegError]) -> dict[str, 
     return {name: (found[name]["size"], versions[name]) for name in names}
 
 
-def _bar(what: str, size: int) -> Any:
-    return tqdm(total=size, desc=what, unit="B", unit_scale=True, disable=size < _LARGE or not sys.stderr.isatty())
+def _bar(what: str, size: int) -> Progress:
+    return Progress(size, what, BYTES, shown=size >= _LARGE)
 
 
 def _opened(url: PathLike) -> tuple[Any, str]:

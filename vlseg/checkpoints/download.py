@@ -3,7 +3,6 @@
 import dataclasses
 import os
 import re
-import sys
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
@@ -13,6 +12,7 @@ import pooch
 from vlseg import files
 from vlseg.errors import DownloadError, StorageError, one_line
 from vlseg.files import PathLike
+from vlseg.progress import BYTES, Progress
 
 _CHUNK = 1 << 20
 _TIMEOUT_SECONDS = 30
@@ -36,7 +36,7 @@ def fetch(name: str, table: Mapping[str, WeightFile], directory: PathLike | None
         name: a key of `table`.
         table: what can be downloaded, by name.
         directory: where the file is or shall be; by default `files.cache_directory()`.
-        progress: show a progress bar (on terminals only).
+        progress: show how far it has come.
 
     Returns:
         The path of the file: `name` with the extension that the URL has.
@@ -55,7 +55,7 @@ def fetch(name: str, table: Mapping[str, WeightFile], directory: PathLike | None
     try:
         with files.locked(folder / f".{target.name}.lock"):
             if not target.is_file():  # another process may have finished it while this one waited
-                _download(wanted, target, progress and sys.stderr.isatty())
+                _download(wanted, target, progress)
     # What `requests` raises are OSErrors; ValueError: malformed URL.
     except (OSError, ValueError, StorageError) as error:
         reason = one_line(error) or type(error).__name__
@@ -67,8 +67,9 @@ def fetch(name: str, table: Mapping[str, WeightFile], directory: PathLike | None
 
 def _download(wanted: WeightFile, target: Path, progress: bool) -> None:
     """Raises ValueError if what comes is not the file that is wanted."""
-    download = pooch.HTTPDownloader(progressbar=progress, chunk_size=_CHUNK, timeout=_TIMEOUT_SECONDS)
-    with files.atomic_file(target) as file:
+    shown = Progress(wanted.size or 0, f"download {target.name}", BYTES, shown=progress)
+    download = pooch.HTTPDownloader(progressbar=shown, chunk_size=_CHUNK, timeout=_TIMEOUT_SECONDS)
+    with shown, files.atomic_file(target) as file:
         download(wanted.url, file, None)
         file.flush()
         size = os.path.getsize(file.name)

@@ -9,7 +9,6 @@ the classes; --out receives check.json and a contact sheet. Exit code 2 if anyth
 """
 
 import contextlib
-import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -17,9 +16,8 @@ from typing import Any
 import numpy as np
 from absl import flags
 from numpy.typing import NDArray
-from tqdm import tqdm
 
-from vlseg import cli, files, visualize
+from vlseg import cli, files, progress, visualize
 from vlseg.data import catalog
 from vlseg.data.examples import Example
 from vlseg.data.sources import READING, Dataset, define_reading, given, open_dataset
@@ -84,7 +82,7 @@ def check(dataset: Dataset) -> Findings:
             return str(error)
 
     labels = prefetched(read, THREADS)
-    for index in tqdm(range(len(dataset)), desc="check", unit="pair", disable=not sys.stderr.isatty()):
+    for index in progress.over(range(len(dataset)), len(dataset), "check", "pair"):
         label = labels(index)
         if isinstance(label, str):
             problems.append(label)

@@ -18,9 +18,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from tqdm import tqdm
 
-from vlseg import distributed
+from vlseg import distributed, progress
 from vlseg.checks import check_choices
 from vlseg.data.examples import Example
 from vlseg.data.sources import Dataset
@@ -260,18 +259,17 @@ def score(
     settings = [variant.settings for variant in variants] if variants else [model.inference]
     embeddings = model.embed(candidates.words)
     counts = [confusion.zeros(len(candidates.scored)) for _ in settings]
-    bar = tqdm(total=len(dataset), desc="evaluate", unit="image", disable=not distributed.shows_progress())
     skipped: list[str] = []
     own = _own_examples(dataset, None if damaged is None else skipped)
-    for example, found in model.score_each(own, lambda example: example.image, embeddings, settings, batch_size):
+    scored = model.score_each(own, lambda example: example.image, embeddings, settings, batch_size)
+    shown = {"each": jax.process_count(), "shown": distributed.is_main()}
+    for example, found in progress.over(scored, len(dataset), "evaluate", "image", **shown):
         label = jnp.asarray(_places_of(example.label, places, dataset.ignore_label))
         for number, scores in enumerate(found):
             # The words that were asked for, as class ids int32 [H, W].
             best = (scores.label_map(),) if candidates.threshold is None else scores.most_probable()
             prediction = on_device[candidates.class_map(*map(jnp.asarray, best))]
             counts[number] = confusion.update(counts[number], prediction, label, NO_CLASS)
-        bar.update(jax.process_count())
-    bar.close()
     if damaged is not None:
         damaged += distributed.of_all(skipped)
     return [confusion.compute(distributed.merged(count, confusion.merge)) for count in counts]

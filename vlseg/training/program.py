@@ -17,9 +17,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
-from tqdm import tqdm
 
-from vlseg import sharding
+from vlseg import progress, sharding
 from vlseg.segmenter import Segmenter
 from vlseg.sharding import ParameterAxes
 
@@ -233,12 +232,12 @@ def run_in_memory(
     batches: Callable[[int], Tree] | None = None,
     title: str | None = None,
 ) -> Tree:
-    """The state after some updates on one device, without checkpoints; with a `title`, terminals show a progress bar.
+    """The state after some updates on one device, without checkpoints; with a `title`, progress is shown.
 
     Updates take over the buffers of `state`.
     """
     update = compile_step(task.update)
-    for step in tqdm(range(steps), desc=title, unit="step", disable=title is None or not sys.stderr.isatty()):
+    for step in progress.over(range(steps), steps, title or "", "step", shown=title is not None):
         state, _ = update(state, constants, batches(step) if batches else None, np.int32(step))
     return state
 

@@ -12,7 +12,6 @@ last; and it is read from a copy in the cache, see `vlseg.remote`.
 import io
 import json
 import os
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -21,12 +20,12 @@ import msgpack
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from tqdm import tqdm
 
 from vlseg import files, remote
 from vlseg.data.examples import Encoded, RecordDataset
 from vlseg.data.images import decode_label
 from vlseg.errors import DatasetError, StorageError, one_line
+from vlseg.progress import Progress
 
 INFO_FILE = "prepared.json"
 FORMAT = "vlseg prepared data set 1"
@@ -126,7 +125,7 @@ def _write_local(dataset: Any, target: str | os.PathLike[str], examples_per_file
     dtype = label_dtype(dataset)
     starts = range(0, len(dataset), examples_per_file)
     names = [f"{number:05d}-of-{len(starts):05d}.array_record" for number in range(len(starts))]
-    bar = tqdm(total=len(dataset), desc="write", unit="example", disable=not sys.stderr.isatty())
+    bar = Progress(len(dataset), "write", "example")
     with bar, files.atomic_directory(target) as folder:
         for start, name in zip(starts, names, strict=True):
             # One record in a group: any of them can be read alone.

@@ -10,17 +10,15 @@ import contextlib
 import io
 import os
 import re
-import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
-
-from tqdm import tqdm
 
 from vlseg import files
 from vlseg.data.formats.prepared import label_bytes, label_dtype, largest, picture_bytes, png_bytes
 from vlseg.data.formats.tfds import FILE_FORMAT, IGNORE_KEY, library
 from vlseg.data.images import is_plain
 from vlseg.errors import ConfigError, VlsegError
+from vlseg.progress import Progress
 
 VERSION = "1.0.0"
 RESERVED = "all"
@@ -49,7 +47,7 @@ def write(splits: Mapping[str, Any], data_dir: str | os.PathLike[str], name: str
     tfds = library()
     _check_names(tfds, name, splits)
     count = sum(map(len, splits.values()))
-    bar = tqdm(total=count, desc="write", unit="example", disable=not sys.stderr.isatty())
+    bar = Progress(count, "write", "example")
     with files.output_directory(data_dir) as root, bar, files.atomic_directory(root / name) as folder:
         failures: list[Exception] = []
         builder = _builder_class(tfds, name, splits, bar, failures)(data_dir=folder, file_format=FILE_FORMAT)
