@@ -23,6 +23,7 @@ from vlseg.commands.journal import identity
 from vlseg.commands.pictures import Pictures
 from vlseg.commands.pictures import define as define_pictures
 from vlseg.data import images as image_files
+from vlseg.data.listing import announced_images
 
 REPORT = "embeddings.json"
 
@@ -39,7 +40,7 @@ def write(out: Path, name: str, image: NDArray[np.uint8], model: LSeg, long_side
 def main(_: list[str]) -> int:
     """The command; its exit code."""
     options = flags.FLAGS
-    pictures = Pictures(image_files.list_images(options.images), options.skip_damaged)
+    pictures = Pictures(announced_images(options.images, options.strict), options.skip_damaged)
     source = models.path(PACKAGE, options)
     model: Any = models.load(PACKAGE, options, source)
     settings = {"checkpoint": identity(source), "long_side": options.long_side}

@@ -6,8 +6,10 @@ training: 143 stopped by SIGTERM, and saved; verify: 1 without a traceback, a ch
 the environment an error of the user also shows where it was raised.
 """
 
+import codecs
 import errno
 import inspect
+import io
 import logging
 import os
 import re
@@ -19,8 +21,9 @@ from typing import Any, NoReturn
 from absl import app, flags
 from absl import logging as absl_logging
 
-from vlseg.errors import VlsegError, is_of_jax, one_line
+from vlseg.errors import VlsegError, is_of_jax, one_line, printable
 
+_ESCAPED = "vlseg.escaped"
 _HELP = frozenset({"-h", "-?", "-help", "--help", "-helpshort", "--helpshort"})
 _HELP_ALL = frozenset({"-helpfull", "--helpfull"})
 _STORAGE_ERRNOS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES})
@@ -41,6 +44,7 @@ def run(main: Callable[[list[str]], Any], usage: str | None = None) -> NoReturn:
       Exception: whatever `main` raises that no user could act on, for the traceback to be seen.
     """
     _quiet_native_logs()
+    _print_any_name()
     try:
         app.run(_with_quiet_logs(main), flags_parser=lambda argv: _parse(argv, main, usage))
     except (VlsegError, app.UsageError) as error:
@@ -142,6 +146,22 @@ def _with_quiet_logs(main: Callable[[list[str]], Any]) -> Callable[[list[str]], 
             raise VlsegError(str(error)) from error
 
     return run_main
+
+
+def _print_any_name() -> None:
+    """Lets standard output and standard error take names of files that are not UTF-8."""
+    codecs.register_error(_ESCAPED, _escaped)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors=_ESCAPED)
+
+
+def _escaped(error: UnicodeError) -> tuple[str, int]:
+    """What is printed in place of characters that the encoding of a stream lacks."""
+    assert isinstance(error, UnicodeEncodeError)
+    lacking = error.object[error.start : error.end]
+    escaped = (printable(one) for one in lacking)
+    return "".join(one if one.isascii() else one.encode("ascii", "backslashreplace").decode() for one in escaped), error.end
 
 
 def _quiet_native_logs() -> None:

@@ -11,7 +11,7 @@ LONGEST = 500
 def one_line(text: object) -> str:
     """A text, or the words of another library's error, for a message: see `VlsegError`."""
     words = _shortened(" ".join(str(text).split()))
-    return words if words.isprintable() else _shortened("".join(map(_printable, words)))
+    return words if words.isprintable() else _shortened("".join(map(printable, words)))
 
 
 def _shortened(words: str) -> str:
@@ -19,7 +19,10 @@ def _shortened(words: str) -> str:
     return words if len(words) <= LONGEST else f"{words[: LONGEST - 155]} ... {words[-150:]}"
 
 
-def _printable(character: str) -> str:
+def printable(character: str) -> str:
+    """A character, or its escape if it cannot be printed; bytes that are not UTF-8 as Python holds them are "\\xff"."""
+    if "\udc80" <= character <= "\udcff":
+        return f"\\x{ord(character) - 0xDC00:02x}"
     return character if character.isprintable() else character.encode("unicode_escape").decode()
 
 

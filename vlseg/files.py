@@ -25,7 +25,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from vlseg.errors import StorageError, VlsegError
+from vlseg.errors import StorageError, VlsegError, printable
 
 PathLike = str | os.PathLike[str]
 
@@ -39,6 +39,7 @@ _REASONS = {
     errno.EEXIST: "it is a file, not a directory; choose another place",
     errno.ENOTDIR: "its parent is a file, not a directory; choose another place",
 }
+_SURROGATE = re.compile("[\ud800-\udfff]")
 # What can go wrong with the destination while the caller writes to it; any other error there is the caller's own.
 _DESTINATION_ERRNOS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EIO})
 
@@ -60,12 +61,24 @@ def atomic_write_json(path: PathLike, obj: Any) -> None:
 
 
 def json_text(obj: Any) -> str:
-    """`obj` as indented JSON; NaN and infinities, which JSON cannot hold, become null.
+    """`obj` as indented JSON in UTF-8; NaN and infinities, which JSON cannot hold, become null.
+
+    Bytes of a file name that are not UTF-8, which Python holds as halves of surrogate pairs, are written as in
+    `shown_path`.
 
     Raises:
       TypeError: `obj` holds something that is no dict, list, tuple, str, int, float, bool or None.
     """
-    return json.dumps(_finite(obj), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    text = json.dumps(_finite(obj), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    return _SURROGATE.sub(lambda match: json.dumps(printable(match[0]))[1:-1], text)
+
+
+def shown_path(path: PathLike) -> str:
+    r"""A path for people: characters that cannot be printed, and bytes that are not UTF-8, are escaped.
+
+    A byte 0xff of a name that is not UTF-8 is "\xff".
+    """
+    return "".join(map(printable, os.fspath(path)))
 
 
 @contextlib.contextmanager

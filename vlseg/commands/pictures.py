@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from vlseg import files
 from vlseg.commands.journal import Journal, identity
 from vlseg.data import images as image_files
+from vlseg.data.listing import define_strict
 from vlseg.errors import ImageError
 from vlseg.progress import Progress
 
@@ -35,8 +36,9 @@ flags.disclaim_key_flags()
 
 
 def define() -> None:
-    """Defines --images, --out and --skip_damaged."""
+    """Defines --images, --strict, --out and --skip_damaged."""
     flags.DEFINE_string("images", None, "A file, a directory, a pattern, or several with commas.", required=True)
+    define_strict()
     flags.DEFINE_string("out", None, "Where the results go.", required=True)
     define_skip("picture")
 
@@ -79,6 +81,7 @@ class Pictures:
         self._read: collections.deque[Picture] = collections.deque()
         for path in paths:
             with self._passing(path):
+                files.check_regular(path, ImageError)
                 image_files.check_image(path)
 
     @contextlib.contextmanager

@@ -21,7 +21,7 @@ from vlseg.commands import models
 from vlseg.commands.journal import identity
 from vlseg.commands.pictures import Pictures
 from vlseg.commands.pictures import define as define_pictures
-from vlseg.data import images as image_files
+from vlseg.data.listing import announced_images
 from vlseg.labels import names_from
 from vlseg.packages import Package
 from vlseg.segmenter import NONE, Rejection, Segmentation
@@ -60,7 +60,7 @@ def write(out: Path, name: str, segmentation: Segmentation) -> dict[str, object]
 def main(package: Package, _: list[str]) -> int:
     """The command; its exit code."""
     options = flags.FLAGS
-    pictures = Pictures(image_files.list_images(options.images), options.skip_damaged)
+    pictures = Pictures(announced_images(options.images, options.strict), options.skip_damaged)
     source = models.path(package, options)
     model = package.flags.applied(models.load(package, options, source), options)
     labels = model.names(names_from(options.labels) if options.labels else None)

@@ -24,6 +24,7 @@ from vlseg.commands.journal import Journal, identity
 from vlseg.data import images as image_files
 from vlseg.data.examples import IGNORED, Example, LazySequence
 from vlseg.data.formats import prepared
+from vlseg.data.listing import list_checked_images
 from vlseg.data.sources import READING, Dataset, define_flags, open_given
 from vlseg.errors import ConfigError, StorageError
 from vlseg.labels import names_from
@@ -175,7 +176,7 @@ def main(package: Package, _: list[str]) -> None:
         raise
     dataset: Dataset
     if options.images:
-        dataset = Unlabelled(image_files.list_checked_images(options.images))
+        dataset = Unlabelled(list_checked_images(options.images, options.strict))
     else:
         dataset = open_given(options)
     source = models.path(package, options)

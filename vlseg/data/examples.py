@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vlseg.data.images import decode_image, read_image
+from vlseg.data.listing import Listing
 from vlseg.errors import DatasetError, one_line
 
 Item = TypeVar("Item", covariant=True)
@@ -74,12 +75,14 @@ class PairDataset(LazySequence[Example]):
         pairs: the files.
         decode: reader of label files.
         ignore_label: the id of pixels that do not count.
+        listing: what was found and is not read, where that is known.
     """
 
     names: tuple[str, ...]
     pairs: tuple[Pair, ...]
     decode: Decoder
     ignore_label: int
+    listing: Listing | None = None
 
     def __len__(self) -> int:
         return len(self.pairs)

@@ -3,14 +3,12 @@
 Pictures are uint8 [H, W, 3] RGB, upright; label maps are int32 [H, W].
 """
 
-import glob
 import io
 import os
 import threading
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import numpy as np
 from einops import rearrange, repeat
@@ -99,49 +97,6 @@ def check_image(path: str | os.PathLike[str]) -> tuple[int, int]:
         width, height = image.size
         turned = _orientation(image) >= 5
         return (width, height) if turned else (height, width)
-
-
-def list_images(source: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -> list[Path]:
-    """The picture files that `source` stands for, without opening any.
-
-    Args:
-        source: a directory (its files with one of EXTENSIONS, sorted, subfolders and hidden files left out), a file,
-            a glob pattern, several of these separated by commas, or a sequence of these.
-
-    Returns:
-        at least one path, none twice.
-
-    Raises:
-        ImageError: a part of `source` is missing, or no picture was found in it.
-    """
-    if not isinstance(source, str | os.PathLike):
-        found = [path for part in source for path in list_images(part)]
-    elif os.path.isdir(source):
-        found = [path for path in sorted(Path(source).iterdir()) if is_picture(path)]
-    elif os.path.exists(source):
-        found = [Path(source)]
-    elif "," in os.fspath(source):
-        return list_images([part.strip() for part in os.fspath(source).split(",") if part.strip()])
-    elif glob.has_magic(os.fspath(source)):
-        found = [path for path in map(Path, sorted(glob.glob(os.fspath(source), recursive=True))) if is_picture(path)]
-    else:
-        raise ImageError(f"{os.fspath(source) or 'an empty path'}: no such file or directory")
-    if not found:
-        raise ImageError(f"{source}: no pictures found; known extensions are {' '.join(EXTENSIONS)}")
-    return list(dict.fromkeys(found))
-
-
-def list_checked_images(source: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -> list[Path]:
-    """`list_images` after `check_image` of each: what cannot be read is known before work on the others begins."""
-    paths = list_images(source)
-    for path in paths:
-        check_image(path)
-    return paths
-
-
-def is_picture(path: Path) -> bool:
-    """Whether `path` is a file with one of EXTENSIONS and not hidden; it is not opened."""
-    return path.suffix.lower() in EXTENSIONS and not path.name.startswith(".") and path.is_file()
 
 
 def rescaled_size(height: int, width: int, short_side: int = 512, long_side: int = 2048) -> tuple[int, int]:

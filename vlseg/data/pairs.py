@@ -4,15 +4,57 @@ DatasetError names what is missing: a folder, a list or its content, pictures, o
 """
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import unicodedata
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
+from vlseg import files
 from vlseg.data.examples import Pair
+from vlseg.data.listing import order, some, walk
 from vlseg.errors import DatasetError
 
-_LISTED = 5  # how many file names an error message holds
 DERIVED = ("_labelTrainIds.png", "_instanceTrainIds.png")
 """Endings of what other code leaves beside label files; they are not looked at."""
+
+
+def key(name: str) -> str:
+    """What names are compared by: one way of writing accents, which file systems and archives change."""
+    return unicodedata.normalize("NFC", name)
+
+
+class Folder:
+    """The files of a folder, found by names that may be written in another way: accents (NFC, NFD), capitals in `.JPG`.
+
+    A folder is looked through once, and only for a name that is not there as it is written.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._by_key: dict[Path, dict[str, Path]] = {}
+
+    def find(self, name: str) -> Path:
+        """The path of a file below the folder, or where it would be."""
+        path = self.root / name
+        if path.is_file() or os.path.isabs(name):
+            return path
+        folder = path.parent if path.parent.is_dir() or path.parent == self.root else self._folder(path.parent)
+        if folder not in self._by_key:
+            entries = sorted(folder.iterdir(), key=order) if folder.is_dir() else []
+            self._by_key[folder] = {_file_key(entry.name): entry for entry in entries}
+        return self._by_key[folder].get(_file_key(path.name), path)
+
+    def _folder(self, path: Path) -> Path:
+        """The same of a folder below, none of whose names need be as it is written."""
+        current = self.root
+        for part in path.relative_to(self.root).parts:
+            inside = [entry for entry in current.iterdir() if entry.is_dir()] if current.is_dir() else []
+            current = next((entry for entry in inside if key(entry.name) == key(part)), current / part)
+        return current
+
+
+def _file_key(name: str) -> str:
+    stem, dot, suffix = name.rpartition(".")
+    return key(f"{stem}{dot}{suffix.lower()}")
 
 
 def in_parallel(
@@ -25,13 +67,14 @@ def in_parallel(
         images, labels: the trees, below `root`.
         image_suffixes: endings of pictures. label_suffix: of label files; other files do not matter.
     """
-    pictures = {stem: path for suffix in image_suffixes for stem, path in _by_stem(root / images, suffix).items()}
-    maps = _by_stem(root / labels, label_suffix)
+    pictures = _by_stem(root / images, image_suffixes)
+    maps = _by_stem(root / labels, (label_suffix,))
     if not pictures:
         raise DatasetError(f"{root / images}: holds no pictures (*{' or *'.join(image_suffixes)})")
     refuse(root / labels, "label files", [f"{stem}{label_suffix}" for stem in pictures if stem not in maps])
     refuse(root / images, "pictures", [f"{stem}{image_suffixes[0]}" for stem in maps if stem not in pictures])
-    return [Pair(pictures[stem], maps[stem], stem) for stem in sorted(pictures)]
+    refuse_broken_links([*pictures.values(), *maps.values()])
+    return [Pair(pictures[stem], maps[stem], stem) for stem in sorted(pictures, key=os.fsencode)]
 
 
 def by_name(root: Path, images: str, suffix: str, label: Callable[[str], str]) -> list[Pair]:
@@ -42,11 +85,14 @@ def by_name(root: Path, images: str, suffix: str, label: Callable[[str], str]) -
         images: the folder, below `root`. suffix: of pictures.
         label: from a picture's name without suffix to its label file, below `root`.
     """
-    pictures = _by_stem(root / images, suffix)
+    pictures = _by_stem(root / images, (suffix,))
     if not pictures:
         raise DatasetError(f"{root / images}: holds no pictures (*{suffix})")
-    pairs = [Pair(pictures[stem], root / label(stem), stem) for stem in sorted(pictures)]
+    folder = Folder(root)
+    stems = sorted(pictures, key=os.fsencode)
+    pairs = [Pair(pictures[stem], folder.find(label(stem)), stem) for stem in stems]
     refuse_absent(root, "label files", [pair.label for pair in pairs])
+    refuse_broken_links([pair.image for pair in pairs])
     return pairs
 
 
@@ -72,8 +118,9 @@ def in_list(root: Path, names: str, images: str, *labels: str) -> list[Pair]:
         labels: the same for label files; of several the first that is there.
     """
     listed = [line.split()[0] for line in read_lines(root / names, "no such list of names")]
+    folder = Folder(root)
     pairs = [
-        Pair(root / images.format(name), _first_file(root, [label.format(name) for label in labels]), name)
+        Pair(folder.find(images.format(name)), _first_file(folder, [label.format(name) for label in labels]), name)
         for name in dict.fromkeys(listed)
     ]
     refuse_absent(root, "pictures", [pair.image for pair in pairs])
@@ -81,44 +128,60 @@ def in_list(root: Path, names: str, images: str, *labels: str) -> list[Pair]:
     return pairs
 
 
-def _first_file(root: Path, names: Sequence[str]) -> Path:
-    return next((root / name for name in names if (root / name).is_file()), root / names[0])
+def _first_file(folder: Folder, names: Sequence[str]) -> Path:
+    found = [folder.find(name) for name in names]
+    return next((path for path in found if path.is_file()), found[0])
 
 
-def _by_stem(folder: Path, suffix: str) -> dict[str, Path]:
-    """Files below a folder by their path in it without `suffix`."""
+def _by_stem(folder: Path, suffixes: Sequence[str]) -> dict[str, Path]:
+    """Files below a folder that end in one of `suffixes`, by the `key` of their path in it without that.
+
+    Raises:
+        DatasetError: there is no such folder, or two files have one key.
+    """
     if not folder.is_dir():
         raise DatasetError(f"{folder}: no such folder")
-    return {
-        path.relative_to(folder).as_posix().removesuffix(suffix): path
-        for path in walk(folder)
-        if path.name.endswith(suffix) and not path.name.startswith(".") and not path.name.endswith(DERIVED)
-    }
+    found: dict[str, Path] = {}
+    for path in sorted(walk(folder), key=order):
+        ending = next((suffix for suffix in suffixes if _ends_in(path.name, suffix)), "")
+        if ending and not path.name.endswith(DERIVED):
+            put(found, key(path.relative_to(folder).as_posix()[: -len(ending)]), path, folder)
+    return found
 
 
-def walk(folder: Path) -> Iterator[Path]:
-    """All files below; links to folders are followed, each folder is entered once."""
-    entered = set()
-    for root, folders, names in os.walk(folder, followlinks=True):
-        entered.add(os.path.realpath(root))
-        folders[:] = [name for name in folders if os.path.realpath(os.path.join(root, name)) not in entered]
-        yield from (Path(root, name) for name in names)
+def _ends_in(name: str, suffix: str) -> bool:
+    """Whether a name ends in `suffix`, in any case after its dot: "a_L.PNG" in "_L.png"."""
+    exact, dot, ending = suffix.rpartition(".")
+    head = name[: len(name) - len(ending) - len(dot)]
+    return name[len(head) :].lower() == (dot + ending).lower() and head.endswith(exact)
 
 
-def some(items: Sequence[str]) -> str:
-    """The first few of many, for an error message."""
-    return ", ".join(items[:_LISTED]) + (", ..." if len(items) > _LISTED else "")
+def put(found: dict[str, Path], stem: str, path: Path, folder: Path) -> None:
+    """Adds a file by its key; DatasetError if another one has that."""
+    if stem in found:
+        names = " and ".join(files.shown_path(one.relative_to(folder)) for one in (found[stem], path))
+        raise DatasetError(f"{folder}: {names} would share a pair; remove one")
+    found[stem] = path
+
+
+def refuse_broken_links(paths: Iterable[Path]) -> None:
+    """Raises DatasetError that names a link that leads nowhere, if one of some files is such."""
+    for path in paths:
+        if path.is_symlink() and not path.exists():
+            raise DatasetError(f"{files.shown_path(path)}: is a link to {os.readlink(path)}, which is not there")
 
 
 def refuse_absent(root: Path, kind: str, wanted: Iterable[Path]) -> None:
     """Raises DatasetError that names those of some files below `root` that are not there; `kind` is what they are."""
+    wanted = list(wanted)
+    refuse_broken_links(wanted)
     refuse(root, kind, [str(file.relative_to(root)) for file in wanted if not file.is_file()])
 
 
 def refuse(folder: Path, kind: str, missing: list[str]) -> None:
     """Raises DatasetError if anything is missing in a folder."""
     if missing:
-        raise DatasetError(f"{folder}: {len(missing)} {kind} are missing: {some(sorted(missing))}")
+        raise DatasetError(f"{folder}: {len(missing)} {kind} are missing: {some(sorted(missing, key=os.fsencode))}")
 
 
 def read_bytes(path: Path, absent: str = "no such file") -> bytes:

@@ -29,6 +29,8 @@ from vlseg.progress import Progress
 
 INFO_FILE = "prepared.json"
 FORMAT = "vlseg prepared data set 1"
+NAMES = "surrogateescape"
+"""How names of examples become bytes: those of files need not be UTF-8."""
 
 
 def open_prepared(root: str | os.PathLike[str]) -> RecordDataset:
@@ -60,7 +62,7 @@ def open_prepared(root: str | os.PathLike[str]) -> RecordDataset:
 
 
 def _unpack(record: bytes, _: int) -> Encoded:
-    return Encoded(**msgpack.unpackb(record))
+    return Encoded(**msgpack.unpackb(record, unicode_errors=NAMES))
 
 
 def is_prepared(root: str | os.PathLike[str]) -> bool:
@@ -133,7 +135,8 @@ def _write_local(dataset: Any, target: str | os.PathLike[str], examples_per_file
             for index in range(start, min(start + examples_per_file, len(dataset))):
                 example = dataset[index]
                 image, label = picture_bytes(dataset, index, example.image), label_bytes(dataset, example.label, dtype)
-                writer.write(msgpack.packb({"name": example.name, "image": image, "label": label}))
+                packed = {"name": example.name, "image": image, "label": label}
+                writer.write(msgpack.packb(packed, unicode_errors=NAMES))
                 bar.update()
             writer.close()
         info = {

@@ -62,8 +62,8 @@ def test_other_folder_names(root):
     assert len(open_folder(root, images="photos", labels="truth", names="list.txt")) == 3
 
 
-def test_extra_labels_and_hidden_files_do_not_matter(root):
-    (root / "labels" / "extra.png").write_bytes(b"")
+def test_hidden_files_do_not_matter(root):
+    (root / "labels" / ".extra.png").write_bytes(b"")
     (root / "images" / "._b.jpg").write_bytes(b"")
     (root / "images" / ".thumbnails").mkdir()
     (root / "images" / ".thumbnails" / "b.jpg").write_bytes(b"")
