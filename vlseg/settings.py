@@ -90,10 +90,12 @@ class Data:
 
     Attributes:
         source: as `vlseg.data.sources.open_dataset` takes it; "" for none.
+        strict: whether files of the data that are not read are an error.
         folder, catalog, tfds, tiny_world: how each kind of source is read.
     """
 
     source: str = ""
+    strict: bool = False
     folder: Folder = Folder()
     catalog: Catalog = Catalog()
     tfds: Tfds = Tfds()
@@ -112,7 +114,7 @@ class Evaluation(Data):
     score_labels: str = ""
 
 
-EVALUATION = Evaluation("", Folder(), Catalog("evaluation"), Tfds("evaluation"), TinyWorld("test", 500))
+EVALUATION = Evaluation("", False, Folder(), Catalog("evaluation"), Tfds("evaluation"), TinyWorld("test", 500))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,7 +135,7 @@ class Validation(Evaluation):
     count: int = 0
 
 
-VALIDATION = Validation("", Folder(), Catalog("evaluation"), Tfds("evaluation"), TinyWorld("validation", 200))
+VALIDATION = Validation("", False, Folder(), Catalog("evaluation"), Tfds("evaluation"), TinyWorld("validation", 200))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

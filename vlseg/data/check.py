@@ -2,6 +2,7 @@
 
 python -m vlseg.data.check --dataset=ade20k --root=/data/ade20k --split=val --out=runs/check
 python -m vlseg.data.check --dataset=folder --root=FOLDER     # with images/, labels/ and names.txt
+python -m vlseg.data.check --dataset=coco --root=annotations/instances_val2017.json:val2017   # also labelme, cvat
 python -m vlseg.data.check --dataset=tfds --root=cityscapes/semantic_segmentation:/data/tfds
 
 Says what is missing, which pictures and label files are damaged, of different sizes or hold unknown labels, and counts
@@ -20,7 +21,8 @@ from numpy.typing import NDArray
 from vlseg import cli, files, progress, visualize
 from vlseg.data import catalog
 from vlseg.data.examples import Example
-from vlseg.data.sources import READING, Dataset, define_reading, given, open_dataset
+from vlseg.data.formats import tools
+from vlseg.data.sources import READING, Dataset, announced, define_reading, given, open_dataset
 from vlseg.data.stream import prefetched
 from vlseg.errors import DatasetError, ImageError
 
@@ -122,13 +124,13 @@ def usable(dataset: Dataset) -> Iterable[Example]:
 def opened(options: Any) -> tuple[Dataset, str, NDArray[np.uint8]]:
     """The data set that the flags name, how many examples it has officially, in words, and its classes' colours."""
     reading = given(options, *READING)
-    if options.dataset in (FOLDER, TFDS):
-        source = options.root if options.dataset == FOLDER else f"{TFDS}:{options.root}"
-        own = open_dataset(source, **reading, **given(options, "split"))
+    if options.dataset in (FOLDER, TFDS, *tools.READERS):
+        source = options.root if options.dataset == FOLDER else f"{options.dataset}:{options.root}"
+        own = announced(open_dataset(source, **reading, **given(options, "split")))
         return own, "", visualize.palette(len(own.names))
     entry = catalog.entry(options.dataset)
     split = options.split or next(iter(entry.splits))
-    dataset = open_dataset(f"{options.dataset}:{options.root}", split=split, **reading)
+    dataset = announced(open_dataset(f"{options.dataset}:{options.root}", split=split, **reading))
     colours = visualize.palette(len(dataset.names)) if entry.colours is None else entry.colours
     return dataset, f"; {split} has {entry.splits[split].examples:,} officially", colours
 
@@ -157,12 +159,15 @@ if __name__ == "__main__":
     flags.DEFINE_enum(
         "dataset",
         None,
-        [*catalog.ENTRIES, FOLDER, TFDS],
-        "Which one (python -m vlseg.data.list), a folder of one's own, or one that TFDS prepared.",
+        [*catalog.ENTRIES, FOLDER, TFDS, *tools.READERS],
+        "Which one (python -m vlseg.data.list), a folder of one's own, one that TFDS prepared, or annotations.",
         required=True,
     )
     flags.DEFINE_string(
-        "root", None, "The folder into which its archives were unpacked; NAME:DATA_DIR of TFDS.", required=True
+        "root",
+        None,
+        "The folder into which its archives were unpacked; NAME:DATA_DIR of TFDS; ANNOTATIONS or ANNOTATIONS:PICTURES.",
+        required=True,
     )
     flags.DEFINE_string("split", None, "Default: the first one, for training.")
     define_reading()

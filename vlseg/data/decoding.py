@@ -3,16 +3,15 @@
 Pixels that do not count get IGNORE_LABEL where nothing else is said.
 """
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from vlseg import json_files
 from vlseg.data.examples import IGNORE_LABEL, Decoder
 from vlseg.data.images import read_image, read_label
-from vlseg.data.pairs import read_bytes
 from vlseg.errors import DatasetError, ImageError
 
 MAX_VALUE = 65535
@@ -127,30 +126,44 @@ def panoptic(description: Path, stored: Sequence[int]) -> Decoder:
     Raises:
         DatasetError: the JSON is missing or damaged.
     """
-    content = read_bytes(description)
+    content = json_files.read(description, DatasetError)
+    classes = {category: index for index, category in enumerate(stored)}
+    segments: dict[str, dict[int, int]] = {}
     try:
-        annotations = json.loads(content)["annotations"]
-        segments = {
-            entry["file_name"]: {segment["id"]: segment["category_id"] for segment in entry["segments_info"]}
-            for entry in annotations
-        }
+        for entry in content["annotations"]:
+            for segment in entry["segments_info"]:
+                number, category = segment["id"], segment["category_id"]
+                if category not in classes:
+                    raise DatasetError(
+                        f"{description}: segment {number} of {entry['file_name']} is of an unknown category"
+                    )
+                segments.setdefault(entry["file_name"], {})[number] = classes[category]
+            segments.setdefault(entry["file_name"], {})
     except (ValueError, KeyError, TypeError) as error:
         raise DatasetError(f"{description}: is damaged, or does not describe panoptic segments: {error!r}") from error
-    ids = by_value(stored)
+    return segments_of(description, segments)
+
+
+def segments_of(
+    description: Path, classes: Mapping[str, Mapping[int, int]], ignore_label: int = IGNORE_LABEL
+) -> Decoder:
+    """PNGs whose colours are the numbers of segments, R + 256 G + 256^2 B, and 0 is nothing.
+
+    Args:
+        description: the file that describes the segments, for messages.
+        classes: name of a PNG -> number of a segment -> id.
+        ignore_label: the id of pixels of no segment.
+    """
 
     def decode(path: Path) -> NDArray[np.int32]:
-        if path.name not in segments:
+        if path.name not in classes:
             raise DatasetError(f"{description}: says nothing of {path.name}")
         numbers, inverse = np.unique(_packed(read_image(path).astype(np.int32)), return_inverse=True)
-        category = {0: IGNORE_LABEL, **segments[path.name]}
-        unknown = [number for number in numbers.tolist() if number not in category]
+        ids = {**classes[path.name], 0: ignore_label}
+        unknown = [number for number in numbers.tolist() if number not in ids]
         if unknown:
             raise DatasetError(f"{path}: has segment {unknown[0]}, which {description.name} does not describe")
-        found = [IGNORE_LABEL if number == 0 else ids.get(category[number], -1) for number in numbers.tolist()]
-        if -1 in found:
-            number = numbers.tolist()[found.index(-1)]
-            raise DatasetError(f"{description}: segment {number} of {path.name} is of an unknown category")
-        return np.array(found, np.int32)[inverse]
+        return np.array([ids[number] for number in numbers.tolist()], np.int32)[inverse]
 
     return decode
 

@@ -123,9 +123,9 @@ def look_through(source: PictureSource) -> tuple[list[Path], Listing]:
         ImageError: a part of `source` is missing, or no picture was found in it.
     """
     if isinstance(source, str | os.PathLike):
-        parts = split_commas(os.fspath(source), _exists) or [os.fspath(source)]
+        parts = split_list(os.fspath(source), _exists) or [os.fspath(source)]
     else:
-        parts = [part for one in source for part in split_commas(os.fspath(one), _exists)]
+        parts = [part for one in source for part in split_list(os.fspath(one), _exists)]
     found: dict[Path, None] = {}
     left: dict[str, None] = {}
     folders: dict[str, None] = {}
@@ -185,26 +185,31 @@ def _pattern(source: str) -> str:
     return os.path.join(glob.escape(head), *literal)
 
 
-def split_commas(text: str, exists: Callable[[str], bool]) -> list[str]:
-    """The parts of a list with commas, where a comma may also belong to a name.
+def split_list(text: str, exists: Callable[[str], bool], separator: str = ",") -> list[str]:
+    """The parts of a list in which a name may hold the separator too.
 
     Args:
-        text: the list. exists: whether a part is something; the longest that is is taken, else the text up to the next
-            comma, without blanks around it.
+        text: the list.
+        exists: whether a part is something; the longest that is is taken, else the text up to the next separator,
+            without blanks around it.
     """
-    pieces, parts = text.split(","), []
+    pieces, parts = text.split(separator), []
     start = 0
     while start < len(pieces):
-        end = next((end for end in range(len(pieces), start, -1) if _is_part(pieces[start:end], exists)), start + 1)
-        part = ",".join(pieces[start:end])
-        parts.append(part if exists(part) else part.strip())
+        for end in range(len(pieces), start, -1):
+            part = separator.join(pieces[start:end])
+            if len(part) < _LONGEST_PATH and (one := _existing(part, exists)):
+                break
+        else:
+            end, one = start + 1, pieces[start].strip()
+        parts.append(one)
         start = end
     return [part for part in parts if part]
 
 
-def _is_part(pieces: Sequence[str], exists: Callable[[str], bool]) -> bool:
-    part = ",".join(pieces)
-    return 0 < len(part) < _LONGEST_PATH and (exists(part) or bool(part.strip() and exists(part.strip())))
+def _existing(part: str, exists: Callable[[str], bool]) -> str:
+    """A part, or the part without blanks around it, that is something; or nothing."""
+    return next((one for one in (part, part.strip()) if one and exists(one)), "")
 
 
 def is_picture(path: Path) -> bool:

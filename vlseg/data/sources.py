@@ -6,15 +6,18 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
+import jax
 from absl import flags
 
-from vlseg import files
+from vlseg import distributed, files
 from vlseg.data import catalog
 from vlseg.data.catalog.entry import EVALUATION
 from vlseg.data.examples import Example
+from vlseg.data.formats import tools
 from vlseg.data.formats.folder import open_folder
 from vlseg.data.formats.prepared import is_prepared, open_prepared
 from vlseg.data.formats.tfds import PREFIX, open_tfds
+from vlseg.data.listing import Listing, announce, define_strict
 from vlseg.data.tiny_world import TinyWorldDataset
 from vlseg.errors import ConfigError
 
@@ -22,7 +25,7 @@ TINY_WORLD = "tiny_world"
 MODEL = "model"
 """What every run calls the model that it leaves."""
 
-READING = ("ignore_label", "label_offset", "ignore_zero", "names", "image_feature", "label_feature")
+READING = ("strict", "ignore_label", "label_offset", "ignore_zero", "names", "image_feature", "label_feature")
 """Flags that say how the labels of a folder, or of a data set of TFDS, are read."""
 
 # They belong to the command that calls `define_flags`, so its --help shows them.
@@ -47,20 +50,43 @@ class Dataset(Protocol):
     def __iter__(self) -> Iterator[Example]: ...
 
 
-def open_dataset(source: str, **options: Any) -> Dataset:
+def open_dataset(source: str, strict: bool = False, **options: Any) -> Dataset:
     """Opens a data set.
 
     Args:
         source: "tiny_world"; NAME:ROOT or NAME:ROOT:SPLIT with a name of `vlseg.data.catalog` and the folder it was
             unpacked into; tfds:NAME:DATA_DIR or tfds:NAME:DATA_DIR:SPLIT with a data set that TFDS prepared, see
-            `vlseg.data.formats.tfds`; the path, also in a bucket, of a prepared data set (`vlseg.data.prepare`); or
-            of a folder with images, labels and names.
+            `vlseg.data.formats.tfds`; the path, also in a bucket, of a prepared data set (`vlseg.data.prepare`);
+            coco:, labelme: or cvat: and the path of annotations, with a second colon that of their pictures, see
+            `vlseg.data.formats`; or the path of such annotations, or of a folder with images, labels and names.
+        strict: whether files that are not read are an error.
         options: fields of `TinyWorldDataset`; "split" of the catalog's; or arguments of `open_tfds` or `open_folder`.
 
     Raises:
         ConfigError: an option that the data set does not have, or lacks; or no such name.
         DatasetError: the folder is not a data set, or not all of it.
     """
+    dataset = _opened(source, options)
+    if listing := listing_of(dataset):
+        listing.check(strict)
+    return dataset
+
+
+def listing_of(dataset: Dataset) -> Listing | None:
+    """What the place of a data set holds and is not read, where that is known."""
+    listing: Listing | None = getattr(dataset, "listing", None)
+    return listing
+
+
+def announced(dataset: Dataset) -> Dataset:
+    """The data set, of which one process prints what is left out."""
+    # Asked like this, a process that works alone does not start the accelerator.
+    if not jax.distributed.is_initialized() or distributed.is_main():
+        announce(listing_of(dataset))
+    return dataset
+
+
+def _opened(source: str, options: dict[str, Any]) -> Dataset:
     found = kind(source)
     allowed = OPTIONS[found]
     strange = sorted(set(options) - set(allowed))
@@ -76,6 +102,9 @@ def open_dataset(source: str, **options: Any) -> Dataset:
         return open_tfds(source.removeprefix(PREFIX), **options)
     if found == "prepared":
         return open_prepared(source)
+    if found in tools.READERS:
+        annotated: Dataset = tools.open_annotated(found, source, **options)
+        return annotated
     _check_local(source)
     return open_folder(source, **options)
 
@@ -85,6 +114,9 @@ OPTIONS = {
     "catalog": ("split",),
     "tfds": ("split", "image_feature", "label_feature", "names", "ignore_label", "label_offset", "ignore_zero"),
     "prepared": (),
+    "coco": (),
+    "labelme": ("names",),
+    "cvat": (),
     "folder": ("images", "labels", "names", "ignore_label", "label_offset", "ignore_zero"),
 }
 """What each kind of data set can be told."""
@@ -114,7 +146,7 @@ def _check_local(root: str) -> None:
 
 
 def kind(source: str) -> str:
-    """How a source of `open_dataset` is read: "tiny_world", "catalog", "tfds", "prepared" or "folder"."""
+    """How a source of `open_dataset` is read: a key of OPTIONS."""
     if source == TINY_WORLD:
         return TINY_WORLD
     if source.partition(":")[0] in catalog.ENTRIES:
@@ -122,7 +154,9 @@ def kind(source: str) -> str:
     if source.startswith(PREFIX):
         return "tfds"
     # Nothing else is read from buckets, so none has to be asked.
-    return "prepared" if files.is_remote(source) or is_prepared(source) else "folder"
+    if files.is_remote(source) or is_prepared(source):
+        return "prepared"
+    return next((name for name in tools.READERS if source.startswith(f"{name}:")), "") or tools.recognised(Path(source))
 
 
 def without_folders(sources: str) -> str:
@@ -137,6 +171,8 @@ def without_folders(sources: str) -> str:
 
 def _without_folder(source: str) -> str:
     name, colon, root = source.partition(":")
+    if colon and name in tools.READERS:
+        return ":".join([name, *(Path(part).name for part in root.split(":"))])
     if not colon or name not in catalog.ENTRIES:
         path = Path(source)
         return path.name if path.name != MODEL else "/".join(path.parts[-2:])
@@ -145,8 +181,12 @@ def _without_folder(source: str) -> str:
 
 
 def open_section(source: str, section: Mapping[str, Mapping[str, Any]]) -> Dataset:
-    """Opens a data set with the options that a section of a configuration has for its kind, see `open_dataset`."""
-    return open_dataset(source, **section.get(kind(source), {}))
+    """Opens a data set with the options that a section of a configuration has for its kind, see `open_dataset`.
+
+    One process prints what is left out.
+    """
+    strict = bool(section.get("strict", False))
+    return announced(open_dataset(source, strict, **section.get(kind(source), {})))
 
 
 def define_flags(required: bool = True) -> None:
@@ -155,7 +195,8 @@ def define_flags(required: bool = True) -> None:
         "data",
         None,
         "A folder with images/, labels/ and names.txt; NAME:ROOT of the catalog (python -m vlseg.data.list); "
-        "tfds:NAME:DATA_DIR; what vlseg.data.prepare wrote, also to gs://; or tiny_world.",
+        "coco:FILE.json, labelme:FOLDER or cvat:FILE.xml, each also with :PICTURES; tfds:NAME:DATA_DIR; what "
+        "vlseg.data.prepare wrote, also to gs://; or tiny_world.",
         required=required,
     )
     flags.DEFINE_string(
@@ -165,14 +206,15 @@ def define_flags(required: bool = True) -> None:
 
 
 def define_reading() -> None:
-    """Defines the flags that say how the labels of a folder, or of a data set of TFDS, are read."""
+    """Defines the flags that say how the labels of a folder, or of a data set of TFDS, are read, and --strict."""
+    define_strict()
     flags.DEFINE_integer("ignore_label", 255, "Value of pixels that do not count.")
     flags.DEFINE_integer("label_offset", 0, "Id of the first category, if the files do not count from 0.")
     flags.DEFINE_bool("ignore_zero", False, "0 is ignored and categories count from 1, as in ADE20K's files.")
     flags.DEFINE_string(
         "names",
         None,
-        "A folder's file of category names (default: names.txt); those of tfds: with commas or as a file.",
+        "A folder's file of category names (default: names.txt); those of tfds: and labelme: with commas or as a file.",
     )
     flags.DEFINE_string("image_feature", None, "Of tfds: the feature with the picture, where there are several.")
     flags.DEFINE_string("label_feature", None, "Of tfds: the feature with the labels, where there are several.")
@@ -184,6 +226,6 @@ def given(options: Any, *names: str) -> dict[str, Any]:
 
 
 def open_given(options: Any, split: str = "") -> Dataset:
-    """The data set that the flags name, or another `split` of it."""
+    """The data set that the flags name, or another `split` of it; prints what is left out."""
     chosen = {"split": split} if split else given(options, "split")
-    return open_dataset(options.data, **chosen, **given(options, *READING))
+    return announced(open_dataset(options.data, **chosen, **given(options, *READING)))

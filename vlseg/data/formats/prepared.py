@@ -167,7 +167,8 @@ def label_bytes(dataset: Any, label: NDArray[np.int32], dtype: np.dtype) -> byte
 
 def picture_bytes(dataset: Any, index: int, image: NDArray[np.uint8]) -> bytes:
     """The file of a picture as it is where the data set has files, else its pixels `image` as PNG."""
-    return dataset.picture_file(index).read_bytes() if hasattr(dataset, "picture_file") else png_bytes(image)
+    path = dataset.picture_file(index) if hasattr(dataset, "picture_file") else None
+    return path.read_bytes() if path else png_bytes(image)
 
 
 def png_bytes(pixels: NDArray[Any]) -> bytes:

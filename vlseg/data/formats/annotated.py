@@ -1,0 +1,166 @@
+"""Pictures whose labels are drawn from annotation files: what COCO, LabelMe and CVAT have in common."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vlseg import files
+from vlseg.data.examples import IGNORE_LABEL, IGNORED, Example, LazySequence, Pair
+from vlseg.data.formats.outlines import Annotation, Outline, Polygon, draw, flaw, points
+from vlseg.data.images import read_image
+from vlseg.data.listing import Listing, is_picture, some
+from vlseg.data.pairs import Folder, refuse_broken_links
+from vlseg.errors import DatasetError
+
+NOT_NAMED = "not named in the annotations"
+
+
+class Drawing(NamedTuple):
+    """What is drawn on a picture: annotations, and the height and width that they were made for, if that is known."""
+
+    annotations: tuple[Annotation, ...]
+    size: tuple[int, int] | None
+
+
+@dataclass(frozen=True)
+class AnnotatedDataset(LazySequence[Example]):
+    """Pictures with drawn annotations; pixels without one do not count.
+
+    Attributes:
+        names: category names, by id.
+        ignore_label: the id of pixels that do not count.
+        pairs: the pictures, and the file with the annotations of each.
+        drawings: of each picture.
+        listing: what is not read.
+        read: the pixels of a picture that has no file of its own, from the file with its annotations.
+    """
+
+    names: tuple[str, ...]
+    ignore_label: int
+    pairs: tuple[Pair, ...]
+    drawings: tuple[Drawing, ...]
+    listing: Listing
+    read: Callable[[Path], NDArray[np.uint8]] | None = None
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def _read(self, index: int) -> Example:
+        pair, (annotations, size) = self.pairs[index], self.drawings[index]
+        image = self.read(pair.label) if self.read and pair.image == pair.label else read_image(pair.image)
+        height, width = image.shape[:2]
+        if size and size != (height, width):
+            raise DatasetError(
+                f"{files.shown_path(pair.label)}: says that {files.shown_path(pair.name)} is {size[1]} x {size[0]} "
+                f"pixels, but it is {width} x {height}"
+            )
+        try:
+            label = draw(annotations, height, width, self.ignore_label)
+        except DatasetError as error:
+            raise DatasetError(f"{files.shown_path(pair.label)}: {files.shown_path(pair.name)}: {error}") from error
+        return Example(image, label, pair.name)
+
+    def picture_file(self, index: int) -> Path | None:
+        """The file of a picture; None if its pixels lie in the annotations."""
+        pair = self.pairs[index]
+        return pair.image if pair.image != pair.label else None
+
+
+class Omissions:
+    """Annotations that have no pixels, by the reason."""
+
+    def __init__(self) -> None:
+        self.found: dict[str, list[str]] = {}
+
+    def add(self, reason: str, name: str) -> None:
+        """Adds one; `reason` follows "annotations", `name` says which."""
+        self.found.setdefault(f"annotations {reason}", []).append(name)
+
+    def polygons(self, parts: Iterable[object], size: tuple[int, int] | None, name: str) -> tuple[Outline, ...]:
+        """Those polygons, each a list of numbers or of pairs, that can have pixels; the others are added.
+
+        Raises:
+            DatasetError: one is not made of numbers.
+        """
+        drawn: list[Outline] = []
+        for part in parts:
+            found = points(part)
+            reason = flaw(found, size)
+            if reason:
+                self.add(reason, name)
+            else:
+                drawn.append(Polygon(found))
+        return tuple(drawn)
+
+
+def ignore_label(names: Sequence[str]) -> int:
+    """The label of pixels that do not count: 255, unless that is a class."""
+    return IGNORE_LABEL if len(names) <= IGNORE_LABEL else IGNORED
+
+
+def size_of(height: object, width: object) -> tuple[int, int] | None:
+    """Height and width as an annotation file has them; None if it does not say."""
+    if isinstance(height, int | float) and isinstance(width, int | float) and min(height, width) > 0:
+        return round(height), round(width)
+    return None
+
+
+def by_image(
+    source: Path, names: Iterable[str], folders: Sequence[Path], how: str
+) -> tuple[dict[str, Path], dict[str, Sequence[str]]]:
+    """The files of pictures that an annotation file names, and the other pictures beside them.
+
+    Args:
+        source: the annotation file.
+        names: of pictures, in it.
+        folders: where they may be; the first is taken that holds one of them.
+        how: how a person names the folder.
+
+    Returns:
+        name -> file; and why pictures are not read -> their names, as `Listing.left`.
+
+    Raises:
+        DatasetError: a picture is not there; two names stand for one file.
+    """
+    wanted = list(names)
+    if not wanted:
+        raise DatasetError(f"{source}: names no pictures")
+    candidates = [Folder(folder) for folder in dict.fromkeys(folders) if folder.is_dir()]
+    chosen = next((one for one in candidates for name in wanted if _find(one, name).is_file()), None)
+    if chosen is None:
+        looked = some([str(folder) for folder in dict.fromkeys(folders)])
+        raise DatasetError(f"{source}: {wanted[0]} and the other pictures are not in {looked}; name the folder: {how}")
+    found = {name: _find(chosen, name) for name in wanted}
+    refuse_broken_links(found.values())
+    missing = [name for name, path in found.items() if not path.is_file()]
+    if missing:
+        raise DatasetError(
+            f"{chosen.root}: {len(missing)} of {len(wanted)} pictures of {source.name} are missing: {some(missing)}"
+        )
+    if len(set(found.values())) < len(found):
+        twice = next(name for name, path in found.items() if list(found.values()).count(path) > 1)
+        raise DatasetError(f"{source}: {twice} is named in two ways")
+    read = set(found.values())
+    others = [
+        str(path.relative_to(chosen.root))
+        for folder in sorted({path.parent for path in read})
+        for path in sorted(folder.iterdir())
+        if is_picture(path) and path not in read
+    ]
+    return found, {NOT_NAMED: others} if others else {}
+
+
+def _find(folder: Folder, name: str) -> Path:
+    """A picture by its name, or by the end of that: it may tell of a folder that is called otherwise here."""
+    plain = name.replace("\\", "/")
+    options = [name, plain, plain.rpartition("/")[2]]
+    return next((path for option in options if (path := folder.find(option)).is_file()), folder.root / plain)
+
+
+def listing(place: Path, read: int, left: Mapping[str, Sequence[str]], omissions: Omissions) -> Listing:
+    """What is not read of annotated pictures."""
+    return Listing(str(place), read, left, omissions.found)

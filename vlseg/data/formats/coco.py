@@ -1,0 +1,246 @@
+"""Annotations of COCO as a data set: instances (polygons and run lengths) and panoptic segments, as JSON.
+
+```
+coco:annotations/instances_val2017.json             pictures are looked for beside the file, in images/, val2017/ ...
+coco:annotations/instances_val2017.json:val2017     the folder of the pictures
+coco:panoptic_val2017.json:val2017:panoptic_val2017 panoptic segments, with the folder of their PNGs
+```
+
+Classes are the categories in the order of their ids, which need not count up. Crowds are of their category too.
+Where objects overlap the smaller lies on top; pixels without one do not count.
+"""
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from vlseg import json_files
+from vlseg.data import decoding
+from vlseg.data.examples import Pair, PairDataset
+from vlseg.data.formats.annotated import (
+    AnnotatedDataset,
+    Drawing,
+    Omissions,
+    by_image,
+    ignore_label,
+    listing,
+    size_of,
+)
+from vlseg.data.formats.outlines import NO_CLASS, Annotation, Outline, Runs
+from vlseg.data.listing import some
+from vlseg.data.pairs import Folder, refuse_absent
+from vlseg.errors import DatasetError, VocabularyError
+from vlseg.labels import check_names
+
+HOW = "coco:ANNOTATIONS.json:FOLDER"
+
+
+class Described(NamedTuple):
+    """A file of COCO: names, category id -> class, picture id -> its entry, and the annotations."""
+
+    names: tuple[str, ...]
+    classes: dict[int, int]
+    images: dict[Any, Mapping[str, Any]]
+    annotations: list[Mapping[str, Any]]
+
+
+def open_coco(
+    annotations: str | os.PathLike[str], images: str = "", labels: str = ""
+) -> AnnotatedDataset | PairDataset:
+    """Reads the annotations; opens no picture.
+
+    Args:
+        annotations: the JSON file.
+        images: the folder of the pictures, where it is not found beside the file.
+        labels: of panoptic segments the folder of the PNGs; by default the one called like the file.
+
+    Raises:
+        DatasetError: it is no file of COCO's, or its parts or the files do not fit together.
+    """
+    path = Path(annotations)
+    content = json_files.read(path, DatasetError)
+    described = _described(path, content)
+    file_names = {key: _file_name(path, image) for key, image in described.images.items()}
+    if len(set(file_names.values())) < len(file_names):
+        raise DatasetError(f"{path}: names a picture twice")
+    found, left = by_image(path, file_names.values(), [Path(images)] if images else _folders(path), HOW)
+    if any("segments_info" in annotation for annotation in described.annotations):
+        return _panoptic(path, described, {key: found[name] for key, name in file_names.items()}, left, labels)
+    if labels:
+        raise DatasetError(f"{path}: has no panoptic segments: there is no use for {labels}")
+    omissions = Omissions()
+    drawn: dict[Any, list[Annotation]] = {key: [] for key in described.images}
+    for number, annotation in enumerate(described.annotations):
+        name = f"annotation {annotation.get('id', f'number {number}')}"
+        try:
+            image, category = _references(described, annotation)
+            size = size_of(image.get("height"), image.get("width"))
+            parts = _parts(annotation.get("segmentation"), size, omissions, str(annotation.get("id", number)))
+        except DatasetError as error:
+            raise DatasetError(f"{path}: {name}: {error}") from error
+        if parts:
+            drawn[annotation["image_id"]].append(
+                Annotation(NO_CLASS if annotation.get("ignore") == 1 else category, parts)
+            )
+    if described.annotations and not any(drawn.values()):
+        raise DatasetError(f"{path}: has boxes or points only: there is no outline to learn from")
+    order = sorted(file_names, key=lambda key: os.fsencode(file_names[key]))
+    return AnnotatedDataset(
+        described.names,
+        ignore_label(described.names),
+        tuple(Pair(found[file_names[key]], path, _stem(file_names[key])) for key in order),
+        tuple(
+            Drawing(tuple(drawn[key]), size_of(described.images[key].get("height"), described.images[key].get("width")))
+            for key in order
+        ),
+        listing(path, len(order), left, omissions),
+    )
+
+
+def _described(path: Path, content: Any) -> Described:
+    """The parts of a file, each of the type that it should be."""
+    if not isinstance(content, dict) or not {"images", "annotations", "categories"} <= content.keys():
+        raise DatasetError(f"{path}: is no file of COCO's: it has not images, annotations and categories")
+    parts = [content[part] for part in ("images", "annotations", "categories")]
+    if not all(isinstance(part, list) and all(isinstance(entry, dict) for entry in part) for part in parts):
+        raise DatasetError(f"{path}: images, annotations and categories are no lists of objects")
+    images, annotations, categories = parts
+    used = {annotation.get("category_id") for annotation in annotations if _is_id(annotation.get("category_id"))}
+    used |= {
+        segment.get("category_id")
+        for annotation in annotations
+        for segment in _segments(path, annotation)
+        if _is_id(segment.get("category_id"))
+    }
+    names, classes = _categories(path, categories, used)
+    by_id: dict[Any, Mapping[str, Any]] = {}
+    for image in images:
+        if not _is_id(image.get("id")) or image["id"] in by_id:
+            raise DatasetError(f"{path}: a picture has no id, or that of another one: {image.get('id')!r}")
+        by_id[image["id"]] = image
+    return Described(names, classes, by_id, annotations)
+
+
+def _is_id(value: object) -> bool:
+    return isinstance(value, int | str) and not isinstance(value, bool)
+
+
+def _categories(
+    path: Path, categories: Sequence[Mapping[str, Any]], used: set[Any]
+) -> tuple[tuple[str, ...], dict[int, int]]:
+    """Names by class, and category id -> class, in the order of the ids.
+
+    Of categories of one name those that nothing is annotated with are left out: Roboflow adds one for a whole project.
+    """
+    for category in categories:
+        number = category.get("id")
+        if not isinstance(number, int) or isinstance(number, bool) or not isinstance(category.get("name"), str):
+            raise DatasetError(f"{path}: a category has no whole number as its id, or no name: {dict(category)!r}")
+    if len({category["id"] for category in categories}) < len(categories):
+        raise DatasetError(f"{path}: two categories have one id")
+    counts = [category["name"] for category in categories]
+    kept = [c for c in categories if c["id"] in used or counts.count(c["name"]) == 1]
+    kept.sort(key=lambda category: category["id"])
+    try:
+        names = check_names([category["name"] for category in kept], source=str(path), ignore_case=False)
+    except VocabularyError as error:
+        raise DatasetError(str(error)) from error
+    return names, {category["id"]: index for index, category in enumerate(kept)}
+
+
+def _file_name(path: Path, image: Mapping[str, Any]) -> str:
+    """The name of a picture; LVIS has its address only."""
+    name = image.get("file_name") or image.get("coco_url")
+    if not isinstance(name, str) or not name:
+        raise DatasetError(f"{path}: picture {image.get('id')!r} has no file_name")
+    return "/".join(name.split("/")[-2:]) if "://" in name else name
+
+
+def _stem(name: str) -> str:
+    return Path(name.replace("\\", "/")).with_suffix("").as_posix()
+
+
+def _folders(path: Path) -> list[Path]:
+    """Where the pictures of a file may be."""
+    # annotations/instances_val2017.json: val2017/ or images/val2017/; CVAT has images/ and Roboflow the file's folder.
+    words = [word for word in path.name.split(".")[0].split("_") if word]
+    roots = [path.parent, path.parent.parent] if path.parent.name else [path.parent]
+    inner = [Path(), Path("images"), *(Path(base, word) for word in reversed(words) for base in ("", "images"))]
+    return [root / folder for root in roots for folder in inner]
+
+
+def _references(described: Described, annotation: Mapping[str, Any]) -> tuple[Mapping[str, Any], int]:
+    """The picture and the class of an annotation."""
+    image, category = annotation.get("image_id"), annotation.get("category_id")
+    if not _is_id(image) or image not in described.images:
+        raise DatasetError(f"is of picture {image!r}, which is not listed")
+    if not _is_id(category) or category not in described.classes:
+        raise DatasetError(f"is of category {category!r}, which is not listed")
+    return described.images[image], described.classes[category]
+
+
+def _parts(segmentation: Any, size: tuple[int, int] | None, omissions: Omissions, name: str) -> tuple[Outline, ...]:
+    """The outlines of an annotation."""
+    if not segmentation:
+        omissions.add("without an outline", name)
+        return ()
+    entries = segmentation if isinstance(segmentation, list) else [segmentation]
+    if not all(isinstance(entry, list | dict) for entry in entries):
+        raise DatasetError("segmentation is neither a list of polygons, each a list of numbers, nor run lengths")
+    polygons = omissions.polygons([entry for entry in entries if isinstance(entry, list)], size, name)
+    return (*polygons, *(_runs(entry) for entry in entries if isinstance(entry, dict)))
+
+
+def _runs(entry: Mapping[str, Any]) -> Runs:
+    size, counts = entry.get("size"), entry.get("counts")
+    if not (isinstance(size, list) and len(size) == 2 and all(type(side) is int for side in size)):
+        raise DatasetError("run lengths have no size")
+    if not isinstance(counts, list | str):
+        raise DatasetError("run lengths are neither a list nor a string")
+    return Runs(counts, (size[0], size[1]))
+
+
+def _segments(path: Path, annotation: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    segments = annotation.get("segments_info", [])
+    if not isinstance(segments, list) or not all(isinstance(segment, dict) for segment in segments):
+        raise DatasetError(f"{path}: segments_info is no list of objects")
+    return segments
+
+
+def _panoptic(
+    path: Path, described: Described, pictures: Mapping[Any, Path], left: Mapping[str, Sequence[str]], labels: str
+) -> PairDataset:
+    """Panoptic segments, one PNG a picture."""
+    folder = Path(labels) if labels else path.with_suffix("")
+    if not folder.is_dir():
+        raise DatasetError(f"{folder}: no such folder of PNGs with segments; name it: {HOW}:PNGS")
+    maps, segments, finder = {}, {}, Folder(folder)
+    for annotation in described.annotations:
+        image, name = annotation.get("image_id"), annotation.get("file_name")
+        if not _is_id(image) or image not in pictures or image in maps or not isinstance(name, str):
+            raise DatasetError(
+                f"{path}: an annotation has no file_name, or its picture {image!r} is not listed or twice"
+            )
+        maps[image] = finder.find(name)
+        segments[maps[image].name] = _segment_classes(path, described, annotation)
+    missing = [pictures[image].name for image in pictures if image not in maps]
+    if missing:
+        raise DatasetError(f"{path}: {len(missing)} of {len(pictures)} pictures have no segments: {some(missing)}")
+    refuse_absent(folder, "PNGs with segments", maps.values())
+    order = sorted(pictures, key=lambda image: os.fsencode(pictures[image]))
+    pairs = tuple(Pair(pictures[image], maps[image], pictures[image].stem) for image in order)
+    ignored = ignore_label(described.names)
+    decode = decoding.segments_of(path, segments, ignored)
+    return PairDataset(described.names, pairs, decode, ignored, listing(path, len(pairs), left, Omissions()))
+
+
+def _segment_classes(path: Path, described: Described, annotation: Mapping[str, Any]) -> dict[int, int]:
+    """Number of a segment -> class."""
+    found = {}
+    for segment in _segments(path, annotation):
+        number, category = segment.get("id"), segment.get("category_id")
+        if type(number) is not int or not _is_id(category) or category not in described.classes:
+            raise DatasetError(f"{path}: segment {number!r} is of category {category!r}, which is not listed")
+        found[number] = described.classes[category]
+    return found
