@@ -117,7 +117,7 @@ def by_image(
     Args:
         source: the annotation file.
         names: of pictures, in it.
-        folders: where they may be; the first is taken that holds one of them.
+        folders: where they may be; the first is taken that holds all of them, or most.
         how: how a person names the folder.
 
     Returns:
@@ -129,24 +129,29 @@ def by_image(
     wanted = list(names)
     if not wanted:
         raise DatasetError(f"{source}: names no pictures")
-    candidates = [Folder(folder) for folder in dict.fromkeys(folders) if folder.is_dir()]
-    chosen = next((one for one in candidates for name in wanted if _find(one, name).is_file()), None)
+    found: dict[str, Path] = {}
+    chosen = None
+    for folder in dict.fromkeys(folders):
+        inside = _inside(Folder(folder), wanted) if folder.is_dir() else {}
+        if len(inside) > len(found):
+            found, chosen = inside, folder
+        if len(found) == len(wanted):
+            break
     if chosen is None:
         looked = some([str(folder) for folder in dict.fromkeys(folders)])
         raise DatasetError(f"{source}: {wanted[0]} and the other pictures are not in {looked}; name the folder: {how}")
-    found = {name: _find(chosen, name) for name in wanted}
-    refuse_broken_links(found.values())
-    missing = [name for name, path in found.items() if not path.is_file()]
+    missing = [name for name in wanted if name not in found]
     if missing:
+        refuse_broken_links([chosen / name for name in missing])
         raise DatasetError(
-            f"{chosen.root}: {len(missing)} of {len(wanted)} pictures of {source.name} are missing: {some(missing)}"
+            f"{chosen}: {len(missing)} of {len(wanted)} pictures of {source.name} are missing: {some(missing)}"
         )
     if len(set(found.values())) < len(found):
         twice = next(name for name, path in found.items() if list(found.values()).count(path) > 1)
         raise DatasetError(f"{source}: {twice} is named in two ways")
     read = set(found.values())
     others = [
-        str(path.relative_to(chosen.root))
+        str(path.relative_to(chosen))
         for folder in sorted({path.parent for path in read})
         for path in sorted(folder.iterdir())
         if is_picture(path) and path not in read
@@ -154,11 +159,16 @@ def by_image(
     return found, {NOT_NAMED: others} if others else {}
 
 
-def _find(folder: Folder, name: str) -> Path:
-    """A picture by its name, or by the end of that: it may tell of a folder that is called otherwise here."""
-    plain = name.replace("\\", "/")
-    options = [name, plain, plain.rpartition("/")[2]]
-    return next((path for option in options if (path := folder.find(option)).is_file()), folder.root / plain)
+def _inside(folder: Folder, names: Iterable[str]) -> dict[str, Path]:
+    """Those pictures that a folder holds, by their names, or by the ends of these: names may tell of folders above."""
+    found = {}
+    for name in names:
+        parts = name.replace("\\", "/").split("/")
+        options = [name, *("/".join(parts[start:]) for start in range(len(parts)))]
+        path = next((path for one in options if one and (path := folder.find(one)).is_file()), None)
+        if path:
+            found[name] = path
+    return found
 
 
 def listing(place: Path, read: int, left: Mapping[str, Sequence[str]], omissions: Omissions) -> Listing:

@@ -63,9 +63,7 @@ def open_cvat(annotations: str | os.PathLike[str], images: str = "") -> Annotate
     by_name = {_name(path, image): (image, shapes) for image, shapes in contents.images}
     if len(by_name) < len(contents.images):
         raise DatasetError(f"{path}: names a picture twice")
-    subsets = dict.fromkeys(image.get("subset", "") for image, _ in contents.images)
-    roots = [path.parent / "images", path.parent]
-    folders = [Path(images)] if images else [root / inner for root in roots for inner in ("", *subsets, "default")]
+    folders = [Path(images)] if images else [path.parent / "images", path.parent / "images/default", path.parent]
     found, left = by_image(path, by_name, folders, HOW)
     names = _names(path, contents)
     omissions = Omissions()
@@ -152,9 +150,11 @@ class _Reader:
 
 
 def _name(path: Path, image: Mapping[str, str]) -> str:
+    """The path of a picture below the folder of images, in which subsets of a project have folders."""
     if not image.get("name"):
         raise DatasetError(f"{path}: a picture has no name")
-    return image["name"].replace("\\", "/")
+    name, subset = image["name"].replace("\\", "/"), image.get("subset", "")
+    return name if not subset or name.startswith(f"{subset}/") else f"{subset}/{name}"
 
 
 def _size(path: Path, image: Mapping[str, str]) -> tuple[int, int] | None:
