@@ -23,7 +23,7 @@ from vlseg import distributed, overrides, settings, sharding
 from vlseg.checks import check_choices
 from vlseg.data.catalog import fss1000
 from vlseg.data.episodes import open_benchmark
-from vlseg.data.sources import Dataset, open_section
+from vlseg.data.sources import Dataset, open_section, split_sources
 from vlseg.data.stream import prefetched
 from vlseg.errors import ConfigError
 from vlseg.evaluation.sliding_window import Scheme
@@ -176,7 +176,7 @@ def open_datasets(section: ml_collections.ConfigDict) -> list[Dataset]:
     Raises:
         ConfigError: none is given. DatasetError: a folder that is no data set.
     """
-    sources = [source.strip() for source in section.source.split(",") if source.strip()]
+    sources = split_sources(section.source)
     if not sources:
         raise ConfigError("training needs labelled images: give --config.data.source=FOLDER")
     return [open_section(source, section) for source in sources]

@@ -23,7 +23,7 @@ from vlseg import cli, distributed, packages, settings, sharding, storage, visua
 from vlseg.checkpoints import directory, runs
 from vlseg.checks import check_choices, check_numbers
 from vlseg.data.examples import First
-from vlseg.data.sources import Dataset, open_section, without_folders
+from vlseg.data.sources import Dataset, open_section, split_sources, without_folders
 from vlseg.errors import ConfigError, VocabularyError
 from vlseg.evaluation.scoring import Candidates, choose, score
 from vlseg.labels import names_from
@@ -254,10 +254,9 @@ def open_scored(section: ml_collections.ConfigDict, where: str, words: tuple[str
         if section.score_labels:
             raise ConfigError(f"{where}.score_labels are classes of {where}.source: give that, or leave them out")
         return None
-    if "," in section.source:
+    if (count := len(split_sources(section.source))) > 1:
         raise ConfigError(
-            f"{where}.source names {1 + section.source.count(',')} data sets; name one, and score the model on the "
-            "others with evaluate"
+            f"{where}.source names {count} data sets; name one, and score the model on the others with evaluate"
         )
     dataset = open_section(section.source, section)
     asked: dict[str, Any] = {"labels": words}

@@ -150,7 +150,9 @@ def _one(source: str) -> tuple[list[Path], list[str], list[str]]:
     if os.path.lexists(source):
         return [Path(source)], [], []
     if glob.has_magic(source):
-        return _sorted_out(sorted(map(Path, glob.glob(_pattern(source), recursive=True)), key=order))
+        named = Path(source).parts
+        found = sorted(map(Path, glob.glob(_pattern(source), recursive=True)), key=order)
+        return _sorted_out([path for path in found if not any(is_litter(part) for part in set(path.parts) - {*named})])
     raise ImageError(f"{source or 'an empty path'}: no such file or directory")
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from vlseg import files
 from vlseg.data.examples import Pair
-from vlseg.data.listing import order, some, walk
+from vlseg.data.listing import is_picture, order, some, walk
 from vlseg.errors import DatasetError
 
 DERIVED = ("_labelTrainIds.png", "_instanceTrainIds.png")
@@ -65,14 +65,23 @@ def in_parallel(
     Args:
         root: of the data set.
         images, labels: the trees, below `root`.
-        image_suffixes: endings of pictures. label_suffix: of label files; other files do not matter.
+        image_suffixes: endings of pictures. label_suffix: of label files; other files that are no pictures do not
+            matter.
+
+    Raises:
+        DatasetError: a file has no partner, or is a picture of another ending, or a link that leads nowhere.
     """
-    pictures = _by_stem(root / images, image_suffixes)
-    maps = _by_stem(root / labels, (label_suffix,))
+    pictures, strangers = _by_stem(root / images, image_suffixes)
+    maps, _ = _by_stem(root / labels, (label_suffix,))
     if not pictures:
         raise DatasetError(f"{root / images}: holds no pictures (*{' or *'.join(image_suffixes)})")
     refuse(root / labels, "label files", [f"{stem}{label_suffix}" for stem in pictures if stem not in maps])
     refuse(root / images, "pictures", [f"{stem}{image_suffixes[0]}" for stem in maps if stem not in pictures])
+    if images != labels and (unread := [path for path in strangers if is_picture(path)]):
+        raise DatasetError(
+            f"{root / images}: {len(unread)} pictures do not end in {' or '.join(image_suffixes)}, so that they have "
+            f"no label files: {some([str(path.relative_to(root / images)) for path in unread])}"
+        )
     refuse_broken_links([*pictures.values(), *maps.values()])
     return [Pair(pictures[stem], maps[stem], stem) for stem in sorted(pictures, key=os.fsencode)]
 
@@ -85,7 +94,7 @@ def by_name(root: Path, images: str, suffix: str, label: Callable[[str], str]) -
         images: the folder, below `root`. suffix: of pictures.
         label: from a picture's name without suffix to its label file, below `root`.
     """
-    pictures = _by_stem(root / images, (suffix,))
+    pictures, _ = _by_stem(root / images, (suffix,))
     if not pictures:
         raise DatasetError(f"{root / images}: holds no pictures (*{suffix})")
     folder = Folder(root)
@@ -133,8 +142,8 @@ def _first_file(folder: Folder, names: Sequence[str]) -> Path:
     return next((path for path in found if path.is_file()), found[0])
 
 
-def _by_stem(folder: Path, suffixes: Sequence[str]) -> dict[str, Path]:
-    """Files below a folder that end in one of `suffixes`, by the `key` of their path in it without that.
+def _by_stem(folder: Path, suffixes: Sequence[str]) -> tuple[dict[str, Path], list[Path]]:
+    """Files below a folder that end in one of `suffixes`, by the `key` of their path in it without that; the others.
 
     Raises:
         DatasetError: there is no such folder, or two files have one key.
@@ -142,11 +151,14 @@ def _by_stem(folder: Path, suffixes: Sequence[str]) -> dict[str, Path]:
     if not folder.is_dir():
         raise DatasetError(f"{folder}: no such folder")
     found: dict[str, Path] = {}
+    others = []
     for path in sorted(walk(folder), key=order):
         ending = next((suffix for suffix in suffixes if _ends_in(path.name, suffix)), "")
-        if ending and not path.name.endswith(DERIVED):
+        if not ending:
+            others.append(path)
+        elif not path.name.endswith(DERIVED):
             put(found, key(path.relative_to(folder).as_posix()[: -len(ending)]), path, folder)
-    return found
+    return found, others
 
 
 def _ends_in(name: str, suffix: str) -> bool:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -17,7 +18,7 @@ from vlseg.data.formats import tools
 from vlseg.data.formats.folder import open_folder
 from vlseg.data.formats.prepared import is_prepared, open_prepared
 from vlseg.data.formats.tfds import PREFIX, open_tfds
-from vlseg.data.listing import Listing, announce, define_strict
+from vlseg.data.listing import Listing, announce, define_strict, split_list
 from vlseg.data.tiny_world import TinyWorldDataset
 from vlseg.errors import ConfigError
 
@@ -178,6 +179,22 @@ def _without_folder(source: str) -> str:
         return path.name if path.name != MODEL else "/".join(path.parts[-2:])
     _, split_colon, split = root.rpartition(":")
     return f"{name}:{split}" if split_colon and split in catalog.ENTRIES[name].splits else name
+
+
+def split_sources(sources: str) -> list[str]:
+    """Several sources with commas; one that exists may have commas in its name."""
+    return split_list(sources, _is_there)
+
+
+def _is_there(source: str) -> bool:
+    if os.path.exists(source):
+        return True
+    name, _, root = source.partition(":")
+    if name not in (*catalog.ENTRIES, *tools.READERS, PREFIX.rstrip(":")):
+        return False
+    before, _, last = root.rpartition(":")
+    has_split = "," not in last and os.path.exists(before)
+    return has_split or all(map(os.path.exists, root.split(":")))
 
 
 def open_section(source: str, section: Mapping[str, Mapping[str, Any]]) -> Dataset:

@@ -1,9 +1,13 @@
 """Finding pictures, and saying what else lies there."""
 
-import pytest
+import os
+from pathlib import Path
 
-from vlseg.data.listing import list_images
-from vlseg.errors import ImageError
+import pytest
+from PIL import Image
+
+from vlseg.data.listing import Listing, list_checked_images, list_images, look_through, walk
+from vlseg.errors import DatasetError, ImageError
 
 
 @pytest.fixture
@@ -43,3 +47,95 @@ def test_empty_sources_are_errors(tmp_path):
     for source in ("", ",", [], tmp_path):
         with pytest.raises(ImageError):
             list_images(source)
+
+
+# What is left out
+
+
+def picture(path):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (9, 8)).save(path)
+    return path
+
+
+def test_what_is_left_out_is_one_line(tmp_path, capsys):
+    for name in ("b.JPG", "a.jpg", "deep/c.jpg", ".hidden/d.jpg", "@eaDir/a.jpg", "empty/x.txt"):
+        picture(tmp_path / name) if name != "empty/x.txt" else (tmp_path / "empty").mkdir()
+    for name in ("x.heic", "notes.txt", "y.mov", "Thumbs.db", "desktop.ini", ".DS_Store", "._a.jpg"):
+        (tmp_path / name).write_bytes(b"x")
+    paths, listing = look_through(tmp_path)
+    assert [path.name for path in paths] == ["a.jpg", "b.JPG"] and not listing.is_complete
+    folders = "1 folder with pictures not looked into (a pattern like FOLDER/**/*.jpg would): deep"
+    line = f"{tmp_path}: 2 of 5 read: 3 of an unknown type: notes.txt, x.heic, y.mov; {folders}"
+    assert listing.line == line
+    assert list_checked_images(tmp_path) == paths
+    assert capsys.readouterr().out == f"{line}\n"
+    with pytest.raises(DatasetError, match=r"2 of 5 read: 3 of an unknown type.*strict"):
+        list_checked_images(tmp_path, strict=True)
+    # A pattern leaves out what it does not stand for, and what it stands for is read or named.
+    assert look_through(f"{tmp_path}/*.jpg")[1].is_complete
+    assert look_through(f"{tmp_path}/**/*.[jJ]*")[1].line == f"{tmp_path}/**/*.[jJ]*: 3 of 3 read"
+    assert "1 of 2 read: 1 of an unknown type: x.heic" in look_through(f"{tmp_path}/[ax].*")[1].line
+    assert capsys.readouterr().out == ""
+    assert list_checked_images(f"{tmp_path}/*.jpg", strict=True) == paths[:1]
+    assert capsys.readouterr().out == ""
+
+
+def test_commas_brackets_dashes_and_blanks_belong_to_names(tmp_path, monkeypatch):
+    names = ["x,y.jpg", "x", "-z.jpg", " a.jpg", "run [1]/a.jpg", "run [1]/b,c.jpg", "line\nbreak.jpg"]
+    for name in names:
+        picture(tmp_path / f"{name}.jpg").rename(tmp_path / name) if name == "x" else picture(tmp_path / name)
+    monkeypatch.chdir(tmp_path)
+
+    def found(source):
+        return [str(path) for path in list_images(source)]
+
+    assert found("x,y.jpg") == ["x,y.jpg"]
+    assert found("-z.jpg,x,y.jpg, run [1]/b,c.jpg") == ["-z.jpg", "x,y.jpg", "run [1]/b,c.jpg"]
+    assert found(" a.jpg,x") == [" a.jpg", "x"]
+    assert found(["x,y.jpg", "-z.jpg,x"]) == ["x,y.jpg", "-z.jpg", "x"]
+    assert found("run [1]/*.jpg,*z.jpg") == ["run [1]/a.jpg", "run [1]/b,c.jpg", "-z.jpg"]
+    assert found("run [1]/b,*.jpg") == ["run [1]/b,c.jpg"]
+    assert found("run [1]") == ["run [1]/a.jpg", "run [1]/b,c.jpg"]
+    assert "line\\nbreak.jpg" in Listing("x", 1, {"odd": ["line\nbreak.jpg"]}).line
+
+
+def test_order_is_that_of_bytes(tmp_path):
+    names = [b"z.jpg", b"Z.jpg", b"\xff.jpg", "\ue000.jpg".encode(), "é.jpg".encode(), "\U0001f600.jpg".encode()]
+    for name in names:
+        picture(tmp_path / os.fsdecode(name))
+    assert [os.fsencode(path.name) for path in list_images(tmp_path)] == sorted(names)
+
+
+def test_links_that_lead_nowhere_are_named(tmp_path):
+    picture(tmp_path / "a.jpg")
+    (tmp_path / "b.jpg").symlink_to("gone.jpg")
+    with pytest.raises(ImageError, match=r"b\.jpg: is a link to gone\.jpg, which is not there"):
+        list_checked_images(tmp_path)
+    (tmp_path / "b.jpg").unlink()
+    os.mkfifo(tmp_path / "b.jpg")
+    with pytest.raises(ImageError, match="is a pipe"):
+        list_checked_images(tmp_path)
+    (tmp_path / "b.jpg").unlink()
+    (tmp_path / "b.jpg").symlink_to("a.jpg")
+    assert len(list_checked_images(tmp_path)) == 2
+
+
+def test_folders_linked_in_circles_are_entered_once(tmp_path):
+    picture(tmp_path / "real/a.jpg")
+    (tmp_path / "real/back").symlink_to("..")
+    (tmp_path / "again").symlink_to("real")
+    found = {str(path.relative_to(tmp_path)) for path in walk(tmp_path)}
+    assert found == {"real/a.jpg", "again/a.jpg"}
+
+
+def test_a_folder_that_cannot_be_read_is_an_error(tmp_path, monkeypatch):
+    """A permission that is missing would otherwise leave out pictures."""
+    picture(tmp_path / "in/a.jpg")
+
+    def iterdir(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "iterdir", iterdir)
+    with pytest.raises(DatasetError, match="cannot be read: Permission denied"):
+        list(walk(tmp_path))

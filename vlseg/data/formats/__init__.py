@@ -1,1 +1,5 @@
-"""Data sets as people have them: folders of pictures, few large files, and those of TensorFlow Datasets."""
+"""Data sets as files hold them: a folder of pictures and label maps, annotations, few large files, and TFDS.
+
+`folder` is what people have, `coco`, `labelme` and `cvat` are what annotation tools write (`tools` knows them by name),
+`prepared` is what `vlseg.data.prepare` writes, and `tfds` what TensorFlow Datasets does.
+"""

@@ -24,7 +24,7 @@ from PIL import Image
 from vlseg import files, remote
 from vlseg.data.examples import Encoded, RecordDataset
 from vlseg.data.images import decode_label
-from vlseg.errors import DatasetError, StorageError, one_line
+from vlseg.errors import DatasetError, StorageError, VlsegError, one_line
 from vlseg.progress import Progress
 
 INFO_FILE = "prepared.json"
@@ -42,6 +42,7 @@ def open_prepared(root: str | os.PathLike[str]) -> RecordDataset:
     """
     from array_record.python.array_record_data_source import ArrayRecordDataSource
 
+    _check_encoding(root, DatasetError)
     root = _fetched(os.fspath(root)) if files.is_remote(root) else Path(root)
     try:
         info = json.loads((root / INFO_FILE).read_text())
@@ -70,6 +71,16 @@ def is_prepared(root: str | os.PathLike[str]) -> bool:
     return (Path(root) / INFO_FILE).is_file()
 
 
+def _check_encoding(root: str | os.PathLike[str], error: type[VlsegError]) -> None:
+    """ArrayRecord opens names in UTF-8 only; of the examples' names it knows nothing."""
+    try:
+        os.fspath(root).encode("utf-8")
+    except UnicodeEncodeError:
+        raise error(
+            f"{files.shown_path(root)}: the name of a prepared data set must be in UTF-8: choose another"
+        ) from None
+
+
 def _fetched(url: str) -> Path:
     """A local copy of a prepared data set in a bucket."""
     try:
@@ -83,8 +94,12 @@ def _fetched(url: str) -> Path:
 
 
 def check_absent(target: str | os.PathLike[str]) -> None:
-    """Raises StorageError if there is something at a local `target`, or a prepared data set at one in a bucket."""
+    """Raises StorageError if there is something at a local `target`, or a prepared data set at one in a bucket.
+
+    Or if `target` is a name that cannot be.
+    """
     if not files.is_remote(target):
+        _check_encoding(target, StorageError)
         files.check_absent(target)
     elif remote.exists(f"{os.fspath(target).rstrip('/')}/{INFO_FILE}"):
         raise StorageError(f"{os.fspath(target)} holds a prepared data set already; remove it or choose another place")
