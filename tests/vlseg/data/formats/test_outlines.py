@@ -36,6 +36,16 @@ def test_polygons_hold_the_pixels_whose_centres_they_hold():
         np.testing.assert_array_equal(filled(Polygon(corners), 12, 11), inside(corners, 12, 11))
 
 
+def test_a_polygon_of_endless_edges_is_refused():
+    corners = np.random.default_rng(0).uniform(0, 500, (10000, 2))
+    with pytest.raises(DatasetError, match="more edges than"):
+        Polygon(corners).region(500, 500)
+    # Long outlines are drawn piece by piece.
+    corners = np.stack([np.arange(4000) % 2 * 500.0, np.linspace(0, 500, 4000)], axis=1)
+    teeth = np.concatenate([corners[:, ::-1], [[500, 600], [0, 600]]])
+    assert 0.4 < filled(Polygon(teeth), 600, 500).mean() < 0.7
+
+
 def test_polygons_that_share_an_edge_share_no_pixel():
     hub, rim = np.array([7.3, 5.5]), np.array([[0, 0], [16, 0], [16, 11], [9, 12], [0, 12.0]])
     parts = [Polygon(np.array([hub, *ends])) for ends in zip(rim, np.roll(rim, -1, axis=0), strict=True)]
