@@ -22,7 +22,6 @@ from vlseg.commands import models
 from vlseg.commands.journal import identity
 from vlseg.commands.pictures import Pictures
 from vlseg.commands.pictures import define as define_pictures
-from vlseg.data import images as image_files
 from vlseg.data.listing import announced_images
 
 REPORT = "embeddings.json"

@@ -159,9 +159,8 @@ def _print_any_name() -> None:
 def _escaped(error: UnicodeError) -> tuple[str, int]:
     """What is printed in place of characters that the encoding of a stream lacks."""
     assert isinstance(error, UnicodeEncodeError)
-    lacking = error.object[error.start : error.end]
-    escaped = (printable(one) for one in lacking)
-    return "".join(one if one.isascii() else one.encode("ascii", "backslashreplace").decode() for one in escaped), error.end
+    lacking = "".join(map(printable, error.object[error.start : error.end]))
+    return lacking.encode("ascii", "backslashreplace").decode(), error.end
 
 
 def _quiet_native_logs() -> None:

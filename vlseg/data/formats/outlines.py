@@ -22,7 +22,8 @@ LARGEST = 1e7
 NO_CLASS = -1
 """The class of an annotation whose pixels do not count."""
 
-_CROSSINGS = 1 << 20  # of edges and rows, computed at a time
+_CROSSINGS = 1 << 19  # of edges and rows, computed at a time
+_FEW = 1 << 21  # of them, which any polygon may have
 
 
 class Region(NamedTuple):
@@ -66,7 +67,7 @@ class Polygon:
         # Only whether there are an odd number of edges counts, so they may overflow.
         toggles = np.zeros((bottom - top) * (right - left + 1), np.uint8)
         counts = np.cumsum(last - first)
-        if counts[-1] > max(_CROSSINGS, (bottom - top) * (right - left)):
+        if counts[-1] > max(_FEW, (bottom - top) * (right - left)):
             raise DatasetError("a polygon has more edges than its pixels can tell apart")
         for chunk in np.split(np.arange(len(first)), np.flatnonzero(np.diff(counts // _CROSSINGS)) + 1):
             edge = np.repeat(chunk, last[chunk] - first[chunk])

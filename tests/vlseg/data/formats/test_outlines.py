@@ -37,7 +37,7 @@ def test_polygons_hold_the_pixels_whose_centres_they_hold():
 
 
 def test_a_polygon_of_endless_edges_is_refused():
-    corners = np.random.default_rng(0).uniform(0, 500, (10000, 2))
+    corners = np.random.default_rng(0).uniform(0, 500, (20000, 2))
     with pytest.raises(DatasetError, match="more edges than"):
         Polygon(corners).region(500, 500)
     # Long outlines are drawn piece by piece.
