@@ -3,6 +3,7 @@
 from vlseg import cli
 from vlseg.data.catalog import ENTRIES, Entry
 from vlseg.data.episodes import BENCHMARKS
+from vlseg.data.formats import tools
 
 
 def described(name: str, entry: Entry) -> str:
@@ -22,6 +23,9 @@ def main(_: list[str]) -> None:
     """The command."""
     print("\n".join(described(name, entry) for name, entry in ENTRIES.items()))
     print(f"few-shot benchmarks: {', '.join(BENCHMARKS)}")
+    print("of one's own: a folder with images/, labels/ and names.txt")
+    for usage in tools.USAGE.values():
+        print(f"of annotation tools: {usage}")
 
 
 if __name__ == "__main__":

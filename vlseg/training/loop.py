@@ -31,7 +31,7 @@ FINITE = {"loss": "loss", "gradient_norm": "gradient"}
 """Metrics that must be finite, and what they are of."""
 
 FREE = (
-    *("evaluation", "loading", "mesh", "log_every", "profile"),
+    *("evaluation", "data.strict", "validation.strict", "loading", "mesh", "log_every", "profile"),
     *("checkpoint_every", "checkpoint_minutes", "keep_checkpoints", "keep_period"),
 )
 """Settings of `configs` that a run may change when it goes on."""

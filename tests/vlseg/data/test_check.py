@@ -35,6 +35,7 @@ def test_list(capsys):
     output = capsys.readouterr().out
     for name, entry in ENTRIES.items():
         assert f"{name}: {entry.title}, {len(entry.classes.names)} classes" in output and entry.address in output
+    assert "of annotation tools: labelme:FOLDER or labelme:FOLDER:PICTURES" in output
 
 
 def test_a_sound_data_set(camvid, tmp_path, capsys):
