@@ -252,7 +252,15 @@ def _entries(folder: str | Path, error: type[VlsegError]) -> list[Path]:
 
 def order(path: Path) -> tuple[bytes, ...]:
     """What paths are sorted by."""
-    return tuple(map(os.fsencode, path.parts))
+    return tuple(map(name_order, path.parts))
+
+
+def name_order(name: str) -> bytes:
+    """What names are sorted by: their bytes."""
+    try:
+        return os.fsencode(name)
+    except UnicodeEncodeError:  # half a surrogate pair, which no file can be called but JSON may hold
+        return name.encode("utf-8", "surrogatepass")
 
 
 def some(items: Iterable[str]) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from vlseg import files
 from vlseg.data.examples import Pair
-from vlseg.data.listing import is_picture, order, some, walk
+from vlseg.data.listing import is_picture, name_order, order, some, walk
 from vlseg.errors import DatasetError
 
 DERIVED = ("_labelTrainIds.png", "_instanceTrainIds.png")
@@ -83,7 +83,7 @@ def in_parallel(
             f"no label files: {some([str(path.relative_to(root / images)) for path in unread])}"
         )
     refuse_broken_links([*pictures.values(), *maps.values()])
-    return [Pair(pictures[stem], maps[stem], stem) for stem in sorted(pictures, key=os.fsencode)]
+    return [Pair(pictures[stem], maps[stem], stem) for stem in sorted(pictures, key=name_order)]
 
 
 def by_name(root: Path, images: str, suffix: str, label: Callable[[str], str]) -> list[Pair]:
@@ -98,7 +98,7 @@ def by_name(root: Path, images: str, suffix: str, label: Callable[[str], str]) -
     if not pictures:
         raise DatasetError(f"{root / images}: holds no pictures (*{suffix})")
     folder = Folder(root)
-    stems = sorted(pictures, key=os.fsencode)
+    stems = sorted(pictures, key=name_order)
     pairs = [Pair(pictures[stem], folder.find(label(stem)), stem) for stem in stems]
     refuse_absent(root, "label files", [pair.label for pair in pairs])
     refuse_broken_links([pair.image for pair in pairs])
@@ -193,7 +193,7 @@ def refuse_absent(root: Path, kind: str, wanted: Iterable[Path]) -> None:
 def refuse(folder: Path, kind: str, missing: list[str]) -> None:
     """Raises DatasetError if anything is missing in a folder."""
     if missing:
-        raise DatasetError(f"{folder}: {len(missing)} {kind} are missing: {some(sorted(missing, key=os.fsencode))}")
+        raise DatasetError(f"{folder}: {len(missing)} {kind} are missing: {some(sorted(missing, key=name_order))}")
 
 
 def read_bytes(path: Path, absent: str = "no such file") -> bytes:

@@ -28,7 +28,7 @@ from vlseg.data.formats.annotated import (
     size_of,
 )
 from vlseg.data.formats.outlines import NO_CLASS, Annotation, Outline, Runs
-from vlseg.data.listing import some
+from vlseg.data.listing import name_order, some
 from vlseg.data.pairs import Folder, refuse_absent
 from vlseg.errors import DatasetError, VocabularyError
 from vlseg.labels import check_names
@@ -85,7 +85,7 @@ def open_coco(
             )
     if described.annotations and not any(drawn.values()):
         raise DatasetError(f"{path}: has boxes or points only: there is no outline to learn from")
-    order = sorted(file_names, key=lambda key: os.fsencode(file_names[key]))
+    order = sorted(file_names, key=lambda key: name_order(file_names[key]))
     return AnnotatedDataset(
         described.names,
         ignore_label(described.names),
@@ -228,7 +228,7 @@ def _panoptic(
     if missing:
         raise DatasetError(f"{path}: {len(missing)} of {len(pictures)} pictures have no segments: {some(missing)}")
     refuse_absent(folder, "PNGs with segments", maps.values())
-    order = sorted(pictures, key=lambda image: os.fsencode(pictures[image]))
+    order = sorted(pictures, key=lambda image: name_order(pictures[image].as_posix()))
     pairs = tuple(Pair(pictures[image], maps[image], pictures[image].stem) for image in order)
     ignored = ignore_label(described.names)
     decode = decoding.segments_of(path, segments, ignored)

@@ -22,6 +22,7 @@ from vlseg import files
 from vlseg.data.examples import Pair
 from vlseg.data.formats.annotated import AnnotatedDataset, Drawing, Omissions, by_image, ignore_label, listing, size_of
 from vlseg.data.formats.outlines import LARGEST, Annotation, Ellipse, Outline, Runs, box
+from vlseg.data.listing import name_order
 from vlseg.errors import DatasetError, VocabularyError
 from vlseg.labels import check_names, plain
 
@@ -68,7 +69,7 @@ def open_cvat(annotations: str | os.PathLike[str], images: str = "") -> Annotate
     names = _names(path, contents)
     omissions = Omissions()
     pairs, drawings = [], []
-    for name in sorted(found, key=os.fsencode):
+    for name in sorted(found, key=name_order):
         image, shapes = by_name[name]
         size = _size(path, image)
         pairs.append(Pair(found[name], path, Path(name).with_suffix("").as_posix()))
@@ -91,7 +92,7 @@ def read(path: Path) -> Contents:
     reader = _Reader(path)
     try:
         reader.parser.Parse(content, True)
-    except expat.ExpatError as error:
+    except (expat.ExpatError, LookupError, ValueError) as error:  # the latter of encodings that it does not know
         raise DatasetError(f"{path}: is {files.kind_of(content[:512]) or 'no XML, or is damaged'} ({error})") from error
     if not reader.contents.images:
         raise DatasetError(f"{path}: has no picture; export annotations as 'CVAT for images 1.1'")
@@ -124,10 +125,9 @@ class _Reader:
             raise DatasetError(f"{self._path}: is XML nested deeper than {MAX_DEPTH} levels")
         if name == "track":
             raise DatasetError(f"{self._path}: is 'CVAT for video'; export it as 'CVAT for images 1.1'")
-        inside = self._open[-1] if self._open else ""
-        if name == "image" and inside == "annotations":
+        if name == "image" and self._open == ["annotations"]:
             self.contents.images.append((attributes, []))
-        elif inside == "image":
+        elif self._open == ["annotations", "image"]:
             self.contents.images[-1][1].append(Shape(name, attributes, self.parser.CurrentLineNumber))
         elif name == "label":
             self._label = ("", False)
