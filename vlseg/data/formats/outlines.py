@@ -265,12 +265,12 @@ def flaw(found: NDArray[np.float64], size: tuple[int, int] | None) -> str:
     Args:
         found: its points [N, 2]. size: height and width of the picture, if they are known.
     """
-    if len(np.unique(found, axis=0)) < 3:
+    if len(found) == 0:
         return "with fewer than three points"
     away = found - found[0]
     far = away[np.argmax(np.abs(away).sum(1))]
     if not (away[:, 0] * far[1] - away[:, 1] * far[0]).any():
-        return "without an area"
+        return "with fewer than three points" if len(np.unique(found, axis=0)) < 3 else "without an area"
     if size and ((found.max(0) <= 0).any() or (found.min(0) >= size[::-1]).any()):
         return "outside of the picture"
     return ""
