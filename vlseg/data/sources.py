@@ -67,7 +67,7 @@ def open_dataset(source: str, strict: bool = False, **options: Any) -> Dataset:
         ConfigError: an option that the data set does not have, or lacks; or no such name.
         DatasetError: the folder is not a data set, or not all of it.
     """
-    dataset = _opened(source, options)
+    dataset = _open(source, options)
     if listing := listing_of(dataset):
         listing.check(strict)
     return dataset
@@ -87,7 +87,7 @@ def announced(dataset: Dataset) -> Dataset:
     return dataset
 
 
-def _opened(source: str, options: dict[str, Any]) -> Dataset:
+def _open(source: str, options: dict[str, Any]) -> Dataset:
     found = kind(source)
     allowed = OPTIONS[found]
     strange = sorted(set(options) - set(allowed))

@@ -232,7 +232,7 @@ def _panoptic(
     pairs = tuple(Pair(pictures[image], maps[image], pictures[image].stem) for image in order)
     ignored = ignore_label(described.names)
     decode = decoding.segments_of(path, segments, ignored)
-    return PairDataset(described.names, pairs, decode, ignored, listing(path, len(pairs), left, Omissions()))
+    return PairDataset(described.names, pairs, decode, ignored, listing=listing(path, len(pairs), left, Omissions()))
 
 
 def _segment_classes(path: Path, described: Described, annotation: Mapping[str, Any]) -> dict[int, int]:

@@ -66,7 +66,9 @@ def open_folder(
     pairs = tuple(Pair(image, label_files[stem], stem) for stem, image in image_files.items())
     besides = {"other files beside the label maps": other_labels}
     listing = Listing(str(root / images), len(pairs), {UNKNOWN_TYPE: other_images}, besides)
-    return PairDataset(category_names, pairs, lambda path: convert(read_label(path), path), ignore_label, listing)
+    return PairDataset(
+        category_names, pairs, lambda path: convert(read_label(path), path), ignore_label, listing=listing
+    )
 
 
 def _by_stem(folder: Path) -> tuple[dict[str, Path], list[str]]:
