@@ -5,7 +5,7 @@ DatasetError names what is missing: a folder, a list or its content, pictures, o
 
 import os
 import unicodedata
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from vlseg import files
@@ -140,6 +140,37 @@ def in_list(root: Path, names: str, images: str, *labels: str) -> list[Pair]:
 def _first_file(folder: Folder, names: Sequence[str]) -> Path:
     found = [folder.find(name) for name in names]
     return next((path for path in found if path.is_file()), found[0])
+
+
+def pictures_by_key(folder: Path) -> tuple[dict[str, Path], list[str]]:
+    """Picture files under `folder`, sorted, by the `key` of their path in it without extension; other files."""
+    if not folder.is_dir():
+        raise DatasetError(f"{folder}: no such folder")
+    found: dict[str, Path] = {}
+    others = []
+    for path in sorted(walk(folder), key=order):
+        inside = path.relative_to(folder)
+        if is_picture(path):
+            put(found, key(inside.with_suffix("").as_posix()), path, folder)
+        else:
+            others.append(str(inside))
+    return found, others
+
+
+def refuse_lonely(
+    folder: Path, kind: str, wanted: Mapping[str, Path], partners: str, found: Mapping[str, Path], others: Sequence[str]
+) -> None:
+    """Raises DatasetError if `folder` lacks the partner of a file.
+
+    Args:
+        kind, partners: what the files of `folder` and of the other one are called.
+        wanted, found: files of the other folder and of this one, by their keys. others: files that are not read.
+    """
+    missing = [stem for stem in wanted if stem not in found]
+    if missing:
+        near = [name for name in others if key(Path(name).with_suffix("").as_posix()) in set(missing)]
+        hint = f"; of an unknown type: {some(near)}" if near else ""
+        raise DatasetError(f"{folder}: no {kind} for {len(missing)} of {len(wanted)} {partners}: {some(missing)}{hint}")
 
 
 def _by_stem(folder: Path, suffixes: Sequence[str]) -> tuple[dict[str, Path], list[Path]]:

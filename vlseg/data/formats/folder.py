@@ -8,14 +8,13 @@ root/names.txt                   one category a line, optionally as "id: name" o
 """
 
 import os
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from vlseg.data.decoding import counted
 from vlseg.data.examples import IGNORE_LABEL, Pair, PairDataset
 from vlseg.data.images import EXTENSIONS, read_label
-from vlseg.data.listing import UNKNOWN_TYPE, Listing, is_picture, order, some, walk
-from vlseg.data.pairs import key, put, refuse_broken_links
+from vlseg.data.listing import UNKNOWN_TYPE, Listing
+from vlseg.data.pairs import pictures_by_key, refuse_broken_links, refuse_lonely
 from vlseg.errors import DatasetError, VocabularyError
 from vlseg.labels import read_names
 
@@ -43,12 +42,12 @@ def open_folder(
             arguments.
     """
     root = Path(root)
-    image_files, other_images = _by_stem(root / images)
-    label_files, other_labels = _by_stem(root / labels)
+    image_files, other_images = pictures_by_key(root / images)
+    label_files, other_labels = pictures_by_key(root / labels)
     if not image_files:
         raise DatasetError(f"{root / images}: no pictures found; known extensions are {' '.join(EXTENSIONS)}")
-    _refuse_lonely(root / labels, "label map", image_files, "pictures", label_files, other_labels)
-    _refuse_lonely(root / images, "picture", label_files, "label maps", image_files, other_images)
+    refuse_lonely(root / labels, "label map", image_files, "pictures", label_files, other_labels)
+    refuse_lonely(root / images, "picture", label_files, "label maps", image_files, other_images)
     refuse_broken_links([*image_files.values(), *label_files.values()])
     first_id = label_offset + int(ignore_zero)
     if not (root / names).is_file():
@@ -69,34 +68,3 @@ def open_folder(
     return PairDataset(
         category_names, pairs, lambda path: convert(read_label(path), path), ignore_label, listing=listing
     )
-
-
-def _by_stem(folder: Path) -> tuple[dict[str, Path], list[str]]:
-    """Picture files under `folder`, sorted, by the `pairs.key` of their path in it without extension; other files."""
-    if not folder.is_dir():
-        raise DatasetError(f"{folder}: no such folder")
-    found: dict[str, Path] = {}
-    others = []
-    for path in sorted(walk(folder), key=order):
-        inside = path.relative_to(folder)
-        if is_picture(path):
-            put(found, key(inside.with_suffix("").as_posix()), path, folder)
-        else:
-            others.append(str(inside))
-    return found, others
-
-
-def _refuse_lonely(
-    folder: Path, kind: str, wanted: Mapping[str, Path], partners: str, found: Mapping[str, Path], others: Sequence[str]
-) -> None:
-    """Raises DatasetError if `folder` lacks the partner of a file.
-
-    Args:
-        kind, partners: what the files of `folder` and of the other one are called.
-        wanted, found: files of the other folder and of this one, by their keys. others: files that are not read.
-    """
-    missing = [stem for stem in wanted if stem not in found]
-    if missing:
-        near = [name for name in others if key(Path(name).with_suffix("").as_posix()) in set(missing)]
-        hint = f"; of an unknown type: {some(near)}" if near else ""
-        raise DatasetError(f"{folder}: no {kind} for {len(missing)} of {len(wanted)} {partners}: {some(missing)}{hint}")

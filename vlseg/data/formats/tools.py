@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from vlseg.data.formats import colour_masks
 from vlseg.data.formats.coco import open_coco
 from vlseg.data.formats.cvat import FILE, open_cvat
 from vlseg.data.formats.labelme import is_labelme, open_labelme
@@ -17,7 +18,7 @@ READERS: Mapping[str, Callable[..., Any]] = {"coco": open_coco, "labelme": open_
 USAGE = {
     "coco": "coco:ANNOTATIONS.json, coco:ANNOTATIONS.json:PICTURES or coco:ANNOTATIONS.json:PICTURES:PNGS",
     "labelme": "labelme:FOLDER or labelme:FOLDER:PICTURES",
-    "cvat": "cvat:annotations.xml or cvat:annotations.xml:PICTURES",
+    "cvat": "cvat:annotations.xml, or the folder of it or of masks in colours, each also with :PICTURES",
 }
 
 
@@ -27,7 +28,7 @@ def recognised(path: Path) -> str:
         return {".json": "coco", ".xml": "cvat"}.get(path.suffix.lower(), "folder")
     if (path / "labels").is_dir() or not path.is_dir():
         return "folder"
-    if (path / FILE).is_file():
+    if (path / FILE).is_file() or (path / colour_masks.FILE).is_file():
         return "cvat"
     described = descriptions(path)
     if any(is_labelme(one) for one in described[:1]):
@@ -55,7 +56,7 @@ def open_annotated(kind: str, source: str, **options: Any) -> Any:
     if "://" in text:
         raise ConfigError(f"{source}: annotations are read from local folders: copy them to a local disk")
     parts = [os.path.expanduser(part) for part in split_list(text, os.path.exists, ":")]
-    if not 1 <= len(parts) <= USAGE[kind].count(":", USAGE[kind].rindex(kind)):
+    if not 1 <= len(parts) <= (3 if kind == "coco" else 2):
         raise ConfigError(f"{source}: write {USAGE[kind]}")
     path = Path(parts[0])
     if kind == "coco" and path.is_dir():
@@ -64,4 +65,6 @@ def open_annotated(kind: str, source: str, **options: Any) -> Any:
             several = f"several, name one: {', '.join(map(str, described[:5]))}" if described else "none"
             raise DatasetError(f"{path}: a folder with one JSON file of annotations is wanted, but it has {several}")
         parts[0] = str(described[0])
+    if kind == "cvat" and (path / colour_masks.FILE).is_file():
+        return colour_masks.open_colour_masks(*parts, **options)
     return READERS[kind](*parts, **options)
