@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import os
+import shutil
 import types
 from pathlib import Path
 
@@ -197,3 +199,26 @@ def test_flags_that_cannot_be(commands, model, photo, tmp_path, capsys, given, m
 def test_a_checkpoint_is_needed_to_tell_the_package(commands, photo, tmp_path, capsys):
     line = commands.refusal(capsys, "predict", f"--images={photo}", f"--out={tmp_path / 'out'}")
     assert "--checkpoint=DIR is required" in line
+
+
+def test_names_of_any_kind_and_what_is_left_out(commands, model, photo, tmp_path, capsys):
+    root, out = tmp_path / os.fsdecode(b"pho\xf6s"), tmp_path / "out"
+    root.mkdir()
+    for name in ("a,b.JPG", "-c.jpg", os.fsdecode(b"\xff.jpg"), "d\ne.jpg"):
+        shutil.copy(photo, root / name)
+    (root / "link.jpg").symlink_to(photo)
+    (root / "x.heif2").write_bytes(b"x")
+    common = (f"--checkpoint={model}", "--labels=cat,dog", f"--out={out}")
+    printed = commands.output("predict", *common, f"--images={root}")
+    assert printed.count("5 of 6 read: 1 of an unknown type: x.heif2") == 1 and r"pho\xf6s" in printed
+    report = json.loads((out / "predictions.json").read_bytes().decode("utf-8"))
+    assert len(report["images"]) == 5 == len(list((out / "labels").glob("*.png")))
+    assert {entry["image"].rpartition("/")[2] for entry in report["images"]} == {
+        *("a,b.JPG", "-c.jpg", r"\xff.jpg", "d\ne.jpg", "link.jpg")
+    }
+    assert "strict" in commands.refusal(capsys, "predict", *common, f"--images={root}", "--strict")
+    (root / "link.jpg").unlink()
+    (root / "link.jpg").symlink_to("gone")
+    line = commands.refusal(capsys, "predict", *common, f"--images={root}/*.jpg")
+    assert "link.jpg: is a link to gone, which is not there" in line
+    assert "wrote 2 " in commands.output("predict", *common, f"--images={root}/a,b.JPG,{root}/-c.jpg")
