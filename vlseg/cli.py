@@ -21,7 +21,8 @@ from typing import Any, NoReturn
 from absl import app, flags
 from absl import logging as absl_logging
 
-from vlseg.errors import VlsegError, is_of_jax, one_line, printable
+from vlseg import files
+from vlseg.errors import VlsegError, is_of_jax, one_line
 
 _ESCAPED = "vlseg.escaped"
 _HELP = frozenset({"-h", "-?", "-help", "--help", "-helpshort", "--helpshort"})
@@ -159,7 +160,7 @@ def _print_any_name() -> None:
 def _escaped(error: UnicodeError) -> tuple[str, int]:
     """What is printed in place of characters that the encoding of a stream lacks."""
     assert isinstance(error, UnicodeEncodeError)
-    lacking = "".join(map(printable, error.object[error.start : error.end]))
+    lacking = files.shown_path(error.object[error.start : error.end])
     return lacking.encode("ascii", "backslashreplace").decode(), error.end
 
 

@@ -20,9 +20,7 @@ def _shortened(words: str) -> str:
 
 
 def printable(character: str) -> str:
-    r"""A character, or its escape if it cannot be printed; a byte that is not UTF-8, as names have it, is "\xff"."""
-    if "\udc80" <= character <= "\udcff":
-        return f"\\x{ord(character) - 0xDC00:02x}"
+    """A character, or its escape if it cannot be printed."""
     return character if character.isprintable() else character.encode("unicode_escape").decode()
 
 

@@ -70,7 +70,7 @@ def json_text(obj: Any) -> str:
       TypeError: `obj` holds something that is no dict, list, tuple, str, int, float, bool or None.
     """
     text = json.dumps(_finite(obj), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    return _SURROGATE.sub(lambda match: json.dumps(printable(match[0]))[1:-1], text)
+    return _SURROGATE.sub(lambda match: json.dumps(_escaped(match))[1:-1], text)
 
 
 def shown_path(path: PathLike) -> str:
@@ -78,7 +78,13 @@ def shown_path(path: PathLike) -> str:
 
     A byte 0xff of a name that is not UTF-8 is "\xff".
     """
-    return "".join(map(printable, os.fspath(path)))
+    return "".join(map(printable, _SURROGATE.sub(_escaped, os.fspath(path))))
+
+
+def _escaped(surrogate: re.Match[str]) -> str:
+    """Half a surrogate pair, or the byte that is not UTF-8 for which it stands, as `stored_path` has it."""
+    code = ord(surrogate[0])
+    return f"\\x{code - 0xDC00:02x}" if 0xDC80 <= code <= 0xDCFF else f"\\u{code:04x}"
 
 
 @contextlib.contextmanager

@@ -146,7 +146,7 @@ def look_through(source: PictureSource) -> tuple[list[Path], Listing]:
 def _one(source: str) -> tuple[list[Path], list[str], list[str]]:
     """Pictures, names of other files, and names of subfolders with pictures, of a directory, a file or a pattern."""
     if os.path.isdir(source):
-        return _sorted_out(_entries(source, ImageError))
+        return _sorted_out([Path(entry.path) for entry in _entries(source, ImageError)])
     if os.path.lexists(source):
         return [Path(source)], [], []
     if glob.has_magic(source):
@@ -158,8 +158,9 @@ def _one(source: str) -> tuple[list[Path], list[str], list[str]]:
 
 def _sorted_out(paths: Sequence[Path]) -> tuple[list[Path], list[str], list[str]]:
     seen = [path for path in paths if not is_litter(path.name)]
-    pictures = [path for path in seen if is_picture(path)]
     folders = [path for path in seen if path.is_dir()]
+    is_folder = set(folders)
+    pictures = [path for path in seen if has_picture_name(path) and path not in is_folder]
     # What a recursive pattern has found is not missing.
     known = {ancestor for path in pictures for ancestor in path.parents}
     unread = [path.name for path in folders if path not in known and _has_pictures(path)]
@@ -168,7 +169,7 @@ def _sorted_out(paths: Sequence[Path]) -> tuple[list[Path], list[str], list[str]
 
 
 def _has_pictures(folder: Path) -> bool:
-    return any(is_picture(path) for path in walk(folder, ImageError))
+    return any(map(has_picture_name, walk(folder, ImageError)))
 
 
 def _exists(path: str) -> bool:
@@ -216,7 +217,13 @@ def _existing(part: str, exists: Callable[[str], bool]) -> str:
 
 def is_picture(path: Path) -> bool:
     """Whether `path` has one of EXTENSIONS and is no directory and not hidden; it is not opened."""
-    return path.suffix.lower() in EXTENSIONS and not is_litter(path.name) and not path.is_dir()
+    return has_picture_name(path) and not path.is_dir()
+
+
+def has_picture_name(path: Path) -> bool:
+    """Whether a file that is no directory is a picture by its name."""
+    name = path.name
+    return os.path.splitext(name)[1].lower() in EXTENSIONS and not is_litter(name)
 
 
 def is_litter(name: str) -> bool:
@@ -225,27 +232,34 @@ def is_litter(name: str) -> bool:
 
 
 def walk(folder: Path, error: type[VlsegError] = DatasetError) -> Iterator[Path]:
-    """All files below that are no litter, also links that lead nowhere; links to folders are followed, except back.
+    """All files below that are no litter, in `order`; links to folders are followed, except back.
+
+    Links that lead nowhere are among them.
 
     Raises:
         VlsegError: a folder cannot be read; of the kind `error`.
     """
-    waiting: list[tuple[Path, tuple[str, ...]]] = [(Path(folder), (os.path.realpath(folder),))]
+    waiting = [iter(_entries(folder, error))]
+    above = [os.path.realpath(folder)]
     while waiting:
-        current, above = waiting.pop()
-        for path in _entries(current, error):
-            if is_litter(path.name):
-                continue
-            if not path.is_dir():
-                yield path
-            elif (real := os.path.realpath(path)) not in above:
-                waiting.append((path, (*above, real)))
+        entry = next(waiting[-1], None)
+        if entry is None:
+            waiting.pop()
+            above.pop()
+        elif is_litter(entry.name):
+            continue
+        elif not entry.is_dir():
+            yield Path(entry.path)
+        elif (real := os.path.realpath(entry.path)) not in above:
+            waiting.append(iter(_entries(entry.path, error)))
+            above.append(real)
 
 
-def _entries(folder: str | Path, error: type[VlsegError]) -> list[Path]:
+def _entries(folder: str | Path, error: type[VlsegError]) -> list[os.DirEntry[str]]:
     """What a folder holds, sorted."""
     try:
-        return sorted(Path(folder).iterdir(), key=order)
+        with os.scandir(folder) as entries:
+            return sorted(entries, key=lambda entry: name_order(entry.name))
     except OSError as problem:
         raise error(f"{files.shown_path(folder)}: cannot be read: {problem.strerror}") from problem
 

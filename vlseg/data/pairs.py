@@ -10,7 +10,7 @@ from pathlib import Path
 
 from vlseg import files
 from vlseg.data.examples import Pair
-from vlseg.data.listing import is_picture, name_order, order, some, walk
+from vlseg.data.listing import has_picture_name, name_order, order, some, walk
 from vlseg.errors import DatasetError
 
 DERIVED = ("_labelTrainIds.png", "_instanceTrainIds.png")
@@ -77,7 +77,7 @@ def in_parallel(
         raise DatasetError(f"{root / images}: holds no pictures (*{' or *'.join(image_suffixes)})")
     refuse(root / labels, "label files", [f"{stem}{label_suffix}" for stem in pictures if stem not in maps])
     refuse(root / images, "pictures", [f"{stem}{image_suffixes[0]}" for stem in maps if stem not in pictures])
-    if images != labels and (unread := [path for path in strangers if is_picture(path)]):
+    if images != labels and (unread := [path for path in strangers if has_picture_name(path)]):
         raise DatasetError(
             f"{root / images}: {len(unread)} pictures do not end in {' or '.join(image_suffixes)}, so that they have "
             f"no label files: {some([str(path.relative_to(root / images)) for path in unread])}"
@@ -148,9 +148,9 @@ def pictures_by_key(folder: Path) -> tuple[dict[str, Path], list[str]]:
         raise DatasetError(f"{folder}: no such folder")
     found: dict[str, Path] = {}
     others = []
-    for path in sorted(walk(folder), key=order):
+    for path in walk(folder):
         inside = path.relative_to(folder)
-        if is_picture(path):
+        if has_picture_name(path):
             put(found, key(inside.with_suffix("").as_posix()), path, folder)
         else:
             others.append(str(inside))
@@ -183,7 +183,7 @@ def _by_stem(folder: Path, suffixes: Sequence[str]) -> tuple[dict[str, Path], li
         raise DatasetError(f"{folder}: no such folder")
     found: dict[str, Path] = {}
     others = []
-    for path in sorted(walk(folder), key=order):
+    for path in walk(folder):
         ending = next((suffix for suffix in suffixes if _ends_in(path.name, suffix)), "")
         if not ending:
             others.append(path)
@@ -210,7 +210,7 @@ def put(found: dict[str, Path], stem: str, path: Path, folder: Path) -> None:
 def refuse_broken_links(paths: Iterable[Path]) -> None:
     """Raises DatasetError that names a link that leads nowhere, if one of some files is such."""
     for path in paths:
-        if path.is_symlink() and not path.exists():
+        if os.path.islink(path) and not path.exists():
             raise DatasetError(f"{files.shown_path(path)}: is a link to {os.readlink(path)}, which is not there")
 
 

@@ -1,12 +1,11 @@
 """Finding pictures, and saying what else lies there."""
 
 import os
-from pathlib import Path
 
 import pytest
 from PIL import Image
 
-from vlseg.data.listing import Listing, list_checked_images, list_images, look_through, walk
+from vlseg.data.listing import Listing, list_checked_images, list_images, look_through, order, walk
 from vlseg.errors import DatasetError, ImageError
 
 
@@ -125,17 +124,25 @@ def test_folders_linked_in_circles_are_entered_once(tmp_path):
     picture(tmp_path / "real/a.jpg")
     (tmp_path / "real/back").symlink_to("..")
     (tmp_path / "again").symlink_to("real")
-    found = {str(path.relative_to(tmp_path)) for path in walk(tmp_path)}
-    assert found == {"real/a.jpg", "again/a.jpg"}
+    picture(tmp_path / "real-b.jpg")
+    picture(tmp_path / "real.jpg")
+    found = list(walk(tmp_path))
+    assert [str(path.relative_to(tmp_path)) for path in found] == [
+        "again/a.jpg",
+        "real/a.jpg",
+        "real-b.jpg",
+        "real.jpg",
+    ]
+    assert found == sorted(found, key=order)
 
 
 def test_a_folder_that_cannot_be_read_is_an_error(tmp_path, monkeypatch):
     """A permission that is missing would otherwise leave out pictures."""
     picture(tmp_path / "in/a.jpg")
 
-    def iterdir(path):
+    def scandir(path):
         raise PermissionError(13, "Permission denied", str(path))
 
-    monkeypatch.setattr(Path, "iterdir", iterdir)
+    monkeypatch.setattr(os, "scandir", scandir)
     with pytest.raises(DatasetError, match="cannot be read: Permission denied"):
         list(walk(tmp_path))

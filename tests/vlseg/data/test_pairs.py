@@ -111,9 +111,9 @@ def test_names_that_are_not_utf8_go_through_prepared_data_reports_and_messages(r
     (root / "labels" / f"{NOT_UTF8}.png").write_bytes(b"x")
     assert commands.call("check", "--dataset=folder", f"--root={root}", f"--out={tmp_path / 'out'}") == 2
     output, errors = capsys.readouterr()
-    assert r"caf\xe9.png" in output and "1 of 2 pairs" in errors
+    assert r"caf\udce9.png" in output and "1 of 2 pairs" in errors
     report = (tmp_path / "out/check.json").read_bytes().decode("utf-8")
-    assert r"caf\xe9.png" in json.loads(report)["problems"][0]
+    assert r"caf\udce9.png" in json.loads(report)["problems"][0]
     write(root, f"{NOT_UTF8}.jpg", f"{NOT_UTF8}.png", 1)
     root.rename(tmp_path / NOT_UTF8)
     out = tmp_path / "prepared"

@@ -27,7 +27,7 @@ from vlseg.data.examples import Pair
 from vlseg.data.formats.annotated import AnnotatedDataset, Drawing, Omissions, ignore_label, listing, size_of
 from vlseg.data.formats.outlines import NO_CLASS, Annotation, Bitmap, Ellipse, Outline, box, points
 from vlseg.data.images import MAX_PIXELS, decode_image
-from vlseg.data.listing import UNKNOWN_TYPE, is_picture, order, some, walk
+from vlseg.data.listing import UNKNOWN_TYPE, has_picture_name, some, walk
 from vlseg.data.pairs import Folder, refuse, refuse_broken_links
 from vlseg.errors import DatasetError, VocabularyError
 from vlseg.labels import check_names, names_from, plain
@@ -52,7 +52,7 @@ def open_labelme(root: str | os.PathLike[str], images: str = "", names: str = ""
     if not root.is_dir():
         raise DatasetError(f"{root}: no such folder")
     pictures = Path(images) if images else root
-    found = sorted(walk(root), key=order)
+    found = list(walk(root))
     contents = {path: content for path in found if path.suffix.lower() == ".json" if (content := _content(path))}
     if not contents:
         raise DatasetError(f"{root}: holds no JSON files of LabelMe's")
@@ -116,7 +116,7 @@ def _check_pictures(root: Path, pictures: Path, files_of: Mapping[Path, Path]) -
         other = first.setdefault(picture.resolve(), path)
         if other != path:
             raise DatasetError(f"{root}: {other.name} and {path.name} are both of {picture.name}; remove one")
-    found = [path for path in sorted(walk(pictures), key=order) if is_picture(path)]
+    found = [path for path in walk(pictures) if has_picture_name(path)]
     lonely = [str(path.relative_to(pictures)) for path in found if path.resolve() not in first]
     refuse(root, "JSON files of pictures", lonely)
 
