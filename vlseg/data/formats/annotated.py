@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from vlseg import files
 from vlseg.data.examples import IGNORE_LABEL, IGNORED, Example, LazySequence, Pair
 from vlseg.data.formats.outlines import Annotation, Outline, Polygon, draw, flaw, points
-from vlseg.data.images import read_image
+from vlseg.data.images import check_image, read_image
 from vlseg.data.listing import Listing, is_picture, some
 from vlseg.data.pairs import Folder, refuse_broken_links
 from vlseg.errors import DatasetError
@@ -50,19 +50,34 @@ class AnnotatedDataset(LazySequence[Example]):
         return len(self.pairs)
 
     def _read(self, index: int) -> Example:
+        image = self._pixels(index)
+        return Example(image, self._drawn(index, *image.shape[:2]), self.pairs[index].name)
+
+    def label(self, index: int) -> NDArray[np.int32]:
+        """The label map of an example, int32 [H, W]; of its picture no more than the header is read.
+
+        Raises:
+            As `self[index]`, but damaged pixels of the picture go unnoticed.
+        """
+        path = self.picture_file(index)
+        return self._drawn(index, *(check_image(path) if path else self._pixels(index).shape[:2]))
+
+    def _pixels(self, index: int) -> NDArray[np.uint8]:
+        pair = self.pairs[index]
+        return self.read(pair.label) if self.read and pair.image == pair.label else read_image(pair.image)
+
+    def _drawn(self, index: int, height: int, width: int) -> NDArray[np.int32]:
+        """The label map of a picture of that size."""
         pair, (annotations, size) = self.pairs[index], self.drawings[index]
-        image = self.read(pair.label) if self.read and pair.image == pair.label else read_image(pair.image)
-        height, width = image.shape[:2]
         if size and size != (height, width):
             raise DatasetError(
                 f"{files.shown_path(pair.label)}: says that {files.shown_path(pair.name)} is {size[1]} x {size[0]} "
                 f"pixels, but it is {width} x {height}"
             )
         try:
-            label = draw(annotations, height, width, self.ignore_label)
+            return draw(annotations, height, width, self.ignore_label)
         except DatasetError as error:
             raise DatasetError(f"{files.shown_path(pair.label)}: {files.shown_path(pair.name)}: {error}") from error
-        return Example(image, label, pair.name)
 
     def picture_file(self, index: int) -> Path | None:
         """The file of a picture; None if its pixels lie in the annotations."""

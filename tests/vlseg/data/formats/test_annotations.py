@@ -87,6 +87,7 @@ def test_coco_instances(instances):
         first, second = dataset
         assert (first.name, second.name) == ("a", "b") and (first.label == 255).all()
         np.testing.assert_array_equal(second.label, EXPECTED)
+        np.testing.assert_array_equal(dataset.label(1), EXPECTED)
         assert second.label.dtype == np.int32
         assert dataset.listing.is_complete
     assert [
