@@ -5,8 +5,8 @@ labelme:FOLDER              JSON files beside the pictures that they name
 labelme:FOLDER:PICTURES     the pictures in a folder of their own
 ```
 
-Classes are those of FOLDER/labels.txt or names.txt, or else all labels in alphabetical order. Shapes that are called
-`__ignore__` do not count. Shapes of one label and one group are one object; where objects overlap the smaller lies on
+Classes are those of FOLDER/labels.txt or names.txt, or else all labels in alphabetical order; `_background_` is
+"background". Shapes that are called `__ignore__` do not count. Shapes of one label and one group are one object; where objects overlap the smaller lies on
 top. A picture that has no file any more is taken out of its JSON.
 """
 
@@ -33,6 +33,9 @@ from vlseg.errors import DatasetError, VocabularyError
 from vlseg.labels import check_names, names_from, plain
 
 IGNORED_LABEL = "__ignore__"
+SPECIAL = {"_background_": "background"}
+"""LabelMe's own words, and plain ones."""
+
 NAMES_FILES = ("labels.txt", "names.txt")
 THIN = ("line", "linestrip", "point", "points")
 """Shapes without an area."""
@@ -141,7 +144,7 @@ def _objects(
         except DatasetError as error:
             raise DatasetError(f"{path}: shape {number} ({plain(label)}): {error}") from error
         if parts:
-            found.setdefault((plain(label), ("shape", number) if group is None else group), []).extend(parts)
+            found.setdefault((_word(label), ("shape", number) if group is None else group), []).extend(parts)
     return found
 
 
@@ -164,6 +167,10 @@ def _parts(
     if kind not in ("polygon", "rectangle", "oriented_rectangle"):
         raise DatasetError(f"shapes of type {kind!r} with {len(corners)} points are not known")
     return omissions.polygons([corners], size, name)
+
+
+def _word(label: str) -> str:
+    return SPECIAL.get(plain(label), plain(label))
 
 
 def _mask(encoded: Any, corners: NDArray[np.float64]) -> Bitmap:
@@ -211,7 +218,7 @@ def _names(root: Path, given: str, labels: Sequence[str]) -> tuple[str, ...]:
     source = given or file
     try:
         if source:
-            names = tuple(name for name in names_from(source) if name != IGNORED_LABEL)
+            names = tuple(_word(name) for name in names_from(source) if name != IGNORED_LABEL)
             strangers = [label for label in used if label not in names]
             if strangers:
                 raise DatasetError(

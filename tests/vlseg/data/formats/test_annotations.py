@@ -309,6 +309,11 @@ def test_labelme(folder):
         assert dataset.names == ("cat", "wet grass") and example.name == "a"
         np.testing.assert_array_equal(example.label, EXPECTED)
     # In the order of its own list, in which what is to be ignored and classes without a shape may stand too.
+    write(folder / "labels.txt", "__ignore__\n_background_\ncat\n")
+    write(folder / "a.json", labelme(shape("cat", pairs(SQUARE)), shape("_background_", pairs(LARGE))))
+    (example,) = dataset = open_dataset(str(folder))
+    assert dataset.names == ("background", "cat")
+    np.testing.assert_array_equal(example.label, EXPECTED)
     write(folder / "labels.txt", "__ignore__\ndog\nwet grass\ncat\n")
     write(folder / "a.json", labelme(shape("cat", pairs(LARGE)), shape("__ignore__", pairs(SQUARE))))
     (example,) = dataset = open_dataset(str(folder))
