@@ -6,8 +6,8 @@ labelme:FOLDER:PICTURES     the pictures in a folder of their own
 ```
 
 Classes are those of FOLDER/labels.txt or names.txt, or else all labels in alphabetical order; `_background_` is
-"background". Shapes that are called `__ignore__` do not count. Shapes of one label and one group are one object; where objects overlap the smaller lies on
-top. A picture that has no file any more is taken out of its JSON.
+"background". Shapes that are called `__ignore__` do not count. Shapes of one label and one group are one object; where
+objects overlap the smaller lies on top. A picture that has no file any more is taken out of its JSON.
 """
 
 import base64
