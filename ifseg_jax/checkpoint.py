@@ -21,7 +21,7 @@ from ifseg_jax.config import OFAConfig
 from ifseg_jax.ofa import OFA
 from ifseg_jax.weights import WEIGHTS
 from vlseg import torch_files
-from vlseg.checkpoints import directory, rules
+from vlseg.checkpoints import directory, rules, state_dicts
 from vlseg.checkpoints.directory import Place, Stored
 from vlseg.checkpoints.rules import ArrayTensor
 from vlseg.errors import CheckpointError, ConfigError, one_line
@@ -104,7 +104,7 @@ def read(path: str | os.PathLike[str], place: Place = np.ascontiguousarray) -> S
     path = Path(path)
     if path.is_dir():
         return directory.read(path, FORMAT, _parse, place)
-    tensors = torch_files.load_state_dict(path)
+    tensors, *rest = official_tensors(path)
     found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     try:
         config, settings = _recorded(path, official.config_from_official(found))
@@ -112,9 +112,15 @@ def read(path: str | os.PathLike[str], place: Place = np.ascontiguousarray) -> S
         stored = Stored(config, official.from_official(tensors, config, place=place), settings)
     except (CheckpointError, ConfigError) as error:
         raise CheckpointError(f"{path}: {error}") from error
+    state_dicts.report(path, *rest)
     if rows := official.unused_categories(stored.weights):
         logging.getLogger(__name__).warning("%s: %s", path, official.UNUSED_CATEGORIES.format(rows))
     return stored
+
+
+def official_tensors(path: str | os.PathLike[str]) -> state_dicts.Checkpoint:
+    """The tensors of an official archive, see `state_dicts.read`."""
+    return state_dicts.read(path, official.WORDS, official.MODULES)
 
 
 def _recorded(path: Path, config: OFAConfig) -> tuple[OFAConfig, dict[str, Any]]:

@@ -1,5 +1,6 @@
 """Weights that others publish, read without PyTorch and brought to the names that an encoder has rules for."""
 
+import os
 import re
 import zipfile
 import zlib
@@ -11,14 +12,17 @@ import flax.linen as nn
 import jax
 import numpy as np
 
-from vlseg import torch_files
+from vlseg import files, torch_files
+from vlseg.checkpoints import state_dicts
 from vlseg.checkpoints.rules import (
+    FLOATS,
     ArrayTensor,
     Rule,
     Tensors,
     TensorSource,
     Variables,
     assemble,
+    check_dtypes,
     check_names,
     check_shapes,
     flatten,
@@ -31,7 +35,7 @@ from vlseg.safetensors_files import open_safetensors
 Shapes = Mapping[str, tuple[int, ...]]
 
 HUGGING_FACE_FILES = ("model.safetensors", "pytorch_model.bin")
-WHOLE = re.compile(r"(net\.)?(clip_pretrained|pretrained|scratch)\.|params/decoder/")
+WHOLE = re.compile(r"((module|model|net)\.)*(clip_pretrained|pretrained|scratch)\.|params/decoder/")
 """Names that only a whole LSeg model has."""
 
 
@@ -84,6 +88,11 @@ class Combined(NamedTuple):
             found = ", ".join(f"{name} {list(shape)}" for name, shape in zip(self.recipe.sources, shapes, strict=True))
             raise CheckpointError(f"tensors have impossible shapes: {found}") from error
 
+    @property
+    def dtype(self) -> np.dtype | str:
+        """That of the first of its parts that is no float, else of the first."""
+        return next((part.dtype for part in self.parts if str(part.dtype) not in FLOATS), self.parts[0].dtype)
+
     def read(self) -> np.ndarray:
         return self.recipe.combine(*(part.read() for part in self.parts))
 
@@ -93,11 +102,11 @@ def concatenated(*parts: np.ndarray) -> np.ndarray:
     return np.concatenate(parts)
 
 
-def open_tensors(path: Path) -> Tensors:
-    """The tensors of a file by name; most are read on demand.
+def open_tensors(path: Path) -> tuple[Tensors, tuple[str, ...]]:
+    """The tensors of a file by name, and its other entries that hold some; most tensors are read on demand.
 
     Args:
-        path: a safetensors file (.safetensors), an archive of arrays (.npz), a PyTorch archive (any other suffix;
+        path: a safetensors file (.safetensors), an archive of arrays (.npz), a PyTorch file (any other suffix;
             TorchScript, too), or a directory as Hugging Face has it.
 
     Raises:
@@ -109,18 +118,22 @@ def open_tensors(path: Path) -> Tensors:
             raise CheckpointError(f"{path} has no {' and no '.join(HUGGING_FACE_FILES)}")
         path = found[0]
     if path.suffix == ".safetensors":
-        return open_safetensors(path)
+        return open_safetensors(path), ()
     if path.suffix == ".npz":
-        return _open_npz(path)
-    return torch_files.load_state_dict(path)
+        return _open_npz(path), ()
+    return torch_files.load_weights(path)
 
 
 def _open_npz(path: Path) -> Tensors:
+    if not os.path.lexists(path):
+        raise CheckpointError(f"{path} is missing")
+    files.check_regular(path, CheckpointError)
     try:
+        with open(path, "rb") as file:
+            if kind := files.kind_of(file.read(512)):
+                raise CheckpointError(f"{path} cannot be read: it is {kind}")
         with np.load(path) as arrays:
             return {name: ArrayTensor(arrays[name]) for name in arrays}
-    except FileNotFoundError as error:
-        raise CheckpointError(f"{path} is missing") from error
     # A single array is no context manager: TypeError.
     except (OSError, ValueError, EOFError, TypeError, zipfile.BadZipFile, zlib.error) as error:
         raise CheckpointError(f"{path} cannot be read: {' '.join(str(error).split())}") from error
@@ -139,19 +152,22 @@ def recognized(tensors: Tensors, wanted: Sequence[Format], known: Iterable[Forma
     raise CheckpointError(f"this is {found}; what is expected here is {expected}")
 
 
-def renamed(tensors: Tensors, form: Format) -> Tensors:
-    """The tensors of the encoder by the names of its rules.
+def renamed(tensors: Tensors, form: Format) -> tuple[Tensors, tuple[str, ...]]:
+    """The tensors of the encoder by the names of its rules, and the names of extra modules that are left out.
 
     Raises:
         CheckpointError: names are missing or not known.
     """
     ours = {name: tensor for name, tensor in tensors.items() if not form.skipped.match(name)}
     if form.recipes is None:
-        return ours
+        return ours, ()
     # At least one layer, so that an encoder without any lacks that one's names.
     recipes = form.recipes(count(ours, form.layer) or 1)
-    check_names(ours, [name for recipe in recipes for name in recipe.sources], "the encoder")
-    return {recipe.name: Combined(recipe, tuple(ours[name] for name in recipe.sources)) for recipe in recipes}
+    sources = [name for recipe in recipes for name in recipe.sources]
+    ours, left_out = state_dicts.without_extras(ours, state_dicts.modules_of(sources))
+    check_names(ours, sources, "the encoder")
+    combined = {recipe.name: Combined(recipe, tuple(ours[name] for name in recipe.sources)) for recipe in recipes}
+    return combined, left_out
 
 
 def read_variables(
@@ -164,12 +180,14 @@ def read_variables(
         module: takes `example` and has the parameters that are wanted. part: its name in a whole model.
 
     Raises:
-        CheckpointError: names are missing or not known, or shapes are not those of the module.
+        CheckpointError: names are missing or not known, or shapes are not those of the module, or data types no
+            floats.
     """
     check_names(tensors, [rule.official for rule in table], "the encoder")
     variables = jax.eval_shape(module.init, jax.random.key(0), example)
     expected = shapes_of(flatten({collection: {part: tree} for collection, tree in variables.items()}))
     check_shapes(shapes_of(tensors), official_shapes(table, expected))
+    check_dtypes(tensors, [rule.official for rule in table])
 
     def read(rule: Rule) -> np.ndarray:
         return np.asarray(tensors[rule.official].read(), np.float32)

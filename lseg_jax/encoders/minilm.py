@@ -18,16 +18,27 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from einops import rearrange
-from safetensors import SafetensorError, safe_open
 
 from lseg_jax import labels
 from lseg_jax.encoders.base import TextEncoder, check_sizes
 from lseg_jax.encoders.transformer import exact_gelu
 from lseg_jax.tokenizers import Tokenizer
-from vlseg.checkpoints.rules import SAME, Rule, Variables, assemble, check_names, each, linear, norm, stacked
+from vlseg.checkpoints.rules import (
+    SAME,
+    Rule,
+    Variables,
+    assemble,
+    check_dtypes,
+    check_names,
+    each,
+    linear,
+    norm,
+    stacked,
+)
 from vlseg.errors import CheckpointError, VocabularyError
 from vlseg.nn.attention import MASKED, KeyBlock, QueryBlock, attend
 from vlseg.nn.layers import LayerNorm
+from vlseg.safetensors_files import open_safetensors
 
 if TYPE_CHECKING:
     import tokenizers
@@ -199,11 +210,13 @@ def _read_tokenizer(folder: Path) -> tokenizers.Tokenizer:
 
 def _read_variables(folder: Path) -> Variables:
     path, table = folder / "model.safetensors", rules()
+    expected = [rule.official for rule in table]
     try:
-        with safe_open(path, framework="numpy") as file:
-            check_names(set(file.keys()) - _UNUSED, [rule.official for rule in table], "MiniLM")
-            return assemble(table, lambda rule: file.get_tensor(rule.official), jnp.asarray)
-    except (OSError, SafetensorError, CheckpointError) as error:
+        tensors = open_safetensors(path)
+        check_names(tensors.keys() - _UNUSED, expected, "MiniLM")
+        check_dtypes(tensors, expected)
+        return assemble(table, lambda rule: tensors[rule.official].read(), jnp.asarray)
+    except CheckpointError as error:
         raise _damaged(path, str(error)) from error
 
 

@@ -4,6 +4,7 @@ PyTorch keeps linear weights as [out, in] and convolutions as [out, in, h, w]. M
 bit-exact and has an exact inverse.
 """
 
+import itertools
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
@@ -11,7 +12,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from flax import traverse_util
 
-from vlseg.errors import CheckpointError
+from vlseg.errors import LONGEST, CheckpointError
 
 Variables = dict[str, Any]
 """Nested dicts of arrays, as Flax has them: {"params": {...}, "batch_stats": {...}}."""
@@ -23,6 +24,10 @@ class TensorSource(Protocol):
     @property
     def shape(self) -> tuple[int, ...]:
         """Its shape."""
+
+    @property
+    def dtype(self) -> np.dtype | str:
+        """Its data type; the file's name of it where numpy has none."""
 
     def read(self) -> np.ndarray:
         """Its values."""
@@ -40,6 +45,10 @@ class ArrayTensor(NamedTuple):
     @property
     def shape(self) -> tuple[int, ...]:
         return tuple(self.array.shape)
+
+    @property
+    def dtype(self) -> np.dtype | str:
+        return self.array.dtype
 
     def read(self) -> np.ndarray:
         return self.array
@@ -181,8 +190,11 @@ def check_names(found: Iterable[str], expected: Iterable[str], model: str) -> No
     """Raises CheckpointError if a checkpoint of a `model` lacks names or has too many; both are listed, sorted."""
 
     def listing(names: list[str]) -> str:
-        shown = ", ".join(names[:20])
-        return f"{shown}, and {len(names) - 20} more" if len(names) > 20 else shown
+        # Both lists and what comes before them fit a message.
+        ends = itertools.accumulate(len(name) + 2 for name in names)
+        shown = max(1, sum(end <= LONGEST // 3 for end in ends))
+        more = f", and {len(names) - shown} more" if len(names) > shown else ""
+        return ", ".join(names[:shown]) + more
 
     found, expected = set(found), set(expected)
     wrong = {"missing": sorted(expected - found), "not known": sorted(found - expected)}
@@ -201,6 +213,24 @@ def check_shapes(found: Mapping[str, tuple[int, ...]], expected: Mapping[str, tu
     if wrong:
         more = f", and {len(wrong) - 3} more" if len(wrong) > 3 else ""
         raise CheckpointError(f"shapes do not fit the model's configuration: {', '.join(wrong[:3])}{more}")
+
+
+FLOATS = frozenset({"float16", "bfloat16", "float32", "float64"})
+"""Data types of parameters."""
+
+
+def check_dtypes(found: Mapping[str, TensorSource], expected: Iterable[str]) -> None:
+    """Raises CheckpointError if parameters are no numbers with a fraction, or quantised ones; a few are listed."""
+    wrong = [
+        f"{name} is {found[name].dtype}"
+        for name in expected
+        if name in found and str(found[name].dtype).lstrip("<>=") not in FLOATS
+    ]
+    if wrong:
+        more = f", and {len(wrong) - 3} more" if len(wrong) > 3 else ""
+        raise CheckpointError(
+            f"parameters must be float16, bfloat16, float32 or float64, but {', '.join(wrong[:3])}{more}"
+        )
 
 
 def official_shapes(table: Iterable[Rule], ours: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:

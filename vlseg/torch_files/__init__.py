@@ -11,6 +11,7 @@ Source of the format: PyTorch, torch/serialization.py and caffe2/serialize/inlin
 
 from vlseg.torch_files.names import Record, Reference
 from vlseg.torch_files.reading import STATE_KEYS, Weights, load, load_plain, load_state_dict, load_weights
+from vlseg.torch_files.settings import settings_of
 from vlseg.torch_files.tensors import LazyTensor, Storage
 from vlseg.torch_files.writing import save
 
@@ -26,4 +27,5 @@ __all__ = [
     "load_state_dict",
     "load_weights",
     "save",
+    "settings_of",
 ]

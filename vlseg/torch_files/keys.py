@@ -20,6 +20,9 @@ HEAVIEST = 1 << 15
 _HASHED_BITS, _MOST_BITS = 61, 1 << 12
 """Whole numbers of fewer bits have hashes of their own; hashing one takes time in proportion to its bits."""
 
+_TEXTS = (str, bytes)
+_NO_KEYS = (list, dict, set, frozenset, complex, np.complexfloating, np.ndarray, slice, range)
+
 
 class KeyWeights:
     """Checks keys before they are put in dictionaries and sets, and remembers the weight of each of these."""
@@ -54,14 +57,14 @@ def checked_items(pairs: Any) -> list[tuple[Any, Any]]:
 
 
 def _weight(key: Any) -> int:
-    if isinstance(key, str | bytes):
+    if isinstance(key, _TEXTS):
         if len(key) > LONGEST_TEXT:
             raise ValueError(f"a dictionary key of {len(key)} characters")
         return 0
     if isinstance(key, tuple):
         if len(key) > LONGEST_TUPLE or any(isinstance(part, tuple) for part in key):
             raise ValueError("a dictionary key that is nested or too long")
-        if sum(len(part) for part in key if isinstance(part, str | bytes)) > LONGEST_TEXT:
+        if sum(len(part) for part in key if isinstance(part, _TEXTS)) > LONGEST_TEXT:
             raise ValueError("a dictionary key that is too long")
         for part in key:
             _weight(part)
@@ -70,6 +73,6 @@ def _weight(key: Any) -> int:
         if key.bit_length() > _MOST_BITS:
             raise ValueError(f"a number of {key.bit_length()} bits as a dictionary key")
         return 1 if key.bit_length() < _HASHED_BITS else LONGEST_TUPLE
-    elif isinstance(key, list | dict | set | frozenset | complex | np.complexfloating | np.ndarray | slice | range):
+    if isinstance(key, _NO_KEYS):
         raise ValueError(f"a {type(key).__name__} as a dictionary key")
     return 1

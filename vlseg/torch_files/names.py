@@ -35,11 +35,12 @@ class Record:
       items: elements appended or added, and (key, value) pairs set.
     """
 
+    # The rest is not in its repr: parts that are shared again and again would make that exponentially long.
     name: str
-    args: tuple[Any, ...] = ()
-    kwargs: dict[str, Any] = dataclasses.field(default_factory=dict)
-    state: Any = None
-    items: list[Any] = dataclasses.field(default_factory=list)
+    args: tuple[Any, ...] = dataclasses.field(default=(), repr=False)
+    kwargs: dict[str, Any] = dataclasses.field(default_factory=dict, repr=False)
+    state: Any = dataclasses.field(default=None, repr=False)
+    items: list[Any] = dataclasses.field(default_factory=list, repr=False)
 
 
 @dataclasses.dataclass(eq=False)

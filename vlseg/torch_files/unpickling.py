@@ -27,6 +27,7 @@ _NEW: dict[str, Callable[[], Any]] = {"NONE": lambda: None, "NEWTRUE": lambda: T
 _NEW |= {"EMPTY_TUPLE": tuple, "EMPTY_LIST": list, "EMPTY_DICT": dict, "EMPTY_SET": set}
 """What instructions without an argument put on the stack."""
 
+_SIZED = (str, bytes, bytearray, list, tuple, dict, set, frozenset)
 _ABSENT = object()
 
 
@@ -251,7 +252,7 @@ class Machine:
 
 
 def _size(value: Any) -> int:
-    return len(value) if isinstance(value, str | bytes | bytearray | list | tuple | dict | set | frozenset) else 1
+    return len(value) if isinstance(value, _SIZED) else 1
 
 
 def _unknown(code: bytes) -> str:
