@@ -104,15 +104,15 @@ def read(path: str | os.PathLike[str], place: Place = np.ascontiguousarray) -> S
     path = Path(path)
     if path.is_dir():
         return directory.read(path, FORMAT, _parse, place)
-    tensors, *rest = official_tensors(path)
-    found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    given = official_tensors(path)
+    found = {name: tuple(tensor.shape) for name, tensor in given.tensors.items()}
     try:
         config, settings = _recorded(path, official.config_from_official(found))
         rules.check_shapes(found, official_shapes(config))
-        stored = Stored(config, official.from_official(tensors, config, place=place), settings)
+        stored = Stored(config, official.from_official(given.tensors, config, place=place), settings)
     except (CheckpointError, ConfigError) as error:
         raise CheckpointError(f"{path}: {error}") from error
-    state_dicts.report(path, *rest)
+    state_dicts.report(path, given.prefix, given.left_out, given.beside)
     if rows := official.unused_categories(stored.weights):
         logging.getLogger(__name__).warning("%s: %s", path, official.UNUSED_CATEGORIES.format(rows))
     return stored

@@ -113,8 +113,8 @@ def _read_checkpoint(
     path: Path, place: Place, block: str | None, block_depth: int | None, activation: str | None
 ) -> Stored:
     recorded = _hyperparameters(torch_files.load(path))
-    tensors, *rest = official_tensors(path)
-    found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    given = official_tensors(path)
+    found = {name: tuple(tensor.shape) for name, tensor in given.tensors.items()}
     if block is None:
         block = _recorded_block(path, recorded, f"{official.BLOCK}.weight" in found)
     depth = (
@@ -124,10 +124,10 @@ def _read_checkpoint(
     try:
         config = official.config_from_official(found, block, depth, activation)
         rules.check_shapes(found, rules.official_shapes(official.rules(config), parameter_shapes(config)))
-        stored = Stored(config, official.from_official(tensors, config, place=place))
+        stored = Stored(config, official.from_official(given.tensors, config, place=place))
     except (CheckpointError, ConfigError) as error:
         raise type(error)(f"{path}: {error}") from error
-    state_dicts.report(path, *rest, usual=PREFIX)
+    state_dicts.report(path, given.prefix, given.left_out, given.beside, usual=PREFIX)
     return stored
 
 

@@ -183,11 +183,12 @@ def read_variables(
         CheckpointError: names are missing or not known, or shapes are not those of the module, or data types no
             floats.
     """
-    check_names(tensors, [rule.official for rule in table], "the encoder")
+    expected_names = [rule.official for rule in table]
+    check_names(tensors, expected_names, "the encoder")
+    check_dtypes(tensors, expected_names)
     variables = jax.eval_shape(module.init, jax.random.key(0), example)
     expected = shapes_of(flatten({collection: {part: tree} for collection, tree in variables.items()}))
     check_shapes(shapes_of(tensors), official_shapes(table, expected))
-    check_dtypes(tensors, [rule.official for rule in table])
 
     def read(rule: Rule) -> np.ndarray:
         return np.asarray(tensors[rule.official].read(), np.float32)

@@ -107,19 +107,23 @@ def test_many_views_of_one_storage_are_no_checkpoint(tmp_path: Path) -> None:
 # --- Damage
 
 
-def test_one_flipped_byte_of_a_partial_view_is_noticed(tmp_path: Path) -> None:
+@pytest.mark.parametrize("compression", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+def test_one_flipped_bit_of_a_record_is_noticed(tmp_path: Path, compression: int) -> None:
     """The checksum is of the record, whatever part of it tensors use."""
     body = b"}" + push("a") + tensor(offset=4, shape=(2,), stride=(1,)) + b"s"
-    for compression in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-        path = write_archive(tmp_path / "a.pt", body, compression)
-        entry = torch_files.load(path)["a"].storage.entry
-        content = bytearray(path.read_bytes())
-        for position in (entry.start, entry.start + entry.stored_bytes // 2):
-            changed = bytearray(content)
-            changed[position] ^= 1
-            path.write_bytes(changed)
-            message = refusal(path)
-            assert "checksum" in message or "cannot read" in message or "truncated" in message
+    path = write_archive(tmp_path / "a.pt", body, compression)
+    entry = torch_files.load(path)["a"].storage.entry
+    content, noticed = path.read_bytes(), 0
+    for position in range(entry.start, entry.start + entry.stored_bytes):
+        changed = bytearray(content)
+        changed[position] ^= 4
+        path.write_bytes(changed)
+        try:
+            # Bits that pad a compressed record change nothing.
+            assert torch_files.load(path)["a"].read().tolist() == [4, 5]
+        except CheckpointError:
+            noticed += 1
+    assert noticed >= entry.stored_bytes - (2 if compression else 0)
 
 
 def raw_archive(path: Path, names, **changes) -> Path:

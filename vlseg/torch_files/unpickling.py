@@ -1,5 +1,6 @@
 """Carrying out the instructions of a pickle, in time and memory that its length bounds whatever it says."""
 
+import functools
 import io
 import pickletools
 from collections.abc import Callable, Iterable
@@ -137,6 +138,9 @@ class Machine:
     def _drop(self, _: Any) -> None:
         self._stack.pop()
 
+    def _drop_to_mark(self, _: Any) -> None:
+        self._pop_mark()
+
     def _duplicate(self, _: Any) -> None:
         self._stack.append(self._stack[-1])
 
@@ -260,19 +264,25 @@ def _unknown(code: bytes) -> str:
     return f"the pickle instruction {known.name if known else code!r}" if code else "no end"
 
 
+def _push_new(make: Callable[[], Any], machine: Machine, _: Any) -> None:
+    machine._value(make())
+
+
+def _push_tuple(count: int, machine: Machine, _: Any) -> None:
+    machine._short_tuple(count)
+
+
 def _steps() -> dict[str, Callable[[Machine, Any], None]]:
     """What instructions do, by their names."""
     machine = Machine
     steps: dict[str, Callable[[Machine, Any], None]] = dict.fromkeys(_VALUES, machine._value)
-    for name, make in _NEW.items():
-        steps[name] = lambda self, _, make=make: self._value(make())
-    for count in (1, 2, 3):
-        steps[f"TUPLE{count}"] = lambda self, _, count=count: self._short_tuple(count)
+    steps |= {name: functools.partial(_push_new, make) for name, make in _NEW.items()}
+    steps |= {f"TUPLE{count}": functools.partial(_push_tuple, count) for count in (1, 2, 3)}
     steps |= dict.fromkeys(("PROTO", "FRAME"), machine._pass)
     steps |= dict.fromkeys(("GET", "BINGET", "LONG_BINGET"), machine._get)
     steps |= dict.fromkeys(("PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE"), machine._put)
     steps |= {"MARK": machine._mark, "POP": machine._drop, "DUP": machine._duplicate}
-    steps |= {"POP_MARK": lambda self, _: self._pop_mark() and None}
+    steps |= {"POP_MARK": machine._drop_to_mark}
     steps |= {"TUPLE": machine._tuple, "LIST": machine._list, "DICT": machine._dict, "FROZENSET": machine._frozenset}
     steps |= {"APPEND": lambda self, _: self._append(self._pop(1))}
     steps |= dict.fromkeys(("APPENDS", "ADDITEMS"), lambda self, _: self._append(self._pop_mark()))
