@@ -1,9 +1,6 @@
 """Weights that others publish, read without PyTorch and brought to the names that an encoder has rules for."""
 
-import os
 import re
-import zipfile
-import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,11 +9,10 @@ import flax.linen as nn
 import jax
 import numpy as np
 
-from vlseg import files, torch_files
+from vlseg import torch_files
 from vlseg.checkpoints import state_dicts
 from vlseg.checkpoints.rules import (
     FLOATS,
-    ArrayTensor,
     Rule,
     Tensors,
     TensorSource,
@@ -30,6 +26,7 @@ from vlseg.checkpoints.rules import (
     unflatten,
 )
 from vlseg.errors import CheckpointError
+from vlseg.npz_files import open_npz
 from vlseg.safetensors_files import open_safetensors
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -120,23 +117,8 @@ def open_tensors(path: Path) -> tuple[Tensors, tuple[str, ...]]:
     if path.suffix == ".safetensors":
         return open_safetensors(path), ()
     if path.suffix == ".npz":
-        return _open_npz(path), ()
+        return open_npz(path), ()
     return torch_files.load_weights(path)
-
-
-def _open_npz(path: Path) -> Tensors:
-    if not os.path.lexists(path):
-        raise CheckpointError(f"{path} is missing")
-    files.check_regular(path, CheckpointError)
-    try:
-        with open(path, "rb") as file:
-            if kind := files.kind_of(file.read(512)):
-                raise CheckpointError(f"{path} cannot be read: it is {kind}")
-        with np.load(path) as arrays:
-            return {name: ArrayTensor(arrays[name]) for name in arrays}
-    # A single array is no context manager: TypeError.
-    except (OSError, ValueError, EOFError, TypeError, zipfile.BadZipFile, zlib.error) as error:
-        raise CheckpointError(f"{path} cannot be read: {' '.join(str(error).split())}") from error
 
 
 def recognized(tensors: Tensors, wanted: Sequence[Format], known: Iterable[Format]) -> Format:

@@ -16,6 +16,9 @@ STATE_KEYS = ("model", "state_dict", "model_state_dict", "state_dict_ema", "mode
 """Where training code keeps a state dict; "module" is DeepSpeed's."""
 
 _MAX_PICKLE_BYTES = 256 << 20
+_MAX_INFLATED, _MAX_INFLATION = 1 << 24, 20
+"""Bytes of a pickle that may be compressed as well as it can be, and how well larger ones may be."""
+
 _MAX_NESTED_MODULES, _LONGEST_NAME = 100, 1000
 _MAX_SHARED, _FREE_BYTES = 16, 1 << 20
 """How often the tensors of a state dict may use the bytes of the file, on average, and what is allowed besides."""
@@ -81,6 +84,11 @@ def _unpickled(path: str, records: Mapping[str, Entry]) -> Any:
     pickled = records["data.pkl"]
     if pickled.size > _MAX_PICKLE_BYTES:
         raise CheckpointError(f"{path}: its data.pkl claims {pickled.size} bytes, which no checkpoint needs")
+    if pickled.size > _MAX_INFLATED + _MAX_INFLATION * pickled.stored_bytes:
+        raise CheckpointError(
+            f"{path}: its data.pkl would grow from {pickled.stored_bytes} to {pickled.size} bytes, which no checkpoint "
+            "needs"
+        )
     data = pickled.read(0, pickled.size).tobytes()
     try:
         return Machine(lambda identifier: _storage(identifier, records, byteorder)).run(data)

@@ -19,8 +19,8 @@ from vlseg.errors import CheckpointError
 
 _CHUNK = 1 << 18
 _TAR = slice(257, 262)
-_MAX_INFLATED, _MAX_INFLATION = 64 << 20, 20
-"""Bytes that all compressed records of an archive may hold, and how often the length of the file besides."""
+_ENCRYPTED = 0x1 | 0x20 | 0x40
+"""Flags of records that are encrypted, in either way, or are changes of another record."""
 
 _MAX_EXPANDED_BYTES = 1 << 12
 _MAX_EMPTY_ELEMENTS = 1 << 28
@@ -151,11 +151,19 @@ def open_archive(path: str) -> dict[str, Entry]:
     """The records of the archive by their names within it ("data.pkl", "data/0", ...).
 
     Raises:
-      CheckpointError: as `read_head`; or it is no such archive, truncated, or holds records that overlap, share a name,
-        or could grow out of all proportion to the file.
+      CheckpointError: as `read_head`; or it is no such archive, truncated, or its records overlap or share a name.
     """
     if not read_head(path, 512).startswith(b"PK"):
         raise CheckpointError(f"{path} is not a PyTorch zip archive")
+    entries = zip_records(path)
+    roots = [entry.name.removesuffix("data.pkl") for entry in entries if entry.name.split("/")[1:] == ["data.pkl"]]
+    if len(roots) != 1:
+        raise CheckpointError(f"{path} is not a PyTorch zip archive: it has no record data.pkl")
+    return {entry.name.removeprefix(roots[0]): entry for entry in entries if entry.name.startswith(roots[0])}
+
+
+def zip_records(path: str) -> list[Entry]:
+    """The records of any zip archive; raises as `open_archive`."""
     try:
         with open(path, "rb") as file, zipfile.ZipFile(file) as archive:
             size = os.fstat(file.fileno()).st_size
@@ -167,15 +175,12 @@ def open_archive(path: str) -> dict[str, Entry]:
     # zipfile answers a damaged directory with errors of many classes.
     except Exception as error:
         raise CheckpointError(f"{path} is truncated or damaged ({one_line(error)}); get the file again") from error
-    _check_together(path, size, entries)
-    roots = [entry.name.removesuffix("data.pkl") for entry in entries if entry.name.split("/")[1:] == ["data.pkl"]]
-    if len(roots) != 1:
-        raise CheckpointError(f"{path} is not a PyTorch zip archive: it has no record data.pkl")
-    return {entry.name.removeprefix(roots[0]): entry for entry in entries if entry.name.startswith(roots[0])}
+    _check_together(path, entries)
+    return entries
 
 
 def _entry(path: str, file: BinaryIO, size: int, info: zipfile.ZipInfo) -> Entry:
-    if info.flag_bits & 0x1 or info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+    if info.flag_bits & _ENCRYPTED or info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         raise CheckpointError(f"{path}: its record {info.filename!r} is encrypted or compressed in an unknown way")
     if info.volume:
         raise CheckpointError(f"{path} is one part of an archive in several; put them together first")
@@ -196,16 +201,13 @@ def _entry(path: str, file: BinaryIO, size: int, info: zipfile.ZipInfo) -> Entry
     )
 
 
-def _check_together(path: str, size: int, entries: list[Entry]) -> None:
+def _check_together(path: str, entries: list[Entry]) -> None:
     if len({entry.name for entry in entries}) < len(entries):
         raise CheckpointError(f"{path} is damaged: it has several records of one name")
     ordered = sorted(entries, key=lambda entry: entry.header)
     for entry, following in itertools.pairwise(ordered):
         if entry.start + entry.stored_bytes > following.header:
             raise CheckpointError(f"{path} is damaged: its records {entry.name!r} and {following.name!r} overlap")
-    inflated = sum(entry.size for entry in entries if entry.deflated)
-    if inflated > _MAX_INFLATED + _MAX_INFLATION * size:
-        raise CheckpointError(f"{path} is no checkpoint: its {size} bytes would grow to {inflated}")
 
 
 def one_line(error: BaseException) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 from vlseg.torch_files.keys import KeyWeights, checked
 from vlseg.torch_files.names import NumpyArray, NumpyDtype, Record, built_array, built_dtype, call, resolve
 
-MAX_INSTRUCTIONS = 1 << 22
+MAX_INSTRUCTIONS = 1 << 21
 """Of a pickle; a checkpoint of two thousand tensors and their optimizer has a tenth of a million."""
 
 _LONGEST_NAME = 1000
