@@ -118,6 +118,26 @@ def test_a_bare_state_dict_loads(tmp_path, micro_state, micro_config):
     assert stored.config.width == micro_config.width and stored.config.resnet_stages == micro_config.resnet_stages
 
 
+def test_prefixes_and_modules_of_others(tmp_path, micro_state, caplog):
+    torch_files.save(tmp_path / "plain.pt", {"model": dict(micro_state)})
+    state = {f"module.{name}": value for name, value in micro_state.items()}
+    state |= {"module.classification_heads.mnli.dense.weight": np.ones(2, np.float32), "criterion.weight": np.ones(2)}
+    torch_files.save(tmp_path / "wrapped.pt", {"model_state_dict": state, "ema": {"a": np.ones(2)}})
+    plain, wrapped = (checkpoint.read(tmp_path / f"{name}.pt") for name in ("plain", "wrapped"))
+    assert wrapped.config == plain.config
+    assert_identical(flatten(wrapped.weights.variables), flatten(plain.weights.variables))
+    (record,) = caplog.records
+    assert "'module.'; left out: criterion (1 tensor), classification_heads (1 tensor), the entry" in record.message
+
+
+@pytest.mark.parametrize("dtype", [np.int8, bool, ml_dtypes.float8_e5m2])
+def test_parameters_that_are_no_floats(tmp_path, micro_state, dtype):
+    name = "decoder.layers.1.fc2.bias"
+    torch_files.save(tmp_path / "a.pt", {"model": dict(micro_state) | {name: micro_state[name].astype(dtype)}})
+    with pytest.raises(CheckpointError, match=rf"a\.pt: parameters must be .*but {name} is {np.dtype(dtype)}"):
+        checkpoint.read(tmp_path / "a.pt")
+
+
 def test_missing_and_unknown_names_are_listed(tmp_path, micro_state):
     state = dict(micro_state)
     del state["decoder.layers.1.encoder_attn.c_attn"], state["encoder.embed_images.layer2.0.bn3.running_var"]

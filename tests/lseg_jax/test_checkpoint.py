@@ -118,12 +118,19 @@ def test_prefix_and_wrapping_do_not_matter(micro_model, tmp_path, prefix, wrappe
         ({"arch_option": 2, "block_depth": 2, "activation": None}, ("depthwise", 2, "lrelu")),
     ],
 )
-@pytest.mark.parametrize("form", ["dict", "record", "namespace"])
+@pytest.mark.parametrize("form", ["dict", "record", "namespace", "omegaconf"])
 def test_hyperparameters(micro_depthwise, tmp_path, monkeypatch, recorded, expected, form):
     torch_files.save(tmp_path / "a.ckpt", {"state_dict": state_of(micro_depthwise), "hyper_parameters": recorded})
-    if form != "dict":  # what a class of Lightning's, or a namespace of argparse, is read as
+    if form != "dict":  # what classes of Lightning, argparse and omegaconf are read as
         name = "pytorch_lightning.utilities.parsing.AttributeDict"
-        filled = {"items": list(recorded.items())} if form == "record" else {"state": recorded}
+        nodes = {
+            key: torch_files.Record("omegaconf.nodes.AnyNode", state={"_val": value}) for key, value in recorded.items()
+        }
+        filled = {
+            "record": {"items": list(recorded.items())},
+            "namespace": {"state": recorded},
+            "omegaconf": {"state": {"_content": nodes, "_metadata": None}},
+        }[form]
         content = {"hyper_parameters": torch_files.Record(name, **filled)}
         monkeypatch.setattr(checkpoint.torch_files, "load", lambda path: content)
     config = checkpoint.read(tmp_path / "a.ckpt").config
