@@ -12,7 +12,6 @@ import numpy as np
 from vlseg import torch_files
 from vlseg.checkpoints import state_dicts
 from vlseg.checkpoints.rules import (
-    FLOATS,
     Rule,
     Tensors,
     TensorSource,
@@ -22,6 +21,7 @@ from vlseg.checkpoints.rules import (
     check_names,
     check_shapes,
     flatten,
+    is_float,
     official_shapes,
     unflatten,
 )
@@ -88,7 +88,7 @@ class Combined(NamedTuple):
     @property
     def dtype(self) -> np.dtype | str:
         """That of the first of its parts that is no float, else of the first."""
-        return next((part.dtype for part in self.parts if str(part.dtype) not in FLOATS), self.parts[0].dtype)
+        return next((part.dtype for part in self.parts if not is_float(part)), self.parts[0].dtype)
 
     def read(self) -> np.ndarray:
         return self.recipe.combine(*(part.read() for part in self.parts))

@@ -219,13 +219,14 @@ FLOATS = frozenset({"float16", "bfloat16", "float32", "float64"})
 """Data types of parameters."""
 
 
+def is_float(tensor: TensorSource) -> bool:
+    """Whether a tensor has the data type of a parameter, in either byte order."""
+    return getattr(tensor.dtype, "name", tensor.dtype) in FLOATS
+
+
 def check_dtypes(found: Mapping[str, TensorSource], expected: Iterable[str]) -> None:
     """Raises CheckpointError if parameters are no numbers with a fraction, or quantised ones; a few are listed."""
-    wrong = [
-        f"{name} is {found[name].dtype}"
-        for name in expected
-        if name in found and str(found[name].dtype).lstrip("<>=") not in FLOATS
-    ]
+    wrong = [f"{name} is {found[name].dtype}" for name in expected if name in found and not is_float(found[name])]
     if wrong:
         more = f", and {len(wrong) - 3} more" if len(wrong) > 3 else ""
         raise CheckpointError(

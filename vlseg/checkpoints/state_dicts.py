@@ -26,10 +26,8 @@ WRAPPERS = frozenset({"module", "model", "net", "network", "backbone", "_forward
 INVISIBLE = frozenset({"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"})
 """What torch.compile, FSDP and activation checkpointing put around any module."""
 
-_HEAD = re.compile(
-    r"(?i)^(fc|linear|dist|queue)|head|classif|aux|ema|teacher|loss|criterion|metric|logits|discriminator"
-)
-"""Names of modules that come after a model, or stand beside it."""
+_HEAD = re.compile(r"(?i)(^|_)(heads?|fc|classifier|classification|ema|teacher|loss|logits)(_|\d|$)")
+"""Names of modules that come after a model, or stand beside it, whatever else they say."""
 
 _PART = re.compile(
     r"(?i)norm|bn|ln|pre|post|stem|embed|pos|token|block|layer|stage|coder|conv|down|attn|mlp|visual|text"

@@ -408,6 +408,12 @@ def test_parameters_that_are_no_floats(tmp_path, torchvision, suffix, dtype):
     assert message.endswith(f"but bn1.weight is {np.dtype(dtype)}")
 
 
+def test_floats_of_the_other_byte_order(tmp_path, torchvision):
+    other = {name: value.astype(value.dtype.newbyteorder(">")) for name, value in torchvision.items()}
+    found = read_image(write(tmp_path / "other.npz", other))[1]
+    assert_equal(found, read_image(write(tmp_path / "a.npz", torchvision))[1])
+
+
 def test_parts_of_a_recipe_that_are_no_floats(tmp_path, hugging_face):
     name = "text_model.encoder.layers.1.self_attn.k_proj.bias"
     state = hugging_face | {name: hugging_face[name].astype(np.int32)}

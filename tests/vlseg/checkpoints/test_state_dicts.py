@@ -71,6 +71,8 @@ def test_two_models_in_one_file():
         "ema_model.layers.0.weight",
         "criterion.weight",
         "projection_head.0.weight",
+        "text_head.weight",
+        "fc_norm.weight",
     ],
 )
 def test_extra_modules_are_left_out(name):
@@ -79,7 +81,16 @@ def test_extra_modules_are_left_out(name):
 
 
 @pytest.mark.parametrize(
-    "name", ["layers.0.gamma", "layers.2.weight", "norm_pre.weight", "dist_token", "stem.bn.weight", "blocks.0.weight"]
+    "name",
+    [
+        "layers.0.gamma",
+        "layers.2.weight",
+        "norm_pre.weight",
+        "dist_token",
+        "stem.bn.weight",
+        "blocks.0.weight",
+        "multihead_attn.bias",
+    ],
 )
 def test_what_could_be_a_part_of_the_computation_stays(name):
     kept, left_out = without_extras(STATE | {name: 5}, modules_of(NAMES))
