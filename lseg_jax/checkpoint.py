@@ -81,7 +81,7 @@ def read(
         CheckpointError: there is no such file, it is broken, or it is not such a model; parameters whose shapes do not
             fit its configuration are named. Or it does not say which block it has, how often or with which activation:
             the message names the flags and their choices.
-        ConfigError: a block, depth or activation that does not exist.
+        ConfigError: a block, depth or activation that does not exist, or of a model without a block.
     """
     path = Path(path)
     if not path.is_dir():
@@ -117,6 +117,8 @@ def _read_checkpoint(
     found = {name: tuple(tensor.shape) for name, tensor in given.tensors.items()}
     if block is None:
         block = _recorded_block(path, recorded, f"{official.BLOCK}.weight" in found)
+    if block == "none" and (block_depth, activation) != (None, None):
+        raise ConfigError(f"{path} has no block, which block_depth and activation are about; leave them out")
     depth = (
         0 if block == "none" else _depth(path, block_depth if block_depth is not None else recorded.get("block_depth"))
     )

@@ -232,6 +232,9 @@ def test_zero_shot_models_have_no_block_whatever_their_settings(micro_model, tmp
     assert (config.block, config.block_depth) == ("none", 0)
     with pytest.raises(CheckpointError, match="has no block"):
         checkpoint.read(tmp_path / "a.ckpt", block="depthwise")
+    for given in ({"activation": "relu"}, {"block_depth": 2}):
+        with pytest.raises(ConfigError, match=r"has no block, which .* are about; leave them out"):
+            checkpoint.read(tmp_path / "a.ckpt", **given)
 
 
 def lost(*names):
