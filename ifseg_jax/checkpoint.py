@@ -59,6 +59,9 @@ CATEGORY_TABLE = official.CATEGORY_TABLE
 OPTIONS = ("decoder_input_type", "full_context_alignment", "prompt_prefix")
 """Of `OFAConfig`, options of the official code that its files do not hold."""
 
+RECORDED = frozenset({*OPTIONS, "category_rows"})
+"""What `write_official` records of a configuration."""
+
 _DECODER_WORDS = "decoder.embed_tokens.weight"
 
 
@@ -133,9 +136,16 @@ def _recorded(path: Path, config: OFAConfig) -> tuple[OFAConfig, dict[str, Any]]
     if not isinstance(own, Mapping):
         return config, {}
     try:
-        config = OFAConfig.from_dict({**config.to_dict(), **own["model"]})
-        categories = [str(name) for name in own.get("categories", ())]
-    except (KeyError, TypeError) as error:
+        settings, categories = dict(own["model"]), list(own.get("categories", ()))
+        if not settings.keys() <= RECORDED:
+            raise TypeError(f"only {', '.join(sorted(RECORDED))} are said beside the parameters, which say the rest")
+        # Messages quote values, and one that shares its parts again and again would take forever to write down.
+        if not all(isinstance(value, str | int | float | None) for value in settings.values()):
+            raise TypeError("a setting is no number or text")
+        if not all(isinstance(name, str) for name in categories):
+            raise TypeError("a category is no text")
+        config = OFAConfig.from_dict({**config.to_dict(), **settings})
+    except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
         raise CheckpointError(f"what it says of {FORMAT} cannot be used: {error}") from error
     if len(categories) != config.category_rows:
         raise CheckpointError(f"it names {len(categories)} categories for a table of {config.category_rows}")

@@ -138,6 +138,23 @@ def test_parameters_that_are_no_floats(tmp_path, micro_state, dtype):
         checkpoint.read(tmp_path / "a.pt")
 
 
+@pytest.mark.parametrize(
+    ("own", "message"),
+    [
+        ({"model": {"prompt_prefix": ((1,),)}}, "a setting is no number or text"),
+        ({"model": 5}, "cannot be used"),
+        ({"model": {"width": 10**250}}, "only category_rows, .* are said beside the parameters"),
+        ({"model": {"category_rows": 10**250}}, "0 categories for a table of"),
+        ({"model": {}, "categories": [("a",)]}, "a category is no text"),
+        ({"model": {}, "categories": 5}, "cannot be used"),
+    ],
+)
+def test_settings_of_ours_in_an_archive_that_cannot_be_used(tmp_path, micro_state, own, message):
+    torch_files.save(tmp_path / "a.pt", {"model": dict(micro_state), checkpoint.FORMAT: own})
+    with pytest.raises(CheckpointError, match=message):
+        checkpoint.read(tmp_path / "a.pt")
+
+
 def test_missing_and_unknown_names_are_listed(tmp_path, micro_state):
     state = dict(micro_state)
     del state["decoder.layers.1.encoder_attn.c_attn"], state["encoder.embed_images.layer2.0.bn3.running_var"]

@@ -126,6 +126,20 @@ def test_one_flipped_bit_of_a_record_is_noticed(tmp_path: Path, compression: int
     assert noticed >= entry.stored_bytes - (2 if compression else 0)
 
 
+@pytest.mark.filterwarnings("ignore:invalid escape sequence")
+@pytest.mark.parametrize("source", ["torch_1_9_omegaconf.ckpt", "torch_1_9_module.pt"])
+def test_changed_instructions_load_or_are_refused(tmp_path: Path, source: str) -> None:
+    refused = []
+    for seed in range(60):
+        path = cases.with_pickle(FIXTURES / source, tmp_path / "a.pt", seed)
+        try:
+            read_all(path)
+        except CheckpointError as error:
+            refused.append(str(error))
+    assert len(refused) > 10
+    assert all(message.startswith(str(path)) and message.isprintable() for message in refused)
+
+
 def raw_archive(path: Path, names, **changes) -> Path:
     """A zip archive of stored records, byte by byte; `changes` of the second record's entry in the directory."""
     content, directory = b"", b""

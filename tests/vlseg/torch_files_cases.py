@@ -1,6 +1,7 @@
 """Files as PyTorch writes them, instruction by instruction, and what a hostile or damaged one may hold."""
 
 import pickle
+import pickletools
 import random
 import struct
 import zipfile
@@ -49,6 +50,7 @@ def write_archive(path: Path, body: bytes, compression: int = zipfile.ZIP_STORED
 
 
 def mutate(content: bytes, seed: int) -> bytes:
+    """A file with a few of its bytes changed, lost, or put in."""
     rng = random.Random(seed)
     data = bytearray(content)
     for _ in range(rng.choice([1, 1, 1, 2, 4])):
@@ -68,6 +70,29 @@ def mutate(content: bytes, seed: int) -> bytes:
     return bytes(data)
 
 
+def with_instructions(content: bytes, seed: int) -> bytes:
+    """A pickle with a few instructions put in anywhere, or a part of it again."""
+    rng = random.Random(seed)
+    data = bytearray(content)
+    for _ in range(rng.choice([1, 1, 2, 5, 50])):
+        position = rng.randrange(len(data))
+        start = rng.randrange(len(data))
+        part = bytes(data[start : start + rng.choice([1, 4, 20, 100])])
+        data[position:position] = rng.choice([rng.choice(INSTRUCTIONS), part])
+    return bytes(data)
+
+
+def with_pickle(source: Path, target: Path, seed: int) -> Path:
+    """A copy of an archive with true checksums and a pickle that is changed by `mutate` or `with_instructions`."""
+    change = (mutate, with_instructions)[seed % 2]
+    with zipfile.ZipFile(source) as archive, zipfile.ZipFile(target, "w") as copy:
+        for name in archive.namelist():
+            content = archive.read(name)
+            copy.writestr(name, change(content, seed) if name.endswith("data.pkl") else content)
+    return target
+
+
+INSTRUCTIONS = [opcode.code.encode("latin-1") for opcode in pickletools.opcodes]
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 
 

@@ -23,6 +23,9 @@ _MAX_NESTED_MODULES, _LONGEST_NAME = 100, 1000
 _MAX_SHARED, _FREE_BYTES = 16, 1 << 20
 """How often the tensors of a state dict may use the bytes of the file, on average, and what is allowed besides."""
 
+_MOST_ENTRIES = 200
+"""Of a file, that are looked into for other tensors than the state dict's."""
+
 _OF_PROGRAMS = "constants.pkl"
 """A record that only TorchScript programs have."""
 
@@ -139,7 +142,7 @@ def load_weights(path: PathLike, keys: Sequence[str] = STATE_KEYS) -> Weights:
             f"{path} has no state dict of tensors under {' or '.join(keys)}; its top-level keys: {names}"
         )
     _check_size(path, found)
-    others = (item for item in top.items() if item[0] != within and within)
+    others = (item for item in islice(top.items(), _MOST_ENTRIES) if within and item[0] != within)
     return Weights(found, tuple(key for key, value in others if isinstance(key, str) and _holds_tensors(value)))
 
 
@@ -165,10 +168,11 @@ def _tensors_of(items: Mapping[Any, Any]) -> dict[str, LazyTensor]:
     return {name: value for name, value in items.items() if isinstance(name, str) and isinstance(value, LazyTensor)}
 
 
-def _holds_tensors(value: Any, depth: int = 3) -> bool:
+def _holds_tensors(value: Any, depth: int = 4) -> bool:
+    """Whether tensors are among the first things in a value, or in those of these: an optimizer has its four deep."""
     if isinstance(value, Mapping | list | tuple) and depth:
         inner = value.values() if isinstance(value, Mapping) else value
-        return any(isinstance(item, LazyTensor) or _holds_tensors(item, depth - 1) for item in islice(inner, 100))
+        return any(isinstance(item, LazyTensor) or _holds_tensors(item, depth - 1) for item in islice(inner, 5))
     return isinstance(value, Record) and _is_module(value)
 
 
