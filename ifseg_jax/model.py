@@ -16,13 +16,16 @@ from ifseg_jax.inference import Prediction
 from ifseg_jax.postprocess import GridScores, ImageScores, best_categories, knn_average
 from ifseg_jax.prompt import WordEmbeddings, Words, embed_words, encode_categories, word_ids
 from ifseg_jax.settings import Adaptation, Inference, Options, stored_adaptation
-from ifseg_jax.vocabulary import Tokenizer, load_tokenizer
+from ifseg_jax.vocabulary import UNK, Tokenizer, load_tokenizer
 from vlseg import settings as settings_of
 from vlseg.checkpoints import directory, rules
 from vlseg.checkpoints.directory import Stored, Weights
 from vlseg.data import images as image_files
 from vlseg.data.images import ImageSource
 from vlseg.errors import CheckpointError, ConfigError, VocabularyError
+from vlseg.labels import plain
+from vlseg.labels.distinct import check_embeddings, check_known, check_tokens
+from vlseg.labels.tokens import token_ids
 from vlseg.segmenter import Scores, Segmentation, Segmenter, Variant, without_variables
 from vlseg.training import program
 
@@ -68,7 +71,8 @@ class IFSeg(Segmenter[Inference]):
         """Ids of the categories and of the prompt.
 
         Raises:
-            VocabularyError: no categories, duplicates, blanks; no tokenizer; a text longer than the model reads.
+            VocabularyError: no categories, duplicates, blanks; no tokenizer; a text longer than the model reads; names
+                that the tokenizer takes for the same, as of another case if it ignores that, or has no piece of.
         """
         if labels is None and not self.categories:
             raise VocabularyError('this model was not adapted to categories: name some, e.g. --labels="cat,grass,dog"')
@@ -88,6 +92,8 @@ class IFSeg(Segmenter[Inference]):
             raise VocabularyError(
                 f"the tokenizer gives id {max(words.prompt_ids)}, the model knows {self.config.vocabulary_size} words"
             )
+        check_known(words.names, words.category_ids, UNK)
+        check_tokens(words.names, words.category_ids)
         return words
 
     def names(self, labels: Sequence[str] | None = None) -> tuple[str, ...]:
@@ -97,18 +103,33 @@ class IFSeg(Segmenter[Inference]):
         """Embeddings of categories, prompt and <s>; see `Segmenter.embed`."""
         words = self.words(labels)
         found = embed_words(self.variables["params"]["word_embedding"]["table"], words)
-        if not self.table_rows(words.names):
-            return found
-        rows = {name: row for row, name in enumerate(self.categories)}
-        own = np.array([rows.get(name, -1) for name in words.names])
-        table = self.variables["params"]["category_embedding"]["table"]
-        # Names that the table has not are the means of their words.
-        return found._replace(projection=jnp.where((own >= 0)[:, None], table[np.maximum(own, 0)], found.categories))
+        if self.table_rows(words.names):
+            own = np.array(self._rows(words.names))
+            table = self.variables["params"]["category_embedding"]["table"]
+            # Names that the table has not are the means of their words.
+            projection = jnp.where((own >= 0)[:, None], table[np.maximum(own, 0)], found.categories)
+            found = found._replace(projection=projection)
+        check_embeddings(words.names, found.projected)
+        return found
 
     def table_rows(self, names: Iterable[str]) -> int:
         """`category_rows` of the model with these labels: one each, or 0 if its table has none of them."""
         names = tuple(names)
-        return len(names) if self.config.category_rows and not set(self.categories).isdisjoint(names) else 0
+        return len(names) if self.config.category_rows and max(self._rows(names), default=-1) >= 0 else 0
+
+    def _rows(self, names: Sequence[str]) -> list[int]:
+        """Of each name its row among the model's categories, -1 if there is none; case counts if it does in tokens."""
+        rows = {plain(name): row for row, name in enumerate(self.categories)}
+        own = [rows.get(plain(name), -1) for name in names]
+        if self.tokenizer is None or -1 not in own:
+            return own
+        folded = {name.casefold() for name in rows}
+        for index, name in enumerate(names):
+            if own[index] < 0 and plain(name).casefold() in folded:
+                ids = token_ids(self.tokenizer, plain(name))
+                same = (row for other, row in rows.items() if token_ids(self.tokenizer, other) == ids)
+                own[index] = next(same, -1)
+        return own
 
     def with_labels(self, labels: Sequence[str]) -> "IFSeg":
         chosen = dataclasses.replace(self, categories=tuple(labels))

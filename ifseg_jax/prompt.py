@@ -48,10 +48,10 @@ def encode_categories(categories: Sequence[str], tokenizer: Tokenizer, prompt: s
       prompt: the text before the names; "" for none.
 
     Raises:
-      VocabularyError: a bare string or not strings, no name, a blank name, a name given twice (case ignored), or a
-        tokenizer that returns something else than ids.
+      VocabularyError: a bare string or not strings, no name, a blank name, a name given twice, or a tokenizer that
+        returns something else than ids.
     """
-    names = check_names(categories, "category", "categories")
+    names = check_names(categories, "category", "categories", ignore_case=False)
     prefix = _encode(tokenizer, prompt) if prompt.strip() else ()
     category_ids = tuple(_encode(tokenizer, name) for name in names)
     listed = (index for ids in (*category_ids, _encode(tokenizer, UNKNOWN)) for index in ids)

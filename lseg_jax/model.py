@@ -23,6 +23,7 @@ from vlseg.data import images as image_files
 from vlseg.data.images import ImageSource
 from vlseg.errors import CheckpointError, ConfigError, ImageError, VocabularyError
 from vlseg.evaluation.sliding_window import Scheme
+from vlseg.labels.distinct import check_embeddings
 from vlseg.nn.resize import resize_bilinear
 from vlseg.segmenter import Scores, Segmenter
 
@@ -56,17 +57,25 @@ class LSeg(Segmenter[Scheme]):
     carried: Mapping[str, TensorSource] = dataclasses.field(default_factory=dict, repr=False)
     known: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict, repr=False)
 
+    def names(self, labels: Sequence[str] | None = None) -> tuple[str, ...]:
+        """See `Segmenter.names`; case does not matter."""
+        return check_labels(super().names(labels))
+
     def encode_text(self, labels: Sequence[str] | None = None) -> jax.Array:
         """Embeddings of labels: float32 [N, C], l2-normalised; kept on disk (`lseg_jax.labels`).
 
         Raises:
-            VocabularyError: as in `names`; or there is no tokenizer.
+            VocabularyError: as in `names`; there is no tokenizer; or labels that the text encoder cannot tell apart, or
+                has no tokens for.
         """
         names = self.names(labels)
         if all(name in self.known for name in names):
-            return jnp.asarray(np.stack([self.known[name] for name in names]))
-        texts = [self.config.text_of(name) for name in names]
-        return jnp.asarray(self.config.text.embed(texts, self.variables, self._text_identity, self.tokenizer))
+            embeddings = np.stack([self.known[name] for name in names])
+        else:
+            texts = [self.config.text_of(name) for name in names]
+            embeddings = self.config.text.embed(texts, self.variables, self._text_identity, self.tokenizer)
+        check_embeddings(names, embeddings)
+        return jnp.asarray(embeddings)
 
     embed = encode_text
 

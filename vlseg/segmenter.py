@@ -187,11 +187,17 @@ class Segmenter(abc.ABC, Generic[Settings]):
         """
         if labels is None and not self.labels:
             raise VocabularyError('this model has no labels of its own: name some, e.g. --labels="cat,grass,dog"')
-        return check_names(self.labels if labels is None else labels, "label", "labels")
+        # Whether case tells words apart is for a tokenizer to say: `embed` refuses those that have become one.
+        return check_names(self.labels if labels is None else labels, "label", "labels", ignore_case=False)
 
     @abc.abstractmethod
     def embed(self, labels: Sequence[str] | None = None) -> Any:
-        """What the model needs to know of labels: a pytree of arrays. Raises VocabularyError as `names`."""
+        """What the model needs to know of labels: a pytree of arrays.
+
+        Raises:
+            VocabularyError: as `names`; or labels that the model cannot tell apart or read, which it finds out with
+                `vlseg.labels.distinct`.
+        """
 
     def with_labels(self, labels: Sequence[str]) -> Self:
         """The same model with other labels of its own."""

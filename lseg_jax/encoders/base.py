@@ -176,7 +176,8 @@ class TextEncoder(Encoder):
             float32 [N, features], l2-normalised.
 
         Raises:
-            VocabularyError: a package is missing, or the tokenizer is not this encoder's.
+            VocabularyError: a package is missing, the tokenizer is not this encoder's, or it makes the same tokens of
+                several texts or none of one, see `vlseg.labels.distinct`.
         """
 
 

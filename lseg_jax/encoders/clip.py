@@ -20,6 +20,7 @@ from lseg_jax.encoders.foreign import Format, Recipe, Shapes, concatenated, coun
 from lseg_jax.tokenizers import Tokenizer, clip_tokenizer, import_transformers, tokenize
 from vlseg.checkpoints.rules import LINEAR, SAME, Rule, each, flatten, linear, norm, stacked
 from vlseg.errors import CheckpointError
+from vlseg.labels.distinct import check_known, check_tokens
 from vlseg.nn.layers import LayerNorm
 
 NORM_EPSILON = 1e-5
@@ -183,6 +184,10 @@ class TextConfig(TextEncoder):
         self, texts: Sequence[str], variables: Mapping[str, Any], identity: str, tokenizer: Tokenizer | None = None
     ) -> np.ndarray:
         tokens = tokenize(texts, tokenizer or clip_tokenizer(), context=self.context, vocabulary=self.vocabulary)
+        # Between start and end token, which has the highest id.
+        ids = [tuple(row[1:end].tolist()) for row, end in zip(tokens, tokens.argmax(axis=1), strict=True)]
+        check_known(texts, ids, None)
+        check_tokens(texts, ids)
         params = {"params": variables["params"]["text"]}
 
         def encode(part: slice) -> np.ndarray:

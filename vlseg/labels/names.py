@@ -39,8 +39,8 @@ def check_names(
         The names as `plain` has them.
 
     Raises:
-        VocabularyError: a bare string or not strings, no name, a blank name, one with control characters or halves of
-            characters, or a name given twice.
+        VocabularyError: a bare string or not strings, no name, a blank name, one with control characters, or a name
+            given twice.
     """
     where = f"{source}: " if source else ""
     if isinstance(names, str):
@@ -53,7 +53,7 @@ def check_names(
     if "" in found:
         raise VocabularyError(f"{where}{one} {found.index('')} has a blank name: give it a name or leave it out")
     for name in found:
-        if any(unicodedata.category(character) in ("Cc", "Cs") for character in name):
+        if any(unicodedata.category(character) == "Cc" for character in name):
             raise VocabularyError(f"{where}{one} {shown(name)} has characters that are no text: correct the name")
     seen: dict[str, int] = {}
     for index, name in enumerate(found):
