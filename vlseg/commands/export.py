@@ -123,6 +123,7 @@ def main(package: Package, _: list[str]) -> None:
     model = seen(package, models.load(package, options, source), options)
     if options.labels:
         model = model.with_labels(model.names(names_from(options.labels)))
+        model.embed()  # refuses labels that it cannot tell apart
     if options.format == "directory":
         model = package.flags.for_directory(model, options)
         variables = jax.tree.map(lambda value: np.asarray(value, options.weights), dict(model.variables))

@@ -25,7 +25,7 @@ from vlseg.data.sources import Dataset
 from vlseg.errors import ConfigError, DatasetError, ImageError, VocabularyError
 from vlseg.evaluation import confusion
 from vlseg.evaluation.confusion import SegmentationMetrics
-from vlseg.labels.binding import NO_CLASS, SHOWN, Binding, bind, find
+from vlseg.labels.binding import NO_CLASS, SHOWN, bind, explanation, find
 from vlseg.segmenter import Segmenter, Variant
 
 BACKGROUND = "background"
@@ -140,7 +140,7 @@ class Candidates(NamedTuple):
     @property
     def explanation(self) -> str:
         """One line that says which words stand in the places of which names; empty if none do."""
-        return Binding(self.words, self.classes, self.replaced).explanation
+        return explanation(self.replaced)
 
     def places(self, classes: int) -> np.ndarray:
         """int32 [classes + 1]: of each class of the data set its place among the scored ones, or NO_CLASS.

@@ -35,11 +35,6 @@ class Binding(NamedTuple):
     classes: tuple[int, ...]
     replaced: tuple[tuple[str, str], ...] = ()
 
-    @property
-    def explanation(self) -> str:
-        """One line that says which words stand for which names; empty if none do."""
-        return f"asked for: {', '.join(f'{name} as {word}' for name, word in self.replaced)}" if self.replaced else ""
-
     def places(self, classes: int) -> np.ndarray:
         """int32 [classes]: of each class of the data set the index of its word, or NO_CLASS."""
         found = np.full(classes, NO_CLASS, np.int32)
@@ -110,6 +105,25 @@ def bind(
                 f"another class, stands for {names[in_place[index]]!r}: put it in its place"
             )
     return _bound(names, asked, in_place, ignore_case=False)
+
+
+def explanation(replaced: Sequence[tuple[str, str]]) -> str:
+    """One line that says which words stand for which names, of a `Binding`; empty if none do."""
+    return f"asked for: {', '.join(f'{name} as {word}' for name, word in replaced)}" if replaced else ""
+
+
+def renamed(names: Sequence[str], words: Sequence[str], replaced: Sequence[tuple[str, str]]) -> tuple[str, ...]:
+    """Words that were bound to the classes of one data set, for another one, as `bind` takes them.
+
+    Args:
+        names: of the other data set. words, replaced: of the `Binding`.
+    """
+    name_of = {word: name for name, word in replaced}
+    found = zip(words, find(words, names), strict=True)
+    return tuple(
+        f"{name_of[word]}={word}" if index is None and find([name_of.get(word, "")], names) != [None] else word
+        for word, index in found
+    )
 
 
 def find(names: Sequence[str], words: Sequence[str]) -> list[int | None]:
