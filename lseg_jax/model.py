@@ -57,10 +57,6 @@ class LSeg(Segmenter[Scheme]):
     carried: Mapping[str, TensorSource] = dataclasses.field(default_factory=dict, repr=False)
     known: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict, repr=False)
 
-    def names(self, labels: Sequence[str] | None = None) -> tuple[str, ...]:
-        """See `Segmenter.names`; case does not matter."""
-        return check_labels(super().names(labels))
-
     def encode_text(self, labels: Sequence[str] | None = None) -> jax.Array:
         """Embeddings of labels: float32 [N, C], l2-normalised; kept on disk (`lseg_jax.labels`).
 

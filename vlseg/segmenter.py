@@ -180,15 +180,14 @@ class Segmenter(abc.ABC, Generic[Settings]):
         """The model's own labels, empty if there are none."""
 
     def names(self, labels: Sequence[str] | None = None) -> tuple[str, ...]:
-        """Labels as they are used, by default the model's own.
+        """Labels as they are used, by default the model's own. Case is none: a model that has it overrides this.
 
         Raises:
             VocabularyError: none, blanks, duplicates, or words that the model cannot read.
         """
         if labels is None and not self.labels:
             raise VocabularyError('this model has no labels of its own: name some, e.g. --labels="cat,grass,dog"')
-        # Whether case tells words apart is for a tokenizer to say: `embed` refuses those that have become one.
-        return check_names(self.labels if labels is None else labels, "label", "labels", ignore_case=False)
+        return check_names(self.labels if labels is None else labels, "label", "labels")
 
     @abc.abstractmethod
     def embed(self, labels: Sequence[str] | None = None) -> Any:

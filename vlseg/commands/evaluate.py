@@ -5,8 +5,9 @@ official layout (`python -m vlseg.data.list`), --data=tiny_world held-out scenes
 Every image is scored at its original size. Prints mIoU, mAcc, aAcc and IoU per class; writes metrics.json and, by
 class, metrics.csv. --labels are the words that the model is asked for: the names of the classes and others, which count
 as wrong answers, or as many other words for the classes, in their order; or --labels="trousers=pants", which asks for
-the data set's class trousers by the word pants, and for the others by their names. --score_labels names the classes that are
-scored; pixels of the others do not count. --config names a data set with its words and what counts as its background.
+the data set's class trousers by the word pants, and for the others by their names. --score_labels names the classes
+that are scored; pixels of the others do not count. --config names a data set with its words and what counts as its
+background.
 """
 
 import contextlib

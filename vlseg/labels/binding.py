@@ -87,7 +87,10 @@ def bind(
     if pairs:
         raise VocabularyError(f'{what} with "name=word" name every class, or are such pairs alone: {lacking}')
     if not places:
-        raise VocabularyError(f"{what} name every class of the data set, and {lacking} among them")
+        raise VocabularyError(
+            f"{len(missing)} of {len(names)} classes of the data set are none of the {what}: "
+            f"{', '.join(missing[:SHOWN])}{', ...' if len(missing) > SHOWN else ''}"
+        )
     if len(words) == len(names):
         in_place: Sequence[int] = range(len(names))
     elif len(words) == len(needed):
