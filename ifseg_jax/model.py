@@ -14,7 +14,7 @@ from ifseg_jax import checkpoint, inference
 from ifseg_jax.config import OFAConfig
 from ifseg_jax.inference import Prediction
 from ifseg_jax.postprocess import GridScores, ImageScores, best_categories, knn_average
-from ifseg_jax.prompt import WordEmbeddings, Words, embed_words, encode_categories, word_ids
+from ifseg_jax.prompt import WordEmbeddings, Words, embed_words, encode_categories, report_untrained, rows_of, word_ids
 from ifseg_jax.settings import Adaptation, Inference, Options, stored_adaptation
 from ifseg_jax.vocabulary import UNK, Tokenizer, load_tokenizer
 from vlseg import settings as settings_of
@@ -23,9 +23,7 @@ from vlseg.checkpoints.directory import Stored, Weights
 from vlseg.data import images as image_files
 from vlseg.data.images import ImageSource
 from vlseg.errors import CheckpointError, ConfigError, VocabularyError
-from vlseg.labels import plain
 from vlseg.labels.distinct import check_embeddings, check_known, check_tokens
-from vlseg.labels.tokens import token_ids
 from vlseg.segmenter import Scores, Segmentation, Segmenter, Variant, without_variables
 from vlseg.training import program
 
@@ -104,8 +102,9 @@ class IFSeg(Segmenter[Inference]):
         words = self.words(labels)
         found = embed_words(self.variables["params"]["word_embedding"]["table"], words)
         if self.table_rows(words.names):
-            own = np.array(self._rows(words.names))
+            own = np.array(rows_of(words.names, self.categories, self.tokenizer))
             table = self.variables["params"]["category_embedding"]["table"]
+            report_untrained(tuple(name for name, row in zip(words.names, own, strict=True) if row < 0))
             # Names that the table has not are the means of their words.
             projection = jnp.where((own >= 0)[:, None], table[np.maximum(own, 0)], found.categories)
             found = found._replace(projection=projection)
@@ -114,22 +113,8 @@ class IFSeg(Segmenter[Inference]):
 
     def table_rows(self, names: Iterable[str]) -> int:
         """`category_rows` of the model with these labels: one each, or 0 if its table has none of them."""
-        names = tuple(names)
-        return len(names) if self.config.category_rows and max(self._rows(names), default=-1) >= 0 else 0
-
-    def _rows(self, names: Sequence[str]) -> list[int]:
-        """Of each name its row among the model's categories, -1 if there is none; case counts if it does in tokens."""
-        rows = {plain(name): row for row, name in enumerate(self.categories)}
-        own = [rows.get(plain(name), -1) for name in names]
-        if self.tokenizer is None or -1 not in own:
-            return own
-        folded = {name.casefold() for name in rows}
-        for index, name in enumerate(names):
-            if own[index] < 0 and plain(name).casefold() in folded:
-                ids = token_ids(self.tokenizer, plain(name))
-                same = (row for other, row in rows.items() if token_ids(self.tokenizer, other) == ids)
-                own[index] = next(same, -1)
-        return own
+        rows = rows_of(tuple(names), self.categories, self.tokenizer) if self.config.category_rows else []
+        return len(rows) if max(rows, default=-1) >= 0 else 0
 
     def with_labels(self, labels: Sequence[str]) -> "IFSeg":
         chosen = dataclasses.replace(self, categories=tuple(labels))

@@ -97,7 +97,7 @@ def open_data(section: ml_collections.ConfigDict, categories: tuple[str, ...]) -
         raise ConfigError("a supervised run needs images: give --config.data.source=FOLDER")
     dataset = open_section(section.source, section)
     try:
-        return dataset, bind(dataset.names, categories, what="categories")
+        return dataset, bind(dataset.names, categories, what="categories", source=section.source)
     except VocabularyError as error:
         raise ConfigError(f"{section.source}: {error}") from error
 

@@ -75,11 +75,18 @@ class Vocabulary:
         """Compares with the class names of a data set.
 
         Raises:
-            ConfigError: there are words for more or fewer classes; or a background where the data set has none, or none
-                where it has one.
+            ConfigError: there are words for more or fewer classes; a word is the name of another class; or a background
+                where the data set has none, or none where it has one.
         """
         if len(self.words) != len(names):
             raise ConfigError(f"words for {len(self.words)} classes do not fit the data set's {len(names)}")
+        for class_id, words in enumerate(self.words):
+            for word, other in zip(words, find(words, names), strict=True):
+                if other not in (None, class_id):
+                    raise ConfigError(
+                        f"{word!r}, a word for {names[class_id]!r}, is the name of another class: config.words are "
+                        "those of every class in the data set's order"
+                    )
         has_background = names[0] == BACKGROUND
         if has_background and self.background == "none":
             raise ConfigError('this data set has a background: --config.background is "words" or "threshold" for it')

@@ -50,6 +50,7 @@ def bind(
     needed: Sequence[int] | None = None,
     *,
     what: str = "labels",
+    source: str = "",
     places: bool = True,
 ) -> Binding:
     """Finds the classes that words stand for.
@@ -61,7 +62,7 @@ def bind(
         names: of the data set's classes, by id.
         words: what is given for them, which may have pairs "name=word"; a name of the data that has a "=" is itself.
         needed: ids of the classes that must be among them, by default all.
-        what: what messages call the words.
+        what: what messages call the words. source: what they call the data set.
         places: whether words that are no names may stand for the classes in their places.
 
     Raises:
@@ -78,11 +79,11 @@ def bind(
     found = find(names, given)
     missing = [names[class_id] for class_id in needed if found[class_id] is None]
     if not missing:
-        classes = [NO_CLASS] * len(words)
+        bound = [NO_CLASS] * len(words)
         for class_id, index in enumerate(found):
             if index is not None:
-                classes[index] = class_id
-        return _bound(names, _apart(asked, what) if pairs else asked, classes, ignore_case=True)
+                bound[index] = class_id
+        return _bound(names, _apart(asked, what) if pairs else asked, bound, ignore_case=True)
     lacking = f"there is no {', '.join(missing[:SHOWN])}{', ...' if len(missing) > SHOWN else ''}"
     if pairs:
         raise VocabularyError(f'{what} with "name=word" name every class, or are such pairs alone: {lacking}')
@@ -96,10 +97,10 @@ def bind(
     elif len(words) == len(needed):
         in_place = needed
     else:
+        classes = f"the {len(names)} classes of {source}" if source else f"the data set's {len(names)} classes"
         of = f", of which {len(needed)} are scored" if len(needed) < len(names) else ""
         raise VocabularyError(
-            f"{len(words)} {what} do not fit the data set's {len(names)} classes{of}: give as many, in their order, or "
-            f"name all of them ({lacking})"
+            f"{len(words)} {what} do not fit {classes}{of}: give as many, in their order, or name all of them ({lacking})"
         )
     for class_id, index in enumerate(found):
         if index is not None and in_place[index] != class_id:
