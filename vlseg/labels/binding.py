@@ -100,7 +100,8 @@ def bind(
         classes = f"the {len(names)} classes of {source}" if source else f"the data set's {len(names)} classes"
         of = f", of which {len(needed)} are scored" if len(needed) < len(names) else ""
         raise VocabularyError(
-            f"{len(words)} {what} do not fit {classes}{of}: give as many, in their order, or name all of them ({lacking})"
+            f"{len(words)} {what} do not fit {classes}{of}: give as many, in their order, or name all of them "
+            f"({lacking})"
         )
     for class_id, index in enumerate(found):
         if index is not None and in_place[index] != class_id:

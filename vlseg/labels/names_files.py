@@ -157,7 +157,9 @@ def _table(lines: list[str], suffix: str) -> list[Entry] | None:
         raise _Unclear(f"begins with {lines[0]!r}, which looks like a heading: remove it, or call the file .csv")
     if not is_table:
         return None
-    rows = _rows(lines, separators[0]) or []
+    rows = _rows(lines, separators[0])
+    if rows is None:
+        raise _Unclear("is no table that can be read: a quotation mark is open")
     columns = {len(row) for row in rows}
     if columns == {1}:
         return [Entry(row[0]) for row in rows]
