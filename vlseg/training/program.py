@@ -105,10 +105,10 @@ class Prepared(NamedTuple):
     finish: from the final state (gathered on this process, without the optimizer's part) to the model.
     words: what the model is asked for on `config.evaluation` and `config.validation`, see `scoring.choose`; None for
         the names of the data set.
-    replaced: names of classes that it is trained on, and which of `words` stand for them, where the two differ.
     epoch: updates until all images were seen once, None where there are none.
     validate: scores of a model by the names in `metrics`, where `config.validation` names no data set.
     report: writes what else there is to say of the finished model into the working directory.
+    replaced: names of classes that it is trained on, and which of `words` stand for them, where the two differ.
     """
 
     task: Task
@@ -118,11 +118,11 @@ class Prepared(NamedTuple):
     steps: int
     finish: Callable[[Tree], Segmenter]
     words: tuple[str, ...] | None = None
-    replaced: tuple[tuple[str, str], ...] = ()
     epoch: int | None = None
     validate: Callable[[Segmenter], Mapping[str, float]] | None = None
     metrics: tuple[str, ...] = METRICS
     report: Callable[[Segmenter, Path], None] | None = None
+    replaced: tuple[tuple[str, str], ...] = ()
 
 
 class Program(NamedTuple):

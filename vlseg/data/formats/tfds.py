@@ -285,7 +285,8 @@ def _names(name: str, feature: Any, given: str) -> tuple[str, ...]:
         if NO_CLASS in bound.classes:
             strange = bound.words[bound.classes.index(NO_CLASS)]
             raise ConfigError(f"{name}: has no class {strange!r}: leave it out of the names")
-        return tuple(bound.words[index] for index in bound.places(len(found)))
+        words = tuple(bound.words[index] for index in bound.places(len(found)))
+        return check_names(words, source=name, ignore_case=False)
     if nameless:
         raise ConfigError(
             f"{name}: does not say what its classes are called; give their names, with commas or as a file of them"
