@@ -23,6 +23,7 @@ from vlseg.data import images as image_files
 from vlseg.data.images import ImageSource
 from vlseg.errors import CheckpointError, ConfigError, ImageError, VocabularyError
 from vlseg.evaluation.sliding_window import Scheme
+from vlseg.labels.binding import find
 from vlseg.labels.distinct import check_embeddings, check_known, check_tokens
 from vlseg.nn.resize import resize_bilinear
 from vlseg.segmenter import Scores, Segmenter
@@ -65,8 +66,9 @@ class LSeg(Segmenter[Scheme]):
                 has no tokens for.
         """
         names = self.names(labels)
-        if all(name in self.known for name in names):
-            embeddings = np.stack([self.known[name] for name in names])
+        known = find(names, tuple(self.known))
+        if None not in known:
+            embeddings = np.stack([tuple(self.known.values())[row] for row in known if row is not None])
         else:
             encoder, texts = self.config.text, [self.config.text_of(name) for name in names]
             tokens = encoder.read(texts, self.tokenizer)

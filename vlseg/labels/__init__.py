@@ -26,7 +26,7 @@ from pathlib import Path
 from vlseg import files
 from vlseg.errors import ConfigError, VocabularyError
 from vlseg.labels.names import check_names, plain, shown
-from vlseg.labels.names_files import NamesFile, read_names, read_names_file
+from vlseg.labels.names_files import NamesFile, read_names, read_names_file, without_marks
 
 __all__ = ["NamesFile", "check_names", "known", "load", "names_from", "plain", "read_names", "read_names_file", "shown"]
 
@@ -65,6 +65,7 @@ def names_from(text_or_path: str | os.PathLike[str], *, pairs: bool = False) -> 
         return read_names(path)[0]
     parts = text.split(",") if text.strip() else []
     _check_no_path(text, parts)
+    parts = without_marks(list(map(plain, parts)), repr(text))
     names = check_names(parts, source=repr(text), ignore_case=False)
     if not pairs and (equal := [name for name in names if "=" in name]):
         raise VocabularyError(

@@ -328,23 +328,29 @@ def _ordered(entries: list[Entry], source: str) -> NamesFile:
                     f"the ids of the names must count up by one, and {after} follows {before}: number the classes "
                     "anew, in the labels too"
                 )
-    entries = _without_marks(entries)
-    names = check_names([entry.name for entry in entries], source=source, ignore_case=False)
+    if entries and entries[0].name == _IGNORE:
+        if ids:
+            raise _Unclear(f"gives an id to {_IGNORE}, which is no class: leave it out")
+        entries = entries[1:]
+    names = check_names(without_marks([entry.name for entry in entries], source), source=source, ignore_case=False)
     colours = [entry.colour for entry in entries if entry.colour is not None]
     if colours and len(colours) < len(entries):
         raise _Unclear("gives colours to some names and none to others")
     return NamesFile(names, ids[0] if ids else None, tuple(colours) or None)
 
 
-def _without_marks(entries: list[Entry]) -> list[Entry]:
-    """Without LabelMe's word for pixels that do not count, and with a plain word for its background."""
-    if entries and entries[0].name == _IGNORE and entries[0].id is None:
-        entries = entries[1:]
-    if entries and entries[0].name == _BACKGROUND:
-        entries = [entries[0]._replace(name="background"), *entries[1:]]
-    strange = [entry.name for entry in entries if entry.name in (_IGNORE, _BACKGROUND)]
+def without_marks(names: list[str], source: str) -> list[str]:
+    """Names without LabelMe's word for pixels that do not count, and with a plain word for its background.
+
+    Raises:
+        VocabularyError: one of the two stands where LabelMe has it not, so that what it means is not certain.
+    """
+    names = names[1:] if names[:1] == [_IGNORE] else names
+    names = ["background", *names[1:]] if names[:1] == [_BACKGROUND] else names
+    strange = [name for name in names if name in (_IGNORE, _BACKGROUND)]
     if strange:
-        raise _Unclear(
-            f"has {strange[0]} where LabelMe has it not, which is first: give pixels that do not count no name"
+        raise VocabularyError(
+            f"{source}: has {strange[0]} where LabelMe has it not, which is first: give pixels that do not count no "
+            "name"
         )
-    return entries
+    return names

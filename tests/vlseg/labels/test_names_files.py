@@ -1,5 +1,6 @@
 """Names files as people have them: each is read, or refused in one line; none is taken for names that it has not."""
 
+import json
 import os
 
 import pytest
@@ -64,6 +65,8 @@ def test_what_is_read(name, tmp_path):
         ("objectInfo150.csv", "Idx,Ratio,Train,Val,Stuff,Name\n1,0.1,1,1,1,wall\n2,0.1,6,6,0,house;home",
          ("wall", "house"), 1),
         ("labels.txt", "__ignore__\n_background_\nperson", ("background", "person"), None),  # LabelMe
+        ("ade.json", json.dumps({"id2label": {str(i): f"c{i}" for i in sorted(range(12), key=str)}}),
+         tuple(f"c{i}" for i in range(12)), 0),  # ids that were sorted as text
         ("class_names.txt", "_background_\nperson", ("background", "person"), None),
         ("no.yaml", "names: [yes, no, 1]", ("yes", "no", "1"), None),
         ("commas.txt", "building, edifice\nwall", ("building, edifice", "wall"), None),
@@ -123,6 +126,7 @@ REFUSED = {
     "colour.txt": ("wall:300,0,0::", "no red, green and blue"),
     "snap.txt": ('0 0 0 0 0 0 0 "Clear"\n1 255 0 0 1 1 1 "wall"', "with a heading"),
     "labels.txt": ("person\n__ignore__", "__ignore__"),
+    "ignored.txt": ("0: __ignore__\n1: person", "gives an id to __ignore__"),
     "list.py.txt": ("'wall',\n'floor',", "looks like no name"),
     "table.md": ("| id | name |\n|----|----|\n| 0 | wall |", "looks like no name"),
     "label_map.pbtxt": ("item {\n  name: 'wall'\n}", "looks like no name"),
@@ -176,4 +180,7 @@ def test_lists_by_a_wrong_name_and_pairs():
     assert names_from("a=b,c", pairs=True) == ("a=b", "c")
     with pytest.raises(VocabularyError, match="give the word alone"):
         names_from("a=b,c")
+    assert names_from("__ignore__, _background_,cat") == ("background", "cat")
+    with pytest.raises(VocabularyError, match="has __ignore__ where LabelMe has it not"):
+        names_from("cat,__ignore__")
     assert names_from("st. bernard, T-shirt, door/window") == ("st. bernard", "T-shirt", "door/window")
