@@ -235,9 +235,9 @@ def _coloured(lines: list[str]) -> list[Entry] | None:
     return None
 
 
-_MARKED = re.compile(r"(\d+)\s*(?:[:\t,;=]\s*|[.)]\s+)(.*)")
+_MARKED = re.compile(r"(\d+)\s*(?:[:\t,;]\s*|[.)]\s+)(.*)")
 _SPACED = re.compile(r"(\d+)\s+(.+)")
-_BEHIND = re.compile(r"(.*\D.*?)\s*([:\t,;=])\s*(\d+)")
+_BEHIND = re.compile(r"(.*\D.*?)\s*([:\t,;])\s*(\d+)")
 
 
 def _numbered(lines: list[str]) -> list[Entry] | None:
@@ -289,7 +289,7 @@ def _literal(lines: list[str], suffix: str) -> list[Entry]:
             f"has commas in every line, such as {shown(lines[0])}: put one name on a line (all in quotes, if they have "
             "commas), or begin with a heading such as id,name"
         )
-    if all(re.match(r"\w+\s*=\s*\S", line) for line in lines):
+    if all(re.match(r"\w+\s*=", line) for line in lines) and any(re.search(r"\s=|=\s|/", line) for line in lines):
         raise _Unclear(f"has settings such as {shown(lines[0])}, not names: give one name a line")
     return [Entry(line) for line in lines]
 

@@ -69,6 +69,7 @@ def test_what_is_read(name, tmp_path):
          tuple(f"c{i}" for i in range(12)), 0),  # ids that were sorted as text
         ("class_names.txt", "_background_\nperson", ("background", "person"), None),
         ("no.yaml", "names: [yes, no, 1]", ("yes", "no", "1"), None),
+        ("signs.txt", "a=b\nc=1", ("a=b", "c=1"), None),
         ("commas.txt", "building, edifice\nwall", ("building, edifice", "wall"), None),
         ("quotes.csv", 'id,name\n0,"wall, brick"\n1,"a ""b"""', ("wall, brick", 'a "b"'), 0),
         ("numbers.txt", "car\n4 wheeler\n2.5 cm nail\na=b", ("car", "4 wheeler", "2.5 cm nail", "a=b"), None),
@@ -130,7 +131,7 @@ REFUSED = {
     "list.py.txt": ("'wall',\n'floor',", "looks like no name"),
     "table.md": ("| id | name |\n|----|----|\n| 0 | wall |", "looks like no name"),
     "label_map.pbtxt": ("item {\n  name: 'wall'\n}", "looks like no name"),
-    "coco.data": ("train = a.txt\nnames = b.names", "settings"),
+    "coco.data": ("classes= 80\ntrain = a.txt\nnames = b.names", "settings"),
     "labels.xml": ("<?xml version='1.0'?><annotations/>", "XML"),
     "page.txt": ("<!DOCTYPE html><html>", "HTML page"),
     "pointer.txt": ("version https://git-lfs.github.com/spec/v1\noid sha256:1\nsize 3", "Git LFS pointer"),
