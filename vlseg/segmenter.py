@@ -180,7 +180,7 @@ class Segmenter(abc.ABC, Generic[Settings]):
         """The model's own labels, empty if there are none."""
 
     def names(self, labels: Sequence[str] | None = None) -> tuple[str, ...]:
-        """Labels as they are used, by default the model's own.
+        """Labels as they are used, by default the model's own. Case is none: a model that has it overrides this.
 
         Raises:
             VocabularyError: none, blanks, duplicates, or words that the model cannot read.
@@ -191,7 +191,12 @@ class Segmenter(abc.ABC, Generic[Settings]):
 
     @abc.abstractmethod
     def embed(self, labels: Sequence[str] | None = None) -> Any:
-        """What the model needs to know of labels: a pytree of arrays. Raises VocabularyError as `names`."""
+        """What the model needs to know of labels: a pytree of arrays.
+
+        Raises:
+            VocabularyError: as `names`; or labels that the model cannot tell apart or read, which it finds out with
+                `vlseg.labels.distinct`.
+        """
 
     def with_labels(self, labels: Sequence[str]) -> Self:
         """The same model with other labels of its own."""

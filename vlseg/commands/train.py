@@ -27,6 +27,7 @@ from vlseg.data.sources import Dataset, open_section, split_sources, without_fol
 from vlseg.errors import ConfigError, VocabularyError
 from vlseg.evaluation.scoring import Candidates, choose, score
 from vlseg.labels import names_from
+from vlseg.labels.binding import explanation, renamed
 from vlseg.packages import Package
 from vlseg.segmenter import Segmenter, Variant
 from vlseg.training import checkpoints, loop, program
@@ -63,8 +64,8 @@ def train(config: ml_collections.ConfigDict, workdir: str | Path) -> Place:
     prepared = package.prepare(config, mesh)
     compiled = program.training(prepared.task, mesh, package.axes)
     schedule = loop.Schedule.of(config, prepared.steps)
-    evaluation = open_scored(config.evaluation, "config.evaluation", prepared.words)
-    validated = open_scored(config.validation, "config.validation", prepared.words)
+    evaluation = open_scored(config.evaluation, "config.evaluation", prepared.words, prepared.replaced)
+    validated = open_scored(config.validation, "config.validation", prepared.words, prepared.replaced)
     validation = open_validation(config.validation, validated, prepared, mesh)
     settings_that_move = (*MOVABLE, *package.movable)
     path = checkpoints.open_workdir(
@@ -96,8 +97,11 @@ def train(config: ml_collections.ConfigDict, workdir: str | Path) -> Place:
 class Scored(NamedTuple):
     """What a section of the configuration says that a model is scored on.
 
-    dataset: its images. asked: arguments of `scoring.choose` and `scoring.score`. candidates: what comes of them.
+    where: the section. dataset: its images. asked: arguments of `scoring.choose` and `scoring.score`. candidates: what
+    comes of them.
     """
+
+    where: str
 
     dataset: Dataset
     asked: dict[str, Any]
@@ -120,10 +124,12 @@ def describe(prepared: Prepared, path: Place, scored: Sequence[Scored | None]) -
     summary |= prepared.task.summary()
     shown = {name: value if isinstance(value, int) else f"{value:g}" for name, value in summary.items()}
     print("  ".join(f"{name} {value}" for name, value in shown.items()), flush=True)
-    for line in dict.fromkeys(one.candidates.explanation for one in scored if one):
+    replaced = {"training": prepared.replaced} | {one.where: one.candidates.replaced for one in scored if one}
+    for line in dict.fromkeys(map(explanation, replaced.values())):
         if line:
             print(line, flush=True)
-    storage.write_json(path / runs.SUMMARY, summary)
+    recorded = {where: dict(pairs) for where, pairs in replaced.items() if pairs}
+    storage.write_json(path / runs.SUMMARY, {**summary, "replaced": recorded} if recorded else summary)
     if not runs.is_run(path):
         trained = {name: part for name, part in prepared.state.items() if name != runs.OPTIMIZER}
         model = prepared.finish(trained)
@@ -239,11 +245,16 @@ def open_validation(
     return Validation(every, section.metric, score_state)
 
 
-def open_scored(section: ml_collections.ConfigDict, where: str, words: tuple[str, ...] | None) -> Scored | None:
+def open_scored(
+    section: ml_collections.ConfigDict,
+    where: str,
+    words: tuple[str, ...] | None,
+    replaced: Sequence[tuple[str, str]] = (),
+) -> Scored | None:
     """What a section of the configuration, `where`, scores a model on, or None.
 
     Args:
-        words: of `Prepared`.
+        words, replaced: of `Prepared`.
 
     Raises:
         ConfigError: several data sets are given, or score_labels without one; or words or score_labels do not fit its
@@ -259,17 +270,18 @@ def open_scored(section: ml_collections.ConfigDict, where: str, words: tuple[str
             f"{where}.source names {count} data sets; name one, and score the model on the others with evaluate"
         )
     dataset = open_section(section.source, section)
-    asked: dict[str, Any] = {"labels": words}
+    # A word that was trained for a class stands for it here as well, wherever the class stands.
+    asked: dict[str, Any] = {"labels": words and renamed(dataset.names, words, replaced)}
     try:
-        asked["score_labels"] = names_from(section.score_labels) if section.score_labels else None
-        return Scored(dataset, asked, choose(dataset.names, **asked))
+        asked["score_labels"] = names_from(section.score_labels, pairs=True) if section.score_labels else None
+        return Scored(where.rpartition(".")[2], dataset, asked, choose(dataset.names, **asked))
     except (ConfigError, VocabularyError) as error:
         raise ConfigError(f"{where}.source={section.source}: {error}") from error
 
 
 def evaluate(model: Segmenter, scored: Scored, path: Place) -> None:
     """Scores the model, prints the result, and leaves a picture of the first images."""
-    variants, (dataset, asked, candidates) = model.variants(), scored
+    variants, (_, dataset, asked, candidates) = model.variants(), scored
     results = score(model, dataset, variants, **asked)
     if not distributed.is_main():
         return

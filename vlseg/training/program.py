@@ -108,6 +108,7 @@ class Prepared(NamedTuple):
     epoch: updates until all images were seen once, None where there are none.
     validate: scores of a model by the names in `metrics`, where `config.validation` names no data set.
     report: writes what else there is to say of the finished model into the working directory.
+    replaced: names of classes that it is trained on, and which of `words` stand for them, where the two differ.
     """
 
     task: Task
@@ -121,6 +122,7 @@ class Prepared(NamedTuple):
     validate: Callable[[Segmenter], Mapping[str, float]] | None = None
     metrics: tuple[str, ...] = METRICS
     report: Callable[[Segmenter, Path], None] | None = None
+    replaced: tuple[tuple[str, str], ...] = ()
 
 
 class Program(NamedTuple):
