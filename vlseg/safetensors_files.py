@@ -10,7 +10,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from vlseg.checkpoints.rules import TensorSource, Variables, check_names, check_shapes, unflatten
+from vlseg.checkpoints.rules import Broken, TensorSource, Variables, check_names, check_shapes, unflatten
 from vlseg.errors import CheckpointError, StorageError
 
 
@@ -60,7 +60,8 @@ def read_variables(
         others: parameters that are elsewhere.
 
     Raises:
-        CheckpointError: the file is missing or broken, or names are missing, not known or of another shape.
+        CheckpointError: the file is missing or broken, names are missing, not known or of another shape, or tensors
+            hold NaN or infinities.
     """
     weights: dict[str, TensorSource] = {**open_safetensors(path), **others}
     try:
@@ -68,7 +69,10 @@ def read_variables(
         check_shapes({name: tensor.shape for name, tensor in weights.items()}, expected)
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from error
-    return unflatten({name: place(tensor.read()) for name, tensor in weights.items()})
+    broken = Broken()
+    flat = {name: place(broken.seen(name, tensor.read())) for name, tensor in weights.items()}
+    broken.refuse(path)
+    return unflatten(flat)
 
 
 def save_safetensors(arrays: Mapping[str, np.ndarray], path: Path, destination: str | os.PathLike[str]) -> None:
