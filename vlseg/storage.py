@@ -167,5 +167,9 @@ class Staging:
         try:
             self.upload()
         finally:
-            if self._temporary:
-                self._temporary.cleanup()
+            self.discard()
+
+    def discard(self) -> None:
+        """Removes the temporary folder."""
+        if self._temporary:
+            self._temporary.cleanup()

@@ -9,7 +9,6 @@ RUN/checkpoints/N  what training has changed up to step N
 So RUN is all that is needed of a run, and RUN/checkpoints/N is read wherever a model directory is.
 """
 
-import contextlib
 import json
 import os
 import shutil
@@ -129,16 +128,6 @@ def check_step(path: str | os.PathLike[str]) -> bool:
         if isinstance(added, dict) and added.items() >= MARK.items():
             raise CheckpointError(f"{checksums.FILE} is missing")
     return False
-
-
-def whole_steps(run: str | os.PathLike[str]) -> list[int]:
-    """Those of `kept_steps` whose files are as they were written."""
-    found = []
-    for step in kept_steps(run):
-        with contextlib.suppress(CheckpointError):
-            check_step(f"{os.fspath(run)}/{STEPS}/{step}")
-            found.append(step)
-    return found
 
 
 def read(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:

@@ -14,6 +14,7 @@ import datetime
 import json
 import os
 import random
+import re
 import signal
 import socket
 import sys
@@ -118,6 +119,7 @@ class Lease:
         self._is_remote = files.is_remote(workdir)
         self._holder = Holder.here()
         self._number = 0
+        self._made: list[Path] = []
         self._renewed = time.monotonic()
         self._ending = threading.Event()
         self._thread = threading.Thread(target=self._keep, name="lease", daemon=True)
@@ -139,10 +141,11 @@ class Lease:
         for attempt in range(TRIES):
             try:
                 replaced = self._try()
-            except StorageError:
+            except StorageError as error:
                 # Another run that ends or begins removes the folder, or what is written there.
                 if attempt >= 2:
-                    raise
+                    hidden = rf"{re.escape(self._folder)}(/[\w.-]+)?"  # which says nothing to a person
+                    raise StorageError(re.sub(hidden, lambda _: self._workdir, str(error))) from error
                 replaced = None
             if replaced is not None:
                 break
@@ -158,7 +161,7 @@ class Lease:
         self._thread.start()
 
     def release(self) -> None:
-        """Gives it back; a lease that was lost stays with the one who has it."""
+        """Gives it back, and removes folders that were made for it and are empty; a lost one stays with its holder."""
         self._ending.set()
         if self._thread.is_alive():
             self._thread.join(RENEWED)
@@ -166,9 +169,9 @@ class Lease:
             with contextlib.suppress(VlsegError):
                 self._remove(self._number)
             self._number = 0
-            if not self._is_remote:
-                with contextlib.suppress(OSError):
-                    os.rmdir(self._folder)
+        with contextlib.suppress(OSError):
+            for place in dict.fromkeys([*([] if self._is_remote else [Path(self._folder)]), *self._made]):
+                place.rmdir()  # fails if there is something in it
 
     def _try(self) -> list[_Found] | None:
         """The leases that this process has taken over, now that it holds one; None if another run was quicker."""
@@ -181,8 +184,10 @@ class Lease:
         )
         number = 1 + max((one.number for one in found), default=0)
         if not self._is_remote:
+            folder = Path(self._folder).absolute()
             with files.storage_errors(self._folder):
-                os.makedirs(self._folder, exist_ok=True)
+                self._made += [place for place in (folder, *folder.parents) if not place.exists()]
+                folder.mkdir(parents=True, exist_ok=True)
         if not storage.create(self._path(number), _text(self._holder)):
             return None
         self._number = number
@@ -228,8 +233,8 @@ class Lease:
     def _refusal(self, one: _Found) -> str:
         whose = str(one.holder) if one.holder else "a process that is just beginning"
         return (
-            f"{self._workdir} is in use by {whose}, last renewed {max(one.age, 0):.0f} s ago: wait for that run to end, "
-            f"or choose another --workdir; if it is dead, this command will do {STALE:.0f} s after its last renewal"
+            f"{self._workdir} is in use by {whose}, last seen {max(one.age, 0):.0f} s ago: wait until that run ends, or "
+            f"choose another --workdir; if it is dead, this command works {STALE:.0f} s after it was last seen"
         )
 
     def _found(self) -> list[_Found]:
@@ -342,7 +347,7 @@ def _machine() -> str:
 
 
 def _started(pid: int) -> str | None:
-    """When a process of this machine was started, in ticks since the machine was; None if there is none, or a zombie."""
+    """When a process of this machine was started, in ticks of its machine; None if it has ended."""
     try:
         # The name of the program, in brackets, may hold anything.
         state, *rest = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
