@@ -8,6 +8,8 @@ The StableHLO file holds weights and labels. A process that has JAX alone runs i
     images = np.zeros((1, 512, 512, 3), np.uint8)  # [B, H, W, 3] RGB, already --height x --width; any B
     result = jax.export.deserialize(bytearray(open("FILE", "rb").read())).call(images)
     result["label_map"], result["probabilities"]  # int32 [B, H, W]; float32 [B, h, w, N] on the model's grid
+
+A pixel whose scores are not finite has the label -1: a program cannot refuse.
 """
 
 import dataclasses

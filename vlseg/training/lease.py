@@ -184,10 +184,7 @@ class Lease:
         )
         number = 1 + max((one.number for one in found), default=0)
         if not self._is_remote:
-            folder = Path(self._folder).absolute()
-            with files.storage_errors(self._folder):
-                self._made += [place for place in (folder, *folder.parents) if not place.exists()]
-                folder.mkdir(parents=True, exist_ok=True)
+            self._make_folder()
         if not storage.create(self._path(number), _text(self._holder)):
             return None
         self._number = number
@@ -230,10 +227,19 @@ class Lease:
                     os.utime(self._path(self._number))  # which never brings back a file that another run has removed
                 self._renewed = time.monotonic()
 
+    def _make_folder(self) -> None:
+        folder = Path(self._folder).absolute()
+        try:
+            self._made += [place for place in (folder, *folder.parents) if not place.exists()]
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            reason = "a file of that name exists" if Path(self._workdir).is_file() else error.strerror
+            raise StorageError(f"cannot make the working directory {self._workdir}: {reason}") from error
+
     def _refusal(self, one: _Found) -> str:
         whose = str(one.holder) if one.holder else "a process that is just beginning"
         return (
-            f"{self._workdir} is in use by {whose}, last seen {max(one.age, 0):.0f} s ago: wait until that run ends, or "
+            f"{self._workdir} is in use by {whose}, last seen {max(one.age, 0):.0f} s ago: wait until that run ends or "
             f"choose another --workdir; if it is dead, this command works {STALE:.0f} s after it was last seen"
         )
 
