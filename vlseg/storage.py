@@ -68,7 +68,7 @@ def names(folder: PathLike) -> list[str]:
         return remote.names(folder)
     try:
         return os.listdir(folder)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return []
     except OSError as error:
         raise StorageError(f"cannot read {os.fspath(folder)}: {error.strerror}") from error

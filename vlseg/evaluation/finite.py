@@ -51,9 +51,7 @@ def check_embeddings(embeddings: Any) -> None:
     """Raises CheckpointError if embeddings of words, a pytree of arrays, hold NaN or infinities."""
     leaves = [leaf for leaf in jax.tree.leaves(embeddings) if jnp.issubdtype(jnp.asarray(leaf).dtype, np.inexact)]
     if not all(jax.device_get([jnp.isfinite(leaf).all() for leaf in leaves])):
-        raise CheckpointError(
-            "the embeddings of the labels are not finite (NaN or infinity): a broken text encoder"
-        )
+        raise CheckpointError("the embeddings of the labels are not finite (NaN or infinity): a broken text encoder")
 
 
 def _message(image: object) -> str:

@@ -10,7 +10,7 @@ import re
 import shutil
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from importlib import metadata
+from importlib import metadata as packages
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
@@ -110,7 +110,10 @@ class Checkpoints:
         # What is said once of all needs an empty folder, which buckets do not have.
         self._described = {**(described if self._is_remote else {}), **runs.MARK}
         with self._storage_errors() if self._is_remote else contextlib.nullcontext():
-            self._manager = _Manager(self._path, options=options, metadata=None if self._is_remote else described)
+            # Given its handler, Orbax does not look into the newest step, which may be damaged, for what steps hold.
+            handler = ocp.StandardCheckpointHandler()
+            metadata = None if self._is_remote else described
+            self._manager = _Manager(self._path, item_handlers=handler, options=options, metadata=metadata)
 
     @property
     def latest(self) -> int | None:
@@ -266,8 +269,8 @@ def _described(damaged: Mapping[int, str]) -> str:
 def _versions() -> dict[str, str]:
     versions = {}
     for name in PACKAGES:
-        with contextlib.suppress(metadata.PackageNotFoundError):
-            versions[name] = metadata.version(name)
+        with contextlib.suppress(packages.PackageNotFoundError):
+            versions[name] = packages.version(name)
     return versions
 
 

@@ -149,7 +149,7 @@ class Lease:
                 replaced = None
             if replaced is not None:
                 break
-            time.sleep(random.uniform(0.05, 0.5))
+            time.sleep(random.uniform(0.02, 0.2))
         else:
             raise ConfigError(f"{self._workdir}: other runs begin in this working directory at the same time")
         for one in replaced:
