@@ -181,7 +181,9 @@ def train(
                 validation=validation,
                 lease=own,
             )
-    history = History(workdir, validation)
+    writer: MetricWriter | None = None
+    # Scoring takes long: that the directory is still this run's is looked at again before scores are written.
+    history = History(workdir, validation and validation.then(lambda: _check_lease(lease, writer)))
     checkpoints = Checkpoints(workdir, schedule.keep, schedule.keep_period, config, history.best)
     state, first = checkpoints.restore(state)
     history.forget_after(first)
@@ -202,7 +204,7 @@ def train(
         closing.callback(bar.close)
         closing.callback(profiler.close)
         if first and first not in history.scores and history.is_due(first, schedule.steps):
-            _validate(history, state, first, writer, lease)  # saved, but stopped before it was scored
+            _validate(history, state, first, writer)  # saved, but stopped before it was scored
             started = time.monotonic()
         for step in range(first, schedule.steps):
             done = step + 1
@@ -241,7 +243,7 @@ def train(
                 break
             if validating:
                 checkpoints.finished()  # so that no step is scored that could be lost
-                _validate(history, state, done, writer, lease)
+                _validate(history, state, done, writer)
                 started = time.monotonic()
     if stopped or interruption.received:
         sys.exit(STOPPED)
@@ -257,10 +259,8 @@ def _check_lease(lease: Lease, writer: MetricWriter | None) -> None:
         raise
 
 
-def _validate(history: History, state: Any, step: int, writer: MetricWriter | None, lease: Lease) -> None:
-    scores = history.score(state, step)
-    _check_lease(lease, writer)
-    history.record(step, scores)
+def _validate(history: History, state: Any, step: int, writer: MetricWriter | None) -> None:
+    scores = history.validate(state, step)
     if writer:
         writer.show(step, {f"validation/{name}": value for name, value in scores.items()})
 

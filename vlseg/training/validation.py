@@ -25,6 +25,16 @@ class Validation(NamedTuple):
     metric: str
     score: Callable[[Any, int], Mapping[str, float]]
 
+    def then(self, check: Callable[[], None]) -> "Validation":
+        """The same, with a check after each scoring, which raises if nothing may be written any more."""
+
+        def score(state: Any, step: int) -> Mapping[str, float]:
+            scores = self.score(state, step)
+            check()
+            return scores
+
+        return self._replace(score=score)
+
 
 class History:
     """The scores of a run, in `workdir`/validation.jsonl, a line for each step that was validated.
@@ -64,19 +74,16 @@ class History:
         """Whether a step is to be validated, in a run whose last step is known."""
         return self._validation is not None and (step == last or step % self._validation.every == 0)
 
-    def score(self, state: Any, step: int) -> dict[str, float]:
-        """The scores of a step that is due."""
-        assert self._validation is not None
-        return dict(self._validation.score(state, step))
-
-    def record(self, step: int, scores: Mapping[str, float]) -> None:
-        """Writes the scores of a step.
+    def validate(self, state: Any, step: int) -> dict[str, float]:
+        """Scores a step that is due, and records the scores.
 
         Raises:
             StorageError: they cannot be written.
         """
-        self.scores[step] = dict(scores)
+        assert self._validation is not None
+        self.scores[step] = dict(self._validation.score(state, step))
         self._write()
+        return self.scores[step]
 
     def _write(self) -> None:
         if distributed.is_main():

@@ -1,6 +1,7 @@
 """One working directory, one run: who gets it, who does not, and what a run does that has lost it."""
 
 import dataclasses
+import errno
 import json
 import os
 import signal
@@ -70,6 +71,16 @@ def test_a_directory_that_is_in_use_is_refused_and_free_again_afterwards(place):
     assert leases(folder) == []
     with held(workdir):
         assert leases(folder) == ["1.json"]
+
+
+def test_file_systems_without_hard_links(tmp_path, monkeypatch):
+    def refused(*_):
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refused)
+    with held(tmp_path), pytest.raises(ConfigError, match="in use"), held(tmp_path):
+        pass
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_folders_made_for_a_lease_go_with_it(tmp_path):
