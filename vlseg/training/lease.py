@@ -42,11 +42,12 @@ TRIES = 8
 """How often to begin anew when others take or give up a lease at the same time."""
 
 JOBS = (
+    ("VLSEG_JOB",),
     ("SLURM_JOB_ID", "SLURM_CLUSTER_NAME"),
     ("JOBSET_NAME", "JOBSET_NAMESPACE"),
     ("SKYPILOT_TASK_ID",),
 )
-"""Variables of the environment by which a job keeps its identity when it is started again."""
+"""Variables of the environment by which a job keeps its identity when it is started again; the first one is ours."""
 
 
 @dataclasses.dataclass(frozen=True)
