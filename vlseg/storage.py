@@ -90,8 +90,21 @@ def sizes(folder: PathLike) -> dict[str, int]:
     """The sizes in bytes of all files below a folder, by their paths in it, with "/"; none if there is no folder."""
     if files.is_remote(folder):
         return remote.sizes(folder)
-    found = [path for path in Path(folder).rglob("*") if not path.is_dir()]
-    return {path.relative_to(folder).as_posix(): path.lstat().st_size for path in found}
+    found = {}
+    try:
+        if os.path.isdir(folder):
+            # A folder that cannot be read is an error, not an empty one.
+            for place, _, names in os.walk(folder, onerror=_raise):
+                for name in names:
+                    path = Path(place, name)
+                    found[path.relative_to(folder).as_posix()] = path.lstat().st_size
+    except OSError as error:
+        raise StorageError(f"cannot read {os.fspath(error.filename or folder)}: {error.strerror}") from error
+    return found
+
+
+def _raise(error: OSError) -> None:
+    raise error
 
 
 @contextlib.contextmanager

@@ -96,7 +96,7 @@ def _sums(folder: str, names: Iterable[str]) -> list[int]:
 
 def _sum(path: str) -> int:
     if not files.is_remote(path):
-        files.check_regular(path, CheckpointError)
+        files.check_regular(path, StorageError)
     found = 0
     try:
         with storage.opened(path) as file:

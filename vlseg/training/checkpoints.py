@@ -22,7 +22,7 @@ from etils import epath
 from vlseg import distributed, files, remote, storage
 from vlseg.checkpoints import runs
 from vlseg.errors import CheckpointError, ConfigError, StorageError, is_of_jax, one_line
-from vlseg.training.finite import not_finite
+from vlseg.training.finite import listed, not_finite
 from vlseg.training.summed import Marked, Renamed
 
 Place: TypeAlias = Path | epath.Path
@@ -156,14 +156,17 @@ class Checkpoints:
 
     def _damage(self, step: int) -> str:
         """What is wrong with the files of a step, as process 0 finds it; empty if nothing is."""
-        damage = ""
-        if distributed.is_main():
+        damage: list[str] = []
+
+        def look() -> None:
             try:
                 if not runs.check_step(self._path / str(step)):
                     print(f"checkpoint {step} has no checksums, being of an older version: used as it is", flush=True)
             except CheckpointError as error:
-                damage = str(error)
-        return distributed.text_from_main(damage)
+                damage.append(str(error))
+
+        distributed.by_main(look)  # where the place cannot be read, all say so
+        return distributed.text_from_main("".join(damage))
 
     def _restored(self, step: int, like: Any) -> tuple[Any, str]:
         """The state of a step, or None and what is wrong with it."""
@@ -181,7 +184,7 @@ class Checkpoints:
                     raise CheckpointError(f"checkpoint {step} is damaged; delete {self._path / str(step)}") from error
                 return None, damage
         broken = not_finite(state)
-        return (None, f"{', '.join(broken[:3])} of it are not finite") if broken else (state, "")
+        return (None, f"{listed(broken)} of it are not finite") if broken else (state, "")
 
     def _damage_by(self, step: int, error: Exception) -> str:
         """What is wrong with a step from which Orbax raised an error; raises what is no damage."""

@@ -7,6 +7,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from vlseg.errors import VlsegError
+
+
+class NonFiniteLossError(VlsegError):
+    """The loss, its gradient or the state became NaN or infinite."""
+
+
+def listed(names: Sequence[str]) -> str:
+    """The first names, and how many more there are."""
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
 
 def not_finite(tree: Any) -> list[str]:
     """The paths of the arrays of a tree, "params/weight", that hold NaN or infinities; integers and keys do not.

@@ -19,7 +19,7 @@ from vlseg import distributed, json_files, storage
 from vlseg.checks import check_numbers
 from vlseg.errors import ConfigError, StorageError, VlsegError
 from vlseg.training.checkpoints import Checkpoints
-from vlseg.training.finite import not_finite
+from vlseg.training.finite import NonFiniteLossError, listed, not_finite
 from vlseg.training.lease import Lease, held
 from vlseg.training.telemetry import MetricWriter, Profiler, Work, rates
 from vlseg.training.validation import History, Validation
@@ -125,10 +125,6 @@ class Interruption:
         together = self._together and multihost_utils.reached_preemption_sync_point(step)
         self._stopping = together or self.received
         return self._stopping
-
-
-class NonFiniteLossError(VlsegError):
-    """The loss, its gradient or the state became NaN or infinite."""
 
 
 def train(
@@ -294,8 +290,7 @@ def _check_finite(
         step, what = done - len(logged) + 1 + number, f"{FINITE[name]} of step"
     elif arrays := not_finite(state):
         number, name, step = len(logged), STATE, done
-        more = f" and {len(arrays) - 3} more" if len(arrays) > 3 else ""
-        what = f"state ({', '.join(arrays[:3])}{more}) after step"
+        what = f"state ({listed(arrays)}) after step"
     else:
         return
     checkpoint = checkpoints.finished() or 0

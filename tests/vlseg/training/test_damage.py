@@ -1,7 +1,10 @@
 """Checkpoints that are damaged: named, and the one before is used."""
 
+import errno
 import json
+import os
 import shutil
+import types
 from pathlib import Path
 
 import jax
@@ -10,11 +13,13 @@ import numpy as np
 import pytest
 
 from tests.buckets import stand_in
+from vlseg import storage
 from vlseg.checkpoints import checksums, runs
-from vlseg.errors import CheckpointError
+from vlseg.errors import CheckpointError, StorageError
 from vlseg.training.checkpoints import Checkpoints
-from vlseg.training.finite import not_finite
+from vlseg.training.finite import NonFiniteLossError, not_finite
 from vlseg.training.loop import Schedule, train
+from vlseg.training.program import run_in_memory
 from vlseg.training.validation import History, Validation
 
 
@@ -161,6 +166,27 @@ def test_a_run_whose_steps_are_all_damaged_is_refused_and_keeps_them(run):
     assert runs.kept_steps(run) == [2, 4, 6]
 
 
+def test_what_cannot_be_read_is_no_damage(run, monkeypatch):
+    """Nothing is removed because a place does not answer, or denies access."""
+
+    def failing(number):
+        def open_(path, *_, **__):
+            raise OSError(number, os.strerror(number), str(path))
+
+        return open_
+
+    for number in (errno.EACCES, errno.EIO, errno.ESTALE):
+        with monkeypatch.context() as patched:
+            patched.setattr(storage, "opened", failing(number))
+            with pytest.raises(StorageError, match=r"cannot read .*checkpoints/6/"):
+                restored(run)
+        with monkeypatch.context() as patched:
+            patched.setattr(os, "scandir", failing(number))
+            with pytest.raises(StorageError, match=r"cannot read .*checkpoints/6"):
+                runs.check_step(run / "checkpoints/6")
+    assert restored(run)[1] == 6 and runs.kept_steps(run) == [2, 4, 6]
+
+
 def test_hidden_files_of_a_system_are_no_damage(run):
     (run / "checkpoints/6/default/.DS_Store").write_text("")
     assert restored(run)[1] == 6
@@ -227,6 +253,16 @@ def test_what_is_not_finite_is_named():
     tree = {"a": jnp.asarray([1.0, jnp.nan]), "b": [jnp.ones(2), jnp.asarray(-jnp.inf)], "c": jnp.ones(2, int)}
     assert not_finite(tree) == ["a", "b/1"]
     assert not_finite({"a": np.ones(2), "key": jax.random.key(0), "c": np.int32(1)}) == []
+
+
+def test_training_in_memory_gives_no_model_that_is_not_finite():
+    def update(state, constants, batch, step):
+        return {"params": {"w": state["params"]["w"] * jnp.where(step == 2, jnp.inf, 1)}}, {}
+
+    task = types.SimpleNamespace(update=update)
+    assert run_in_memory(task, {"params": {"w": jnp.ones(2)}}, None, 2)["params"]["w"].shape == (2,)
+    with pytest.raises(NonFiniteLossError, match=r"the state after 3 steps is not finite \(params/w\)"):
+        run_in_memory(task, {"params": {"w": jnp.ones(2)}}, None, 3)
 
 
 def test_the_best_of_the_whole_steps_becomes_the_model(tmp_path, capsys):

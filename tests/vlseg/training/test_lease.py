@@ -197,6 +197,7 @@ def test_a_run_that_was_taken_over_stops_before_it_writes_again(place):
     assert leases(folder) == ["2.json"]
 
 
+@pytest.mark.parametrize("place", ["local", pytest.param("bucket", marks=pytest.mark.slow)], indirect=True)
 def test_of_runs_that_start_together_one_wins(place):
     workdir, folder = place
     for number in range(10):
