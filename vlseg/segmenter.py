@@ -22,7 +22,7 @@ from vlseg.data import images as image_files
 from vlseg.data.images import ImageSource
 from vlseg.errors import ConfigError, VocabularyError
 from vlseg.evaluation.crf import CRF, refine
-from vlseg.evaluation.finite import check_embeddings, check_scores
+from vlseg.evaluation.finite import check_embeddings, check_scores, naming
 from vlseg.labels import check_names
 from vlseg.streams import in_order
 
@@ -376,7 +376,8 @@ def _segmentation(
     called: str, image: np.ndarray, names: tuple[str, ...], scores: Scores, top_k: int, rejection: Rejection
 ) -> Segmentation:
     wanted = min(max(top_k, 2 if rejection.min_margin is not None else 1), len(names))
-    best, values = (np.asarray(array) for array in scores.top(wanted))
+    with naming(called):
+        best, values = (np.asarray(array) for array in scores.top(wanted))
     check_scores(called, values)
     label_map = np.ascontiguousarray(best[..., 0])
     if rejection:

@@ -27,7 +27,7 @@ from vlseg.data.formats import prepared
 from vlseg.data.listing import list_checked_images
 from vlseg.data.sources import READING, Dataset, define_flags, open_given
 from vlseg.errors import ConfigError, StorageError
-from vlseg.evaluation.finite import check_scores
+from vlseg.evaluation.finite import check_scores, naming
 from vlseg.labels import names_from
 from vlseg.packages import Package
 from vlseg.segmenter import Segmenter
@@ -113,7 +113,8 @@ class PseudoLabelled(LazySequence[Example]):
         example = self._dataset[index]
         wanted = [self._model.inference]
         ((_, (scores,)),) = self._model.score_each([example], lambda one: one.image, self._embeddings, wanted)
-        probabilities = scores.probabilities()
+        with naming(example.name):
+            probabilities = scores.probabilities()
         check_scores(example.name, probabilities)
         allowed = probabilities[..., self.candidates]
         best = self.candidates[np.argmax(allowed, axis=-1)]

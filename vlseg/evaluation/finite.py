@@ -1,5 +1,7 @@
 """Scores that are not finite never become a label."""
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -39,6 +41,15 @@ class Finite:
         for (image, _), flag in zip(waiting, flags, strict=True):
             if not flag:
                 raise ImageError(_message(image))
+
+
+@contextlib.contextmanager
+def naming(image: object) -> Iterator[None]:
+    """Puts the name of an image before what an ImageError says that the block raises, as of a CRF."""
+    try:
+        yield
+    except ImageError as error:
+        raise ImageError(f"{image}: {error}") from error
 
 
 def check_scores(image: object, scores: np.ndarray) -> None:

@@ -26,7 +26,7 @@ from vlseg.data.sources import Dataset
 from vlseg.errors import ConfigError, DatasetError, ImageError
 from vlseg.evaluation import confusion
 from vlseg.evaluation.confusion import SegmentationMetrics
-from vlseg.evaluation.finite import Finite
+from vlseg.evaluation.finite import Finite, naming
 from vlseg.labels import plain
 from vlseg.segmenter import Segmenter, Variant
 
@@ -269,12 +269,12 @@ def score(
         label = jnp.asarray(_places_of(example.label, places, dataset.ignore_label))
         for number, scores in enumerate(found):
             # The words that were asked for, as class ids int32 [H, W].
-            if candidates.threshold is None:
-                words, values = (jnp.asarray(array)[..., 0] for array in scores.top(1))
-                found_classes = candidates.class_map(words)
-            else:
-                words, values = map(jnp.asarray, scores.most_probable())
-                found_classes = candidates.class_map(words, values)
+            with naming(example.name):
+                if candidates.threshold is None:
+                    words, values = (jnp.asarray(array)[..., 0] for array in scores.top(1))
+                else:
+                    words, values = map(jnp.asarray, scores.most_probable())
+            found_classes = candidates.class_map(words, values)
             finite.watch(example.name, values)
             prediction = on_device[found_classes]
             counts[number] = confusion.update(counts[number], prediction, label, NO_CLASS)

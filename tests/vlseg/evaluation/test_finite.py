@@ -20,9 +20,7 @@ from vlseg.evaluation.scoring import Vocabulary, score
 from vlseg.segmenter import Rejection
 
 NAMES = ("a", "b", "c")
-BLACK, WHITE = np.zeros((8, 9, 3), np.uint8), np.full((8, 9, 3), 255, np.uint8)
-OVERFLOWS = Seen(brightness=1e30)
-"""Scores of white pixels become NaN; black ones stay as they are."""
+BLACK = np.zeros((8, 9, 3), np.uint8)
 
 
 @pytest.fixture(scope="module")
@@ -66,10 +64,16 @@ def test_more_labels_and_rejection_do_not_hide_it(model, options):
         broken(model).segment(BLACK, **options)
 
 
-def test_a_crf_refuses_it(model):
+def test_a_crf_refuses_it_and_the_image_is_named(model):
     refined = dataclasses.replace(broken(model), inference=Seen(crf=CRF(iterations=1)))
-    with pytest.raises(ImageError, match="not all finite"):
+    with pytest.raises(ImageError, match=r"^image 1: .* not all finite"):
         refined.segment(BLACK)
+    with pytest.raises(ImageError, match=r"^folder/0: .* not all finite"):
+        score(refined, pictures())
+    dataset = pictures()
+    dataset.names = ("a",)
+    with pytest.raises(ImageError, match=r"^folder/1: .* not all finite"):
+        PseudoLabelled(refined, dataset, NAMES)[1]
 
 
 @pytest.mark.parametrize("count", [1, AT_ONCE + 3])
