@@ -235,8 +235,9 @@ class IFSeg(Segmenter[Inference]):
             prediction = inference.predict(config, rules.unflatten(variables), words, images)
             probabilities = _probabilities(prediction, settings)
             sizes = jnp.broadcast_to(jnp.asarray([height, width], jnp.int32), (batch, 2))
-            best, _ = best_categories(probabilities, None, sizes, 1, height, width)
-            return {"probabilities": probabilities, "label_map": best[..., 0]}
+            best, highest = best_categories(probabilities, None, sizes, 1, height, width)
+            label_map = jnp.where(jnp.isfinite(highest), best, -1)[..., 0]
+            return {"probabilities": probabilities, "label_map": label_map}
 
         return jax.tree_util.Partial(segment, (variables, self.embed()))
 

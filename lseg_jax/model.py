@@ -142,7 +142,8 @@ class LSeg(Segmenter[Scheme]):
             pixels = net.apply(variables, inference.normalize(config, images), method=LSegNet.encode_pixels)
             cells = net.apply(variables, pixels, labels, method=LSegNet.cell_logits)
             logits = resize_bilinear(cells, images.shape[1], images.shape[2], align_corners=True)
-            label_map = jnp.argmax(logits, axis=-1).astype(jnp.int32)
+            best = jnp.argmax(logits, axis=-1).astype(jnp.int32)
+            label_map = jnp.where(jnp.isfinite(logits.max(axis=-1)), best, -1)
             return {"probabilities": jax.nn.softmax(cells, axis=-1), "label_map": label_map}
 
         # Label embeddings are already computed, so the text encoder is left out.

@@ -9,6 +9,8 @@ The StableHLO file holds weights and labels. A process that has JAX alone runs i
     result = jax.export.deserialize(bytearray(open("FILE", "rb").read())).call(images)
     result["label_map"], result["probabilities"]  # int32 [B, H, W]; float32 [B, h, w, N] on the model's grid
     result["label_map"] == result["ids"]["cat"]  # the labels by name, whatever order they are in
+
+A pixel whose scores are not finite has the label -1: a program cannot refuse.
 """
 
 import dataclasses

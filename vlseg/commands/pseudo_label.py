@@ -27,6 +27,7 @@ from vlseg.data.formats import prepared
 from vlseg.data.listing import list_checked_images
 from vlseg.data.sources import READING, Dataset, define_flags, open_given
 from vlseg.errors import ConfigError, StorageError, VocabularyError
+from vlseg.evaluation.finite import check_scores, naming
 from vlseg.labels import names_from
 from vlseg.labels.binding import NO_CLASS, bind, explanation
 from vlseg.packages import Package
@@ -114,7 +115,10 @@ class PseudoLabelled(LazySequence[Example]):
         example = self._dataset[index]
         wanted = [self._model.inference]
         ((_, (scores,)),) = self._model.score_each([example], lambda one: one.image, self._embeddings, wanted)
-        allowed = scores.probabilities()[..., self.candidates]
+        with naming(example.name):
+            probabilities = scores.probabilities()
+        check_scores(example.name, probabilities)
+        allowed = probabilities[..., self.candidates]
         best = self.candidates[np.argmax(allowed, axis=-1)]
         # Among the labels that are allowed here, as if the model had been asked for these alone.
         share = allowed.max(axis=-1) / allowed.sum(axis=-1)

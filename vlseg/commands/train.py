@@ -24,7 +24,7 @@ from vlseg.checkpoints import directory, runs
 from vlseg.checks import check_choices, check_numbers
 from vlseg.data.examples import First
 from vlseg.data.sources import Dataset, open_section, split_sources, without_folders
-from vlseg.errors import ConfigError, VocabularyError
+from vlseg.errors import CheckpointError, ConfigError, VocabularyError
 from vlseg.evaluation.scoring import Candidates, choose, score
 from vlseg.labels import names_from
 from vlseg.labels.binding import explanation, renamed
@@ -32,6 +32,7 @@ from vlseg.packages import Package
 from vlseg.segmenter import Segmenter, Variant
 from vlseg.training import checkpoints, loop, program
 from vlseg.training.checkpoints import Place
+from vlseg.training.lease import Lease, held
 from vlseg.training.program import METRICS, Prepared
 from vlseg.training.telemetry import Work
 from vlseg.training.validation import History, Validation
@@ -57,8 +58,15 @@ def train(config: ml_collections.ConfigDict, workdir: str | Path) -> Place:
         The model directory.
 
     Raises:
-        VlsegError: anything wrong with the configuration, checkpoint, data or working directory.
+        VlsegError: anything wrong with the configuration, checkpoint, data or working directory, which may be in use by
+            another run.
     """
+    with held(workdir) as lease:
+        return _train(config, workdir, lease)
+
+
+def _train(config: ml_collections.ConfigDict, workdir: str | Path, lease: Lease) -> Place:
+    """What `train` does, in a working directory that is held."""
     package = packages.find(config.package)
     mesh = sharding.make_mesh(config.mesh)
     prepared = package.prepare(config, mesh)
@@ -84,7 +92,9 @@ def train(config: ml_collections.ConfigDict, workdir: str | Path) -> Place:
         work=Work(task.batch_size, task.flops),
         config=config.to_dict(),
         validation=validation,
+        lease=lease,
     )
+    lease.check()
     model = write(finish, model_part(state, mesh), path, schedule.steps, validation)
     if evaluation:
         evaluate(model, evaluation, path)
@@ -160,7 +170,7 @@ def write(
         return _save(finish(last), path / runs.MODEL, record)
     history = History(path, validation)
     # A shared folder may show later to other processes what was kept.
-    best = int(distributed.from_main(np.int32(history.best([*runs.kept_steps(path), steps]) or 0)))
+    best = int(distributed.from_main(np.int32(_best_whole(history, path, steps) if distributed.is_main() else 0)))
     chosen = f"the best {validation.metric} of {len(history.scores)} validations"
     if not best:
         best, chosen = steps, f"the last step, because no {validation.metric} is a number"
@@ -169,6 +179,19 @@ def write(
     model = _save(finish(parts), path / runs.MODEL, best_record)
     _save(finish(last), path / runs.LAST, {**record, "scores": history.scores[steps]})
     return model
+
+
+def _best_whole(history: History, path: Place, steps: int) -> int:
+    """The best step among the last and those that were kept and are not damaged; 0 if no score is a number."""
+    kept = {*runs.kept_steps(path), steps}
+    while (best := history.best(kept)) not in (None, steps):
+        try:
+            runs.check_step(path / runs.STEPS / str(best))
+            break
+        except CheckpointError as error:
+            print(f"checkpoint {best} is damaged ({error}); the best of the others is taken", flush=True)
+            kept.remove(best)
+    return best or 0
 
 
 def _save(model: Segmenter, path: Place, record: dict[str, Any]) -> Segmenter:

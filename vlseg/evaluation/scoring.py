@@ -25,6 +25,7 @@ from vlseg.data.sources import Dataset
 from vlseg.errors import ConfigError, DatasetError, ImageError, VocabularyError
 from vlseg.evaluation import confusion
 from vlseg.evaluation.confusion import SegmentationMetrics
+from vlseg.evaluation.finite import Finite, naming
 from vlseg.labels.binding import NO_CLASS, SHOWN, bind, explanation, find
 from vlseg.segmenter import Segmenter, Variant
 
@@ -224,7 +225,8 @@ def score(
         Metrics of the S scored classes, for which `choose` has names, for each of the variants.
 
     Raises:
-        ConfigError: as `choose`. ImageError, DatasetError: an example cannot be read.
+        ConfigError: as `choose`. ImageError, DatasetError: an example cannot be read. ImageError: the model's scores of
+            one are not finite.
     """
     candidates = choose(dataset.names, labels, score_labels, vocabulary)
     places = candidates.places(len(dataset.names))
@@ -232,7 +234,7 @@ def score(
     settings = [variant.settings for variant in variants] if variants else [model.inference]
     embeddings = model.embed(candidates.words)
     counts = [confusion.zeros(len(candidates.scored)) for _ in settings]
-    skipped: list[str] = []
+    finite, skipped = Finite(), list[str]()
     own = _own_examples(dataset, None if damaged is None else skipped)
     scored = model.score_each(own, lambda example: example.image, embeddings, settings, batch_size)
     shown = {"each": jax.process_count(), "shown": distributed.is_main()}
@@ -240,9 +242,16 @@ def score(
         label = jnp.asarray(_places_of(example.label, places, dataset.ignore_label))
         for number, scores in enumerate(found):
             # The words that were asked for, as class ids int32 [H, W].
-            best = (scores.label_map(),) if candidates.threshold is None else scores.most_probable()
-            prediction = on_device[candidates.class_map(*map(jnp.asarray, best))]
+            with naming(example.name):
+                if candidates.threshold is None:
+                    words, values = (jnp.asarray(array)[..., 0] for array in scores.top(1))
+                else:
+                    words, values = map(jnp.asarray, scores.most_probable())
+            found_classes = candidates.class_map(words, values)
+            finite.watch(example.name, values)
+            prediction = on_device[found_classes]
             counts[number] = confusion.update(counts[number], prediction, label, NO_CLASS)
+    finite.check()
     if damaged is not None:
         damaged += distributed.of_all(skipped)
     return [confusion.compute(distributed.merged(count, confusion.merge)) for count in counts]
