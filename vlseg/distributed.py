@@ -74,11 +74,6 @@ def is_main() -> bool:
     return jax.process_index() == 0
 
 
-def shows_progress() -> bool:
-    """Whether this process draws progress bars: that which prints, on a terminal."""
-    return is_main() and sys.stderr.isatty()
-
-
 def own_share(items: Any) -> Iterator[Any]:
     """Every n-th of some items, for n processes: this process's; `items` has a length and is indexed."""
     return (items[index] for index in range(jax.process_index(), len(items), jax.process_count()))

@@ -13,11 +13,11 @@ import jax
 import ml_collections
 import numpy as np
 from jax.experimental import multihost_utils
-from tqdm import tqdm
 
 from vlseg import distributed, json_files, storage
 from vlseg.checks import check_numbers
 from vlseg.errors import ConfigError, StorageError, VlsegError
+from vlseg.progress import Progress
 from vlseg.training.checkpoints import Checkpoints
 from vlseg.training.finite import NonFiniteLossError, listed, not_finite
 from vlseg.training.lease import Lease, held
@@ -185,8 +185,7 @@ def train(
     history.forget_after(first)
     writer = MetricWriter(workdir, first + 1) if distributed.is_main() else None
     _say_what_is_repeated(workdir, first)
-    hidden = not distributed.shows_progress()
-    bar = tqdm(total=schedule.steps, initial=first, disable=hidden, unit="step", desc="train")
+    progress = Progress(schedule.steps, "train", "step", initial=first, shown=distributed.is_main())
     pending: list[dict[str, jax.Array]] = []
     profiler = Profiler(workdir, schedule.profile)
     started = saved = time.monotonic()
@@ -197,7 +196,7 @@ def train(
         closing.callback(checkpoints.close)
         if writer:
             closing.callback(writer.close)
-        closing.callback(bar.close)
+        closing.callback(progress.close)
         closing.callback(profiler.close)
         if first and first not in history.scores and history.is_due(first, schedule.steps):
             _validate(history, state, first, writer)  # saved, but stopped before it was scored
@@ -208,7 +207,7 @@ def train(
             state, metrics = step_function(state, step)
             profiler.after(done, metrics)
             pending.append(metrics)
-            bar.update()
+            progress.update()
             stopped = interruption.reached(done)
             last = stopped or done == schedule.steps
             validating = history.is_due(done, schedule.steps)
@@ -227,7 +226,7 @@ def train(
                 pending, started = [], time.monotonic()
                 if writer:
                     writer.write(done, values)
-                    bar.set_postfix({name: f"{value:.4g}" for name, value in values.items()})
+                    progress.set_values(values)
                     if on_log:
                         on_log(done, values)
             if saving:
