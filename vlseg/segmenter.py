@@ -21,7 +21,7 @@ from vlseg.checkpoints.directory import Stored
 from vlseg.data import arrays
 from vlseg.data import images as image_files
 from vlseg.data.arrays import Picture
-from vlseg.errors import ConfigError, ImageError, VocabularyError
+from vlseg.errors import ConfigError, VocabularyError
 from vlseg.evaluation.crf import CRF, refine
 from vlseg.evaluation.finite import check_embeddings, check_scores, naming
 from vlseg.labels import check_names
@@ -316,7 +316,7 @@ class Segmenter(abc.ABC, Generic[Settings]):
         wanted = [self.inference if settings is None else settings]
         pixels = (
             (_called(image, place), image_files.read_image(arrays.plain(image)))
-            for place, image in enumerate(_several(images))
+            for place, image in enumerate(arrays.several(images))
         )
         for (called, image), (scores,) in self.score_each(pixels, lambda item: item[1], embeddings, wanted, batch_size):
             yield _segmentation(called, image, names, scores, top_k, rejection)
@@ -362,13 +362,6 @@ class Segmenter(abc.ABC, Generic[Settings]):
         return in_order(items, key, score, batch_size)
 
 
-def _several(images: Any) -> Iterator[Any]:
-    """Each of several images; ImageError for one, whose rows or letters would be taken for images."""
-    if arrays.is_picture(images) or not isinstance(images, Iterable):
-        raise ImageError(f"segment_each takes several images, not one {type(images).__name__}: give a list of them")
-    return iter(images)
-
-
 def _without_crf(settings: Any) -> Any:
     return dataclasses.replace(settings, crf=OFF) if hasattr(settings, "crf") else settings
 
@@ -378,7 +371,7 @@ def _refined(scores: Scores, image: np.ndarray, settings: Any) -> Scores:
     return RefinedScores(scores, image, wanted) if wanted.iterations else scores
 
 
-def _called(image: ImageSource, place: int) -> str:
+def _called(image: Picture, place: int) -> str:
     """What messages call an image: its path, or which of the images it is, counted from 1."""
     return os.fspath(image) if isinstance(image, str | os.PathLike) else f"image {place + 1}"
 

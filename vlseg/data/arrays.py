@@ -1,7 +1,7 @@
 """Pictures as other programs hold them: arrays and tensors of any library, and files in memory."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -32,6 +32,13 @@ def is_picture(value: Any) -> bool:
 
 def _is_array(value: Any) -> bool:
     return hasattr(value, "shape") and hasattr(value, "dtype") and not is_batch(value)
+
+
+def several(pictures: Any) -> Iterator[Picture]:
+    """Each of several pictures; ImageError for one, whose rows or letters would be taken for pictures."""
+    if is_picture(pictures) or not isinstance(pictures, Iterable):
+        raise ImageError(f"segment_each takes several images, not one {type(pictures).__name__}: give a list of them")
+    return iter(pictures)
 
 
 def plain(value: Picture) -> str | os.PathLike[str] | Image.Image | bytes | NDArray[np.uint8]:
