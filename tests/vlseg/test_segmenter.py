@@ -87,7 +87,7 @@ class Drawing(Segmenter):
     image_function = stored = None
 
     def embed(self, labels=None):
-        return labels
+        return np.zeros((4, 2), np.float32)
 
     def scores(self, images, embeddings, settings, batch_size):
         return [[Drawn()] for _ in images]
