@@ -43,18 +43,24 @@ class Loading:
 
 @dataclasses.dataclass(frozen=True)
 class Folder:
-    """How the labels of a folder are read, see `vlseg.data.formats.folder`."""
+    """How the labels of a folder are read, see `vlseg.data.formats.folder`; `label_orientation` also of annotations."""
 
     ignore_label: int = 255
     label_offset: int = 0
     ignore_zero: bool = False
+    label_orientation: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
 class Catalog:
-    """The split of a data set of the catalog: "train", "evaluation" or one of its own."""
+    """A data set of the catalog.
+
+    Attributes:
+        split: "train", "evaluation" or one of its own. label_orientation: as for `Folder`.
+    """
 
     split: str = "train"
+    label_orientation: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,7 +70,8 @@ class Tfds:
     Attributes:
         split: as for `Catalog`. image_feature, label_feature: names, where there are several.
         names: of the classes, where the data set has none: with commas, or a file.
-        ignore_label: by default what the data set says, or 255. label_offset, ignore_zero: as for `Folder`.
+        ignore_label: by default what the data set says, or 255. label_offset, ignore_zero,
+            label_orientation: as for `Folder`.
     """
 
     split: str = "train"
@@ -74,6 +81,7 @@ class Tfds:
     ignore_label: int | None = None
     label_offset: int = 0
     ignore_zero: bool = False
+    label_orientation: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
