@@ -25,8 +25,9 @@ from vlseg.errors import CheckpointError, ConfigError, ImageError, VocabularyErr
 from vlseg.evaluation.sliding_window import Scheme
 from vlseg.labels.binding import find
 from vlseg.labels.distinct import check_embeddings, check_known, check_tokens
-from vlseg.nn.resize import resize_bilinear
-from vlseg.segmenter import Scores, Segmenter
+from vlseg.nn.resize import resize_bilinear, resize_picture
+from vlseg.scores import Scores
+from vlseg.segmenter import Segmenter
 
 OFFICIAL_SCHEME = Scheme()
 """The official windows at one scale."""
@@ -119,8 +120,8 @@ class LSeg(Segmenter[Scheme]):
         height, width = pixels.shape[:2]
         scale = (long_side or self.inference.base_size) / max(height, width)
         rows, columns = (max(round(side * scale / STRIDE), 1) * STRIDE for side in (height, width))
-        normalized = inference.normalize(self.config, jnp.asarray(pixels))
-        return resize_bilinear(normalized[None], rows, columns, align_corners=True)
+        resized = resize_picture(pixels, rows, columns) / 255 - np.asarray(self.config.mean, np.float32)
+        return jnp.asarray((resized / np.asarray(self.config.deviation, np.float32))[None])
 
     def scores(
         self, images: Sequence[np.ndarray], embeddings: jax.Array, settings: Sequence[Scheme], batch_size: int

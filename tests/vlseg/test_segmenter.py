@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vlseg.segmenter import Rejection, Scores
+from vlseg.scores import Scores
+from vlseg.segmenter import Rejection
 from vlseg.streams import READ_AHEAD, in_order
 
 KEYS = st.lists(st.sampled_from(["a", "b", "c", None]), max_size=40)
@@ -75,3 +76,8 @@ def test_the_best_labels_follow_from_probabilities(count):
     best, highest = map(np.asarray, Drawn().most_probable())
     np.testing.assert_array_equal(best, values.argmax(axis=-1))
     np.testing.assert_allclose(highest, values.max(axis=-1), rtol=1e-6)
+    among = np.array([1, 3])
+    best, share = Drawn().most_probable(among)
+    allowed = values[..., among]
+    np.testing.assert_array_equal(best, among[allowed.argmax(axis=-1)])
+    np.testing.assert_allclose(share, allowed.max(axis=-1) / allowed.sum(axis=-1), rtol=1e-6)

@@ -10,7 +10,7 @@ from vlseg.data import catalog
 from vlseg.data.examples import Example
 from vlseg.errors import ConfigError
 from vlseg.evaluation.scoring import NO_CLASS, Vocabulary, choose, score
-from vlseg.segmenter import Scores
+from vlseg.scores import Scores
 
 NAMES = ("background", "cat", "dog")
 WORDS = (("sky", "sea"), ("cat",), ("dog", "hound"))
