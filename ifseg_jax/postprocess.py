@@ -13,7 +13,7 @@ import numpy as np
 from vlseg.errors import ConfigError
 from vlseg.evaluation.tiles import TILE, Canvas, enlarged, half_pixel_taps, tiles
 from vlseg.nn.resize import interpolation_matrix
-from vlseg.scores import Scores
+from vlseg.scores import NO_LABEL, Scores, chosen
 
 SPANS = (16, 128)
 """Tokens along a side of what a tile of pixels is made of, or multiples of the last: few, so that few programs are."""
@@ -115,7 +115,7 @@ def _best(pixels: jax.Array, count: int) -> tuple[jax.Array, jax.Array]:
         best, highest = jnp.argmax(pixels, axis=-1)[..., None], jnp.max(pixels, axis=-1)[..., None]
     else:
         highest, best = jax.lax.top_k(pixels, count)
-    return best.astype(jnp.int32), highest
+    return jnp.where(jnp.isnan(highest), NO_LABEL, best.astype(jnp.int32)), highest
 
 
 @functools.partial(jax.jit, static_argnames="count")
@@ -173,7 +173,7 @@ class ImageScores(Scores):
         best, highest = self._top(allowed, 1)
         # Upsampling is linear, so it may come after the sum.
         total = self._upsampled(allowed.sum(axis=-1, keepdims=True))
-        return among.astype(np.int32)[best[..., 0]], np.divide(highest, total, out=highest)[..., 0]
+        return chosen(among, best[..., 0]), np.divide(highest, total, out=highest)[..., 0]
 
     def probabilities(self) -> np.ndarray:
         """See `Scores.probabilities`: bilinearly upsampled."""

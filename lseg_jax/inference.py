@@ -20,7 +20,7 @@ from vlseg.errors import VocabularyError
 from vlseg.evaluation import sliding_window
 from vlseg.evaluation.sliding_window import Layout, Scheme, Views
 from vlseg.evaluation.tiles import TILE, Canvas, Tile
-from vlseg.scores import Scores
+from vlseg.scores import NO_LABEL, Scores
 
 SCORES = 2**23
 """Scores, pixels of a tile times labels, that are held at a time."""
@@ -269,7 +269,7 @@ class WindowScores(Scores):
     def top(self, count: int) -> tuple[np.ndarray, np.ndarray]:
         """See `Scores.top`; scores are `Ranking.similarities`."""
         shape = (TILE, TILE, count)
-        initial = Ranking(np.full(shape, -1, np.int32), np.full(shape, -np.inf, np.float32))
+        initial = Ranking(np.full(shape, NO_LABEL, np.int32), np.full(shape, -np.inf, np.float32))
         return self._folded(_rank, initial, np.ones(len(self.labels), bool))
 
     def label_map(self) -> np.ndarray:
@@ -281,7 +281,7 @@ class WindowScores(Scores):
         if among is not None:
             counted[among] = True
         lowest = np.full((TILE, TILE), -np.inf, np.float32)
-        found = self._folded(_improve, Best(np.full(lowest.shape, -1, np.int32), lowest, lowest), counted)
+        found = self._folded(_improve, Best(np.full(lowest.shape, NO_LABEL, np.int32), lowest, lowest), counted)
         probabilities = np.subtract(found.logits, found.total, out=found.logits)
         return found.labels, np.exp(probabilities, out=probabilities)
 

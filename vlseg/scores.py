@@ -7,6 +7,9 @@ import numpy as np
 
 from vlseg.evaluation.crf import CRF, refine
 
+NO_LABEL = -1
+"""The label of pixels whose scores are not numbers."""
+
 
 class Scores(abc.ABC):
     """The scores of all N labels at all pixels [H, W] of one image.
@@ -27,7 +30,8 @@ class Scores(abc.ABC):
         """The best labels of every pixel, best first; of equal ones the first comes first.
 
         Returns:
-            int32 [H, W, count] and their scores float32 [H, W, count], see `kind`.
+            int32 [H, W, count] and their scores float32 [H, W, count], see `kind`. A score that is not a number is no
+            label's: -1.
         """
         return _best(self.probabilities(), count)
 
@@ -43,7 +47,7 @@ class Scores(abc.ABC):
             return labels[..., 0], highest[..., 0]
         allowed = probabilities[..., among]
         labels, highest = _best(allowed, 1)
-        return among[labels[..., 0]].astype(np.int32), highest[..., 0] / allowed.sum(axis=-1)
+        return chosen(among, labels[..., 0]), highest[..., 0] / allowed.sum(axis=-1)
 
     def label_map(self) -> np.ndarray:
         """The best label of every pixel, int32 [H, W]."""
@@ -57,7 +61,13 @@ def _best(probabilities: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray
     for row, best, highest in zip(probabilities, labels, scores, strict=True):
         best[:] = row.argmax(-1)[:, None] if count == 1 else np.argsort(-row, axis=-1, kind="stable")[:, :count]
         highest[:] = np.take_along_axis(row, best, axis=-1)
+    labels[np.isnan(scores)] = NO_LABEL
     return labels, scores
+
+
+def chosen(among: np.ndarray, places: np.ndarray) -> np.ndarray:
+    """The labels int32 [...] at some places in `among`, int [n]; `NO_LABEL` where the place is that."""
+    return np.append(among, NO_LABEL).astype(np.int32)[places]
 
 
 class RefinedScores(Scores):

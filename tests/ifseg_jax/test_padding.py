@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from ifseg_jax import inference, knn_average
 from ifseg_jax.ofa import grid_size
 from ifseg_jax.settings import Inference
+from tests import compilations
 from vlseg.data.images import rescaled_size, resize_image
 from vlseg.nn.resize import resize_bilinear
 
@@ -71,6 +72,14 @@ def test_segmenting_compiles_one_program_and_equals_running_unpadded(model, orig
         assert result.label_map.shape == original.shape[:2] and result.label_map.dtype == np.int32
         chosen = np.take_along_axis(pixels, result.label_map[..., None], axis=-1)[..., 0]
         np.testing.assert_allclose(chosen, pixels.max(axis=-1), rtol=0, atol=1e-5)
+
+
+def test_pictures_of_other_sizes_compile_nothing(model, originals):
+    model.segment(originals[-1], CATEGORIES)
+    images = [np.resize(originals[0], (*size, 3)) for size in [(40, 51), (81, 95), (150, 200)]]
+    with compilations.counted() as programs:
+        results = model.segment(images, CATEGORIES)
+    assert programs == [] and results[2].label_map.shape == (150, 200)
 
 
 def test_a_batch_of_different_sizes(model, images, unpadded):

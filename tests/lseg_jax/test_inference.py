@@ -9,6 +9,7 @@ import pytest
 from lseg_jax import Scheme, inference
 from lseg_jax.inference import WindowScores
 from lseg_jax.lseg import LOGIT_SCALE
+from tests import compilations
 from vlseg.errors import VocabularyError
 from vlseg.evaluation.tiles import TILE
 
@@ -97,6 +98,14 @@ def test_several_windows_at_a_time(micro_model):
     one = WindowScores(micro_model.config, SEVERAL, micro_model.variables, image, embeddings(5))
     many = dataclasses.replace(one, batch_size=4)
     np.testing.assert_allclose(one.top(5)[1], many.top(5)[1], rtol=0, atol=1e-5)
+
+
+def test_pictures_of_other_sizes_compile_nothing(micro_model):
+    model = dataclasses.replace(micro_model, inference=Scheme(64, CROP))
+    model.segment(picture(60, 50), LABELS)
+    with compilations.counted() as programs:
+        results = [model.segment(picture(*size), LABELS) for size in [(30, 64), (61, 50), (200, 90), (130, 300)]]
+    assert programs == [] and [result.label_map.shape for result in results][2:] == [(200, 90), (130, 300)]
 
 
 # Many labels

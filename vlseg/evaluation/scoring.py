@@ -131,15 +131,15 @@ class Candidates(NamedTuple):
         """The classes of pixels, an array of the kind that is given; pure, and of JAX arrays jittable.
 
         Args:
-            words: int [...], the best word of each pixel, an index into `words`.
+            words: int [...], the best word of each pixel, an index into `words`, or -1 for none.
             probabilities: float [...] in [0, 1], that of the best word among all words that were asked for; needed if
                 there is a threshold.
 
         Returns:
-            int32 [...], class ids; NO_CLASS where the best word is a distractor.
+            int32 [...], class ids; NO_CLASS where the best word is a distractor, or there is none.
         """
         numpy = jnp if isinstance(words, jax.Array) else np
-        found = numpy.asarray(self.classes, numpy.int32)[words]
+        found = numpy.asarray((*self.classes, NO_CLASS), numpy.int32)[words]
         if self.threshold is None:
             return found
         if probabilities is None:
