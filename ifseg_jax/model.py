@@ -131,7 +131,7 @@ class IFSeg(Segmenter[Inference]):
     def logits(
         self, images: jax.Array, labels: Sequence[str] | None = None, *, categories: Sequence[str] | None = None
     ) -> jax.Array:
-        """Category logits on the token grid, before kNN averaging.
+        """Category logits on the token grid, before kNN averaging. Every shape of images compiles a program.
 
         Args:
             images: float32 [B, H, W, 3] in [-1, 1], already of the size to be used (or uint8).

@@ -88,7 +88,7 @@ class LSeg(Segmenter[Scheme]):
         return self.config.text.identity(self.variables)
 
     def encode_pixels(self, images: ArrayLike) -> jax.Array:
-        """Embeddings of pixels.
+        """Embeddings of pixels. Every shape of images compiles a program.
 
         Args:
             images: [B, H, W, 3] of the size to be used; uint8, or float32 that is normalised already ((x / 255 - mean)
@@ -103,7 +103,10 @@ class LSeg(Segmenter[Scheme]):
         return inference.encode_pixels(self.config, self.variables, _checked(images))
 
     def logits(self, images: ArrayLike, labels: Sequence[str] | None = None) -> jax.Array:
-        """Logits float32 [B, H, W, N] after the official output upsampling; images as for `encode_pixels`."""
+        """Logits float32 [B, H, W, N] after the official output upsampling; images as for `encode_pixels`.
+
+        Every shape of images compiles a program, and all logits are held; `segment` needs neither.
+        """
         return inference.logits(self.config, self.variables, _checked(images), self.encode_text(labels))
 
     def preprocess(self, image: ImageSource, long_side: int | None = None) -> jax.Array:
