@@ -110,12 +110,14 @@ def best_categories(
 
 
 def _best(pixels: jax.Array, count: int) -> tuple[jax.Array, jax.Array]:
-    """The best categories int32 [..., count] of probabilities [..., M], and their probabilities."""
+    """The best categories int32 [..., count] of probabilities [..., M], and their probabilities; see `Scores.top`."""
+    # Whether a maximum passes on what is not a number depends on the compiler.
+    pixels = jnp.where(jnp.isnan(pixels), -jnp.inf, pixels)
     if count == 1:  # which needs no sorting
         best, highest = jnp.argmax(pixels, axis=-1)[..., None], jnp.max(pixels, axis=-1)[..., None]
     else:
         highest, best = jax.lax.top_k(pixels, count)
-    return jnp.where(jnp.isnan(highest), NO_LABEL, best.astype(jnp.int32)), highest
+    return jnp.where(highest == -jnp.inf, NO_LABEL, best.astype(jnp.int32)), highest
 
 
 @functools.partial(jax.jit, static_argnames="count")

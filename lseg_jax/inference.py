@@ -130,7 +130,7 @@ def _compare(total: jax.Array, labels: jax.Array) -> jax.Array:
 def _rank(ranking: Ranking, scores: jax.Array, start: np.ndarray, counted: np.ndarray, views: np.ndarray) -> Ranking:
     """The ranking with the chunk of labels from `start` taken into account, of which `counted` says which count."""
     count = ranking.labels.shape[-1]
-    fresh = jnp.where(counted, scores / (views * LOGIT_SCALE), -jnp.inf)
+    fresh = jnp.where(counted & ~jnp.isnan(scores), scores / (views * LOGIT_SCALE), -jnp.inf)
     found = []
     for number in range(count):
         place = jnp.argmax(fresh, axis=-1)
@@ -151,7 +151,7 @@ def _rank(ranking: Ranking, scores: jax.Array, start: np.ndarray, counted: np.nd
 @jax.jit
 def _improve(best: Best, scores: jax.Array, start: np.ndarray, counted: np.ndarray, views: np.ndarray) -> Best:
     """The best labels with a chunk taken into account; arguments as for `_rank`."""
-    fresh = jnp.where(counted, scores / views, -jnp.inf)
+    fresh = jnp.where(counted & ~jnp.isnan(scores), scores / views, -jnp.inf)
     highest = jnp.max(fresh, axis=-1)
     better = highest > best.logits  # of equal labels the first stays
     return Best(

@@ -108,6 +108,13 @@ def test_pictures_of_other_sizes_compile_nothing(micro_model):
     assert programs == [] and [result.label_map.shape for result in results][2:] == [(200, 90), (130, 300)]
 
 
+def test_what_is_not_a_number_is_no_label(micro_model):
+    labels = embeddings(5)
+    labels[:] = np.nan
+    scores = scores_of(micro_model, labels)
+    assert (scores.label_map() == -1).all() and (scores.top(2)[0] == -1).all()
+
+
 # Many labels
 
 

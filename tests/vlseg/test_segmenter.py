@@ -81,3 +81,14 @@ def test_the_best_labels_follow_from_probabilities(count):
     allowed = values[..., among]
     np.testing.assert_array_equal(best, among[allowed.argmax(axis=-1)])
     np.testing.assert_allclose(share, allowed.max(axis=-1) / allowed.sum(axis=-1), rtol=1e-6)
+
+
+def test_what_is_not_a_number_is_no_label():
+    class Broken(Drawn):
+        def probabilities(self):
+            values = super().probabilities()
+            values[2, 3] = np.nan
+            return values
+
+    assert Broken().label_map()[2, 3] == -1 and (Broken().label_map() == -1).sum() == 1
+    assert Broken().most_probable(np.array([1, 3]))[0][2, 3] == -1
