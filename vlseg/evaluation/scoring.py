@@ -234,7 +234,7 @@ def score(
     settings = [variant.settings for variant in variants] if variants else [model.inference]
     embeddings = model.embed(candidates.words)
     counts = [confusion.zeros(len(candidates.scored)) for _ in settings]
-    finite, skipped = Finite(), list[str]()
+    skipped: list[str] = []
     own = _own_examples(dataset, None if damaged is None else skipped)
     scored = model.score_each(own, lambda example: example.image, embeddings, settings, batch_size)
     shown = {"each": jax.process_count(), "shown": distributed.is_main()}
