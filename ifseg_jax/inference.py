@@ -5,7 +5,10 @@ image. What becomes of the logits is in `ifseg_jax.postprocess`.
 """
 
 import functools
+import itertools
+import math
 from collections.abc import Sequence
+from fractions import Fraction
 from typing import Any, NamedTuple
 
 import jax
@@ -15,10 +18,11 @@ import numpy as np
 from ifseg_jax.config import OFAConfig
 from ifseg_jax.ofa import OFA, grid_size
 from ifseg_jax.positions import Grid
+from ifseg_jax.postprocess import knn_average
 from ifseg_jax.prompt import WordEmbeddings
 
-BUCKET_CELLS = (4, 8, 12, 16, 20, 24, 28, 32, 36, 40, 43, 48, 56, 64, 80, 96, 112, 128)
-"""Sides of padded grids in cells; 43 is the long side of a 4:3 image. Beyond the last, multiples of 32."""
+ASPECTS = (Fraction(1), Fraction(4, 3), Fraction(3, 2), Fraction(2))
+"""Long side by short side of padded grids: squares, the usual formats of photographs, and 2, 4, 8, ... for others."""
 
 
 @functools.partial(jax.jit, static_argnames="config")
@@ -32,6 +36,13 @@ def image_features(config: OFAConfig, variables: Any, images: jax.Array, sizes: 
 def scaled(images: jax.Array) -> jax.Array:
     """Pixels in [-1, 1], float32: uint8 is scaled, floats are taken as they are."""
     return images.astype(jnp.float32) / 127.5 - 1.0 if images.dtype == jnp.uint8 else images
+
+
+class Averaging(NamedTuple):
+    """Rounds of averaging probabilities over the k nearest neighbours, none of them for 0 iterations."""
+
+    k: int
+    iterations: int
 
 
 class Prediction(NamedTuple):
@@ -60,6 +71,35 @@ def predict(
     return Prediction(logits, features, cells)
 
 
+@functools.partial(jax.jit, static_argnames=("config", "averaging"))
+def probabilities(
+    config: OFAConfig,
+    averaging: tuple[Averaging, ...],
+    variables: Any,
+    words: WordEmbeddings,
+    images: jax.Array,
+    sizes: jax.Array | None = None,
+) -> tuple[jax.Array, ...]:
+    """Probabilities float32 [B, h, w, M] of every token on the padded grid, for each of several ways to average them.
+
+    In one program, since a folder's pictures need one for each padded size. Arguments as for `predict`.
+    """
+    prediction = predict(config, variables, words, images, sizes)
+    return tuple(averaged(prediction, way) for way in averaging)
+
+
+def averaged(prediction: Prediction, averaging: Averaging) -> jax.Array:
+    """Probabilities float32 [B, h, w, M] on the padded grid, averaged over neighbours (Eq. 18)."""
+    probabilities = jax.nn.softmax(prediction.logits, axis=-1)
+    if not averaging.iterations:
+        return probabilities
+    batch, rows, columns, categories = probabilities.shape
+    mask = cell_mask(prediction.cells, rows, columns)
+    features = prediction.features.reshape(batch, rows * columns, -1)
+    flat = probabilities.reshape(batch, rows * columns, categories)
+    return knn_average(flat, features, averaging.k, averaging.iterations, mask).reshape(probabilities.shape)
+
+
 @functools.partial(jax.jit, static_argnames="config")
 def artificial_logits(config: OFAConfig, variables: Any, words: WordEmbeddings, grids: jax.Array) -> jax.Array:
     """Logits float32 [B, h, w, M] of artificial images: int [B, h, w] category ids in the place of image tokens."""
@@ -73,19 +113,22 @@ def cell_mask(cells: jax.Array | None, rows: int, columns: int) -> jax.Array | N
     return Grid(rows, columns, cells).valid()
 
 
-def bucket_side(pixels: int, stride: int) -> int:
-    """Padded length of a side of `pixels`, from the static set of buckets."""
-    cells = -(-pixels // stride)
-    for bucket in BUCKET_CELLS:
-        if cells <= bucket:
-            return bucket * stride
-    return -(-cells // 32) * 32 * stride
+def bucket_side(pixels: int, stride: int, short_side: int) -> int:
+    """Padded length of a side of `pixels`: the short side's times one of `ASPECTS`.
+
+    Resized images have a short side of `short_side` pixels, or less where they are very long, so that images of all
+    sizes share few programs.
+    """
+    cells, short = -(-pixels // stride), -(-short_side // stride)
+    aspects = itertools.chain(ASPECTS, (ASPECTS[-1] * 2**power for power in itertools.count(1)))
+    buckets = (math.ceil(short * aspect) for aspect in aspects)
+    return next(bucket for bucket in buckets if bucket >= cells) * stride
 
 
-def pad_images(images: Sequence[np.ndarray], stride: int) -> tuple[np.ndarray, np.ndarray]:
+def pad_images(images: Sequence[np.ndarray], stride: int, short_side: int) -> tuple[np.ndarray, np.ndarray]:
     """Stacks images uint8 [h, w, 3] of one bucket: uint8 [B, H, W, 3] and their sizes int32 [B, 2]."""
     sizes = np.asarray([image.shape[:2] for image in images], np.int32)
-    height, width = (bucket_side(int(side), stride) for side in sizes.max(axis=0))
+    height, width = (bucket_side(int(side), stride, short_side) for side in sizes.max(axis=0))
     batch = np.zeros((len(images), height, width, 3), np.uint8)
     for row, image in zip(batch, images, strict=True):
         row[: image.shape[0], : image.shape[1]] = image

@@ -13,8 +13,8 @@ from jax.typing import ArrayLike
 
 from ifseg_jax import checkpoint, inference
 from ifseg_jax.config import OFAConfig
-from ifseg_jax.inference import Prediction
-from ifseg_jax.postprocess import GridScores, ImageScores, best_categories, knn_average
+from ifseg_jax.inference import Averaging
+from ifseg_jax.postprocess import GridScores, ImageScores, best_categories
 from ifseg_jax.prompt import WordEmbeddings, Words, embed_words, encode_categories, report_untrained, rows_of, word_ids
 from ifseg_jax.settings import Adaptation, Inference, Options, stored_adaptation
 from ifseg_jax.vocabulary import UNK, Tokenizer, load_tokenizer
@@ -26,7 +26,8 @@ from vlseg.data.arrays import Picture
 from vlseg.errors import CheckpointError, ConfigError, VocabularyError
 from vlseg.labels.distinct import check_embeddings, check_known, check_tokens
 from vlseg.nn.inputs import check_pixels
-from vlseg.segmenter import Scores, Segmentation, Segmenter, Variant, without_variables
+from vlseg.scores import Scores
+from vlseg.segmenter import Segmentation, Segmenter, Variant, without_variables
 from vlseg.training import program
 
 OFFICIAL = Inference()
@@ -132,7 +133,7 @@ class IFSeg(Segmenter[Inference]):
     def logits(
         self, images: jax.Array, labels: Sequence[str] | None = None, *, categories: Sequence[str] | None = None
     ) -> jax.Array:
-        """Category logits on the token grid, before kNN averaging.
+        """Category logits on the token grid, before kNN averaging. Every shape of images compiles a program.
 
         Args:
             images: float32 [B, H, W, 3] in [-1, 1], already of the size to be used (or uint8).
@@ -192,28 +193,27 @@ class IFSeg(Segmenter[Inference]):
 
     def batch_key(self, shape: Sequence[int], settings: Sequence[Inference]) -> tuple[int, ...]:
         """Padded sizes; see `Segmenter.batch_key`."""
-        sides = (side for wanted in settings for side in _size(shape, wanted))
-        return tuple(inference.bucket_side(side, self.config.stride) for side in sides)
+        stride = self.config.stride
+        sides = ((side, wanted.short_side) for wanted in settings for side in _size(shape, wanted))
+        return tuple(inference.bucket_side(side, stride, short_side) for side, short_side in sides)
 
     def scores(
         self, images: Sequence[np.ndarray], embeddings: WordEmbeddings, settings: Sequence[Inference], batch_size: int
     ) -> list[list[Scores]]:
         """See `Segmenter.scores`; settings of one size share a forward pass."""
         stride, sizes = self.config.stride, [image.shape[:2] for image in images]
-        predictions: dict[tuple[int, int], tuple[Prediction, list[tuple[int, int]]]] = {}
-        batches = []
-        for wanted in settings:
-            sides = wanted.short_side, wanted.long_side
-            if sides not in predictions:
-                resized = [image_files.resize_image(image, _size(image.shape, wanted)) for image in images]
-                grids = [(-(-image.shape[0] // stride), -(-image.shape[1] // stride)) for image in resized]
-                resized += resized[-1:] * (batch_size - len(resized))
-                batch, valid = inference.pad_images(resized, stride)
-                predicted = inference.predict(self.config, self.variables, embeddings, batch, valid)
-                predictions[sides] = predicted, grids
-            prediction, grids = predictions[sides]
-            batches.append(GridScores(_probabilities(prediction, wanted), grids, sizes))
-        return [[ImageScores(batch, row) for batch in batches] for row in range(len(images))]
+        found: dict[Inference, GridScores] = {}
+        for sides in {(wanted.short_side, wanted.long_side) for wanted in settings}:
+            same = [wanted for wanted in settings if (wanted.short_side, wanted.long_side) == sides]
+            resized = [image_files.resize_image(image, _size(image.shape, same[0])) for image in images]
+            grids = [(-(-image.shape[0] // stride), -(-image.shape[1] // stride)) for image in resized]
+            resized += resized[-1:] * (batch_size - len(resized))
+            batch, valid = inference.pad_images(resized, stride, sides[0])
+            ways = tuple(map(_averaging, same))
+            results = inference.probabilities(self.config, ways, self.variables, embeddings, batch, valid)
+            for wanted, probabilities in zip(same, results, strict=True):
+                found[wanted] = GridScores(probabilities, grids, sizes)
+        return [[ImageScores(found[wanted], row) for wanted in settings] for row in range(len(images))]
 
     def variants(self) -> list[Variant]:
         """Without and with averaging, if the model averages, both with its CRF if any; see `Segmenter.variants`."""
@@ -238,7 +238,7 @@ class IFSeg(Segmenter[Inference]):
             variables, words = arrays
             batch, height, width, _ = images.shape
             prediction = inference.predict(config, rules.unflatten(variables), words, images)
-            probabilities = _probabilities(prediction, settings)
+            probabilities = inference.averaged(prediction, _averaging(settings))
             sizes = jnp.broadcast_to(jnp.asarray([height, width], jnp.int32), (batch, 2))
             best, highest = best_categories(probabilities, None, sizes, 1, height, width)
             label_map = jnp.where(jnp.isfinite(highest), best, -1)[..., 0]
@@ -330,17 +330,8 @@ def _size(shape: Sequence[int], settings: Inference) -> tuple[int, int]:
     return image_files.rescaled_size(shape[0], shape[1], settings.short_side, settings.long_side)
 
 
-def _probabilities(prediction: Prediction, settings: Inference) -> jax.Array:
-    """Probabilities float32 [B, h, w, M] on the padded grid, averaged as the settings say (Eq. 18)."""
-    probabilities = jax.nn.softmax(prediction.logits, axis=-1)
-    if not settings.knn_iterations:
-        return probabilities
-    batch, rows, columns, categories = probabilities.shape
-    mask = inference.cell_mask(prediction.cells, rows, columns)
-    features = prediction.features.reshape(batch, rows * columns, -1)
-    flat = probabilities.reshape(batch, rows * columns, categories)
-    averaged = knn_average(flat, features, settings.knn_k, settings.knn_iterations, mask)
-    return averaged.reshape(probabilities.shape)
+def _averaging(settings: Inference) -> Averaging:
+    return Averaging(settings.knn_k, settings.knn_iterations)
 
 
 def load(

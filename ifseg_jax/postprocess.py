@@ -1,6 +1,6 @@
 """From logits on the token grid to a label map: averaging over neighbours and upsampling (IFSeg, Eq. 12-14 and 18).
 
-Probabilities live on the token grid until label maps are made, in blocks of rows, at the images' original sizes.
+Probabilities live on the token grid until label maps are made, tile by tile, at the images' original sizes.
 """
 
 import functools
@@ -11,11 +11,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from vlseg.errors import ConfigError
-from vlseg.nn.resize import interpolation_matrix, resize_bilinear
-from vlseg.segmenter import Scores
+from vlseg.evaluation.tiles import TILE, Canvas, enlarged, half_pixel_taps, tiles
+from vlseg.nn.resize import interpolation_matrix
+from vlseg.scores import NO_LABEL, Scores, chosen
 
-OUTPUT_STEP = 128
-"""Label maps are made at sizes rounded up to multiples of this, then cropped, so that few programs make them."""
+SPANS = (16, 128)
+"""Tokens along a side of what a tile of pixels is made of, or multiples of the last: few, so that few programs are."""
 
 MASKED_SIMILARITY = -2.0
 """Below every cosine."""
@@ -99,12 +100,7 @@ def best_categories(
 
     def block(rows: jax.Array) -> tuple[jax.Array, jax.Array]:
         tall = jnp.einsum("byh,bhwm->bywm", rows, probabilities, precision="highest")
-        pixels = jnp.einsum("bxw,bywm->byxm", columns, tall, precision="highest")
-        if count == 1:  # which needs no sorting
-            best, highest = jnp.argmax(pixels, axis=-1)[..., None], jnp.max(pixels, axis=-1)[..., None]
-        else:
-            highest, best = jax.lax.top_k(pixels, count)
-        return best.astype(jnp.int32), highest
+        return _best(jnp.einsum("bxw,bywm->byxm", columns, tall, precision="highest"), count)
 
     def whole(parts: jax.Array) -> jax.Array:
         return parts.swapaxes(0, 1).reshape(batch, blocks * row_block, width, count)[:, :height]
@@ -113,8 +109,30 @@ def best_categories(
     return whole(best), whole(highest)
 
 
+def _best(pixels: jax.Array, count: int) -> tuple[jax.Array, jax.Array]:
+    """The best categories int32 [..., count] of probabilities [..., M], and their probabilities; see `Scores.top`."""
+    # Whether a maximum passes on what is not a number depends on the compiler.
+    pixels = jnp.where(jnp.isnan(pixels), -jnp.inf, pixels)
+    if count == 1:  # which needs no sorting
+        best, highest = jnp.argmax(pixels, axis=-1)[..., None], jnp.max(pixels, axis=-1)[..., None]
+    else:
+        highest, best = jax.lax.top_k(pixels, count)
+    return jnp.where(highest == -jnp.inf, NO_LABEL, best.astype(jnp.int32)), highest
+
+
+@functools.partial(jax.jit, static_argnames="count")
+def best_of_tile(tokens: jax.Array, rows: jax.Array, columns: jax.Array, count: int) -> tuple[jax.Array, jax.Array]:
+    """`best_categories` of a tile of an image: int32 [TILE, TILE, count] and float32 of the same shape.
+
+    Args:
+        tokens: float32 [span, span, M], the probabilities that it is made of. rows, columns: float32 [TILE, span], see
+            `vlseg.evaluation.tiles`.
+    """
+    return _best(enlarged(tokens, rows, columns), count)
+
+
 class GridScores:
-    """Probabilities of a batch of images on the token grid, whose label maps are made together, when they are needed.
+    """Probabilities of a batch of images on the token grid.
 
     Attributes:
         probabilities: float32 [B, h, w, M] on the padded grid; images may be fewer than B.
@@ -125,18 +143,11 @@ class GridScores:
         self, probabilities: jax.Array, grids: Sequence[tuple[int, int]], sizes: Sequence[tuple[int, ...]]
     ) -> None:
         self.probabilities, self.grids, self.sizes = probabilities, grids, sizes
-        self._best: dict[int, tuple[np.ndarray, np.ndarray]] = {}
 
-    def best(self, count: int) -> tuple[np.ndarray, np.ndarray]:
-        """The best categories int32 [B, H, W, count] and their probabilities, H and W rounded up."""
-        if count not in self._best:
-            filler = len(self.probabilities) - len(self.sizes)
-            height, width = (_rounded(max(side)) for side in zip(*self.sizes, strict=True))
-            grids = np.asarray([*self.grids, *[self.grids[-1]] * filler], np.int32)
-            sizes = np.asarray([*self.sizes, *[self.sizes[-1]] * filler], np.int32)
-            best, highest = best_categories(self.probabilities, grids, sizes, count, height, width)
-            self._best[count] = np.asarray(best), np.asarray(highest)
-        return self._best[count]
+    @functools.cached_property
+    def on_host(self) -> np.ndarray:
+        """The probabilities, copied once for all images of the batch."""
+        return np.asarray(self.probabilities)
 
 
 class ImageScores(Scores):
@@ -149,23 +160,50 @@ class ImageScores(Scores):
     def grid_probabilities(self) -> np.ndarray:
         """float32 [h, w, M] on the image's token grid."""
         rows, columns = self._batch.grids[self._row]
-        return np.asarray(self._batch.probabilities)[self._row, :rows, :columns]
+        return self._batch.on_host[self._row, :rows, :columns]
 
     def top(self, count: int) -> tuple[np.ndarray, np.ndarray]:
         """See `Scores.top`; scores are probabilities."""
-        height, width = self._batch.sizes[self._row]
-        best, highest = (array[self._row, :height, :width] for array in self._batch.best(count))
-        return best, highest
+        return self._top(self.grid_probabilities, count)
 
-    def most_probable(self) -> tuple[np.ndarray, np.ndarray]:
-        best, highest = self.top(1)
-        return best[..., 0], highest[..., 0]
+    def most_probable(self, among: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """See `Scores.most_probable`."""
+        if among is None:
+            best, highest = self.top(1)
+            return best[..., 0], highest[..., 0]
+        allowed = self.grid_probabilities[..., among]
+        best, highest = self._top(allowed, 1)
+        # Upsampling is linear, so it may come after the sum.
+        total = self._upsampled(allowed.sum(axis=-1, keepdims=True))
+        return chosen(among, best[..., 0]), np.divide(highest, total, out=highest)[..., 0]
 
     def probabilities(self) -> np.ndarray:
         """See `Scores.probabilities`: bilinearly upsampled."""
-        height, width = self._batch.sizes[self._row]
-        return np.asarray(resize_bilinear(jnp.asarray(self.grid_probabilities)[None], height, width)[0])
+        return self._upsampled(self.grid_probabilities)
 
+    def _top(self, tokens: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+        """The best of probabilities float32 [h, w, M] on the token grid for every pixel, see `Scores.top`."""
+        (height, width), (h, w, _) = self._batch.sizes[self._row], tokens.shape
+        down, along = half_pixel_taps(h, height), half_pixel_taps(w, width)
+        reach = max(down.reach, along.reach)
+        span = next((span for span in SPANS if span >= reach), -(-reach // SPANS[-1]) * SPANS[-1])
+        padded = np.pad(tokens, ((0, max(span - h, 0)), (0, max(span - w, 0)), (0, 0)))
+        rows, columns = down.stretches(span), along.stretches(span)
+        shape = (TILE, TILE, count)
+        canvas = Canvas(height, width, [np.zeros(shape, np.int32), np.zeros(shape, np.float32)])
+        for tile, row, column in tiles(height, width):
+            (top, row_weights), (left, column_weights) = rows[row], columns[column]
+            part = np.ascontiguousarray(padded[top : top + span, left : left + span])
+            canvas.put(tile, best_of_tile(part, row_weights, column_weights, count))
+        labels, scores = canvas.arrays()
+        return labels, scores
 
-def _rounded(pixels: int) -> int:
-    return -(-pixels // OUTPUT_STEP) * OUTPUT_STEP
+    def _upsampled(self, tokens: np.ndarray) -> np.ndarray:
+        """float32 [h, w, n] on the token grid at the size of the image: float32 [H, W, n]."""
+        (height, width), (h, w, n) = self._batch.sizes[self._row], tokens.shape
+        columns = np.concatenate([weights for _, weights in half_pixel_taps(w, width).stretches(w)])[:width]
+        found = np.empty((height, width, n), np.float32)
+        for number, (_, rows) in enumerate(half_pixel_taps(h, height).stretches(h)):
+            into = found[number * TILE : (number + 1) * TILE]
+            np.matmul(columns, np.tensordot(rows[: len(into)], tokens, 1), out=into)
+        return found

@@ -1,13 +1,14 @@
 """Inference as jitted pure functions, in a few static shapes whatever the images and however many the labels.
 
 An image is seen through square windows (`vlseg.evaluation.sliding_window`), whose scores are put together at its own
-size. Scores of many labels never exist at once: labels come in chunks, and only the best few of each pixel are kept.
+size, tile by tile. Scores of all labels never exist for all pixels: only the best few labels of each are kept, and many
+labels come in chunks.
 """
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple, TypeVar
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,13 +18,15 @@ from lseg_jax.config import LSegConfig
 from lseg_jax.lseg import LOGIT_SCALE, LSegNet
 from vlseg.errors import VocabularyError
 from vlseg.evaluation import sliding_window
-from vlseg.evaluation.sliding_window import Scheme
-from vlseg.segmenter import Scores
+from vlseg.evaluation.sliding_window import Layout, Scheme, Views
+from vlseg.evaluation.tiles import TILE, Canvas, Tile
+from vlseg.scores import NO_LABEL, Scores
 
-State = TypeVar("State")
+SCORES = 2**23
+"""Scores, pixels of a tile times labels, that are held at a time."""
 
-SCORES = 2**26
-"""Scores, pixels times labels, that are held at a time."""
+CELL_SCORES = 2**25
+"""Scores of windows before they are enlarged, cells times labels, where labels outnumber an embedding's entries."""
 
 LABEL_STEP = 32
 """Chunks of labels are multiples of this."""
@@ -33,15 +36,27 @@ MIXED_LABELS = 2048
 
 
 class Ranking(NamedTuple):
-    """The best k labels of every pixel, best first.
+    """The best k labels of every pixel of a tile or an image, best first.
 
+    labels: int32 [H, W, k], indices of labels. Of equal labels the first comes first.
     similarities: float32 [H, W, k], mean logit over the windows, divided by the logit scale: the cosine of pixel and
         label, for a model without a block.
-    labels: int32 [H, W, k], indices of labels. Of equal labels the first comes first.
     """
 
-    similarities: jax.Array
-    labels: jax.Array
+    labels: Any
+    similarities: Any
+
+
+class Best(NamedTuple):
+    """The best label of every pixel of a tile or an image.
+
+    labels: int32 [H, W]. logits: float32 [H, W], its mean logit over the windows. total: float32 [H, W], the logarithm
+        of the sum of all labels' exponentials.
+    """
+
+    labels: Any
+    logits: Any
+    total: Any
 
 
 def normalize(config: LSegConfig, images: jax.Array) -> jax.Array:
@@ -65,72 +80,44 @@ def logits(config: LSegConfig, variables: Any, images: jax.Array, labels: jax.Ar
     return model.apply(variables, normalize(config, images), labels, method=LSegNet.segment)
 
 
-@functools.partial(jax.jit, static_argnames=("config", "scheme"))
-def encode_windows(
-    config: LSegConfig, scheme: Scheme, variables: Any, image: jax.Array, size: jax.Array, batch: jax.Array
-) -> jax.Array:
+@functools.partial(jax.jit, static_argnames=("config", "flip"))
+def encode_windows(config: LSegConfig, flip: bool, variables: Any, views: Views) -> jax.Array:
     """Pixel embeddings of some windows of an image.
 
-    Args:
-        image: uint8 [H, W, 3], the image in the top left corner. size: int32 [2], its height and width.
-        batch: int32 [K, 4], see `sliding_window.batches`.
-
     Returns:
-        float32 [R, K, g, g, C]: R is 1, or 2 with those of the mirrored windows.
+        float32 [R, K, g, g, C] of K windows. R is 1, or 2 with those of the mirrored windows if `flip`; for a model
+        without a block, whose scores are linear in the embeddings, it is always 1, with their sum.
     """
-    black = -jnp.asarray(config.mean) / jnp.asarray(config.deviation)
-    views = sliding_window.cut(normalize(config, image), (size[0], size[1]), batch, scheme, black)
+    images = (sliding_window.cut(views) / 255.0 - jnp.asarray(config.mean)) / jnp.asarray(config.deviation)
     model: Any = LSegNet(config)
 
-    def encode(views: jax.Array) -> jax.Array:
-        return model.apply(variables, views, method=LSegNet.encode_pixels)
+    def encode(images: jax.Array) -> jax.Array:
+        return model.apply(variables, images, method=LSegNet.encode_pixels)
 
-    if not scheme.flip:
-        return encode(views)[None]
-    return jnp.stack([encode(views), encode(sliding_window.mirror(views))])
+    if not flip:
+        return encode(images)[None]
+    grids = jnp.stack([encode(images), encode(sliding_window.mirror(images))])
+    return _summed(grids)[None] if config.block == "none" else grids
 
 
-def _summed(grids: Sequence[jax.Array]) -> jax.Array:
-    """Grids [K, g, g, N] of windows, and of mirrored windows if there are any, as one."""
+def _summed(grids: jax.Array) -> jax.Array:
+    """Grids [R, K, g, g, N] of windows, and of mirrored windows if R is 2, as one."""
     return grids[0] if len(grids) == 1 else grids[0] + sliding_window.mirror(grids[1])
 
 
-def _placed(scheme: Scheme, total: jax.Array, grids: jax.Array, size: jax.Array, batch: jax.Array) -> jax.Array:
-    """The sum [H, W, N] with the grids [K, g, g, N] of some windows added."""
-    padded = total.shape[0], total.shape[1]
-    placed = sliding_window.placements((size[0], size[1]), batch, scheme, grids.shape[1], padded)
-    return sliding_window.merge(total, grids, placed)
-
-
-@functools.partial(jax.jit, static_argnames="scheme", donate_argnames="total")
-def _add_embeddings(
-    scheme: Scheme, total: jax.Array, pixels: jax.Array, size: jax.Array, batch: jax.Array
+@functools.partial(jax.jit, static_argnames=("config", "count"))
+def score_windows(
+    config: LSegConfig, count: int, variables: Any, pixels: jax.Array, labels: jax.Array, start: np.ndarray
 ) -> jax.Array:
-    """The sum of embeddings [H, W, C] with those of some windows added."""
-    return _placed(scheme, total, _summed(list(pixels)), size, batch)
+    """Scores float32 [K, g, g, count] of embeddings as `encode_windows` gives them.
 
-
-@functools.partial(jax.jit, static_argnames=("config", "scheme"), donate_argnames="total")
-def _add_scores(
-    config: LSegConfig,
-    scheme: Scheme,
-    variables: Any,
-    total: jax.Array,
-    pixels: jax.Array,
-    labels: jax.Array,
-    start: jax.Array,
-    size: jax.Array,
-    batch: jax.Array,
-) -> jax.Array:
-    """The sum of scores [H, W, n] of the n labels from `start` with those of some windows added."""
+    Args:
+        labels: [N, C], all that the scores of a label depend on. start: int32, the first of those that are wanted.
+    """
     model: Any = LSegNet(config)
     params = {"params": {name: value for name, value in variables["params"].items() if name == "block"}}
-
-    def score(pixels: jax.Array) -> jax.Array:
-        cells = model.apply(params, pixels, labels, method=LSegNet.cell_logits)
-        return jax.lax.dynamic_slice_in_dim(cells, start, total.shape[-1], axis=-1)
-
-    return _placed(scheme, total, _summed([score(view) for view in pixels]), size, batch)
+    scores = [model.apply(params, view, labels, method=LSegNet.cell_logits) for view in pixels]
+    return jax.lax.dynamic_slice_in_dim(_summed(jnp.stack(scores)), start, count, axis=-1)
 
 
 @jax.jit
@@ -139,62 +126,32 @@ def _compare(total: jax.Array, labels: jax.Array) -> jax.Array:
     return LOGIT_SCALE * jnp.einsum("hwc,nc->hwn", total, labels)
 
 
-@functools.partial(jax.jit, donate_argnames="ranking")
-def _rank(ranking: Ranking, scores: jax.Array, start: jax.Array, labels: jax.Array, views: jax.Array) -> Ranking:
-    """The ranking with the chunk of labels from `start` taken into account; those from `labels` on are filling."""
-    ids = start + jnp.arange(scores.shape[-1], dtype=jnp.int32)
-    fresh = jnp.where(ids < labels, scores / (views * LOGIT_SCALE), -jnp.inf)
+@jax.jit
+def _rank(ranking: Ranking, scores: jax.Array, start: np.ndarray, counted: np.ndarray, views: np.ndarray) -> Ranking:
+    """The ranking with the chunk of labels from `start` taken into account, of which `counted` says which count."""
+    count = ranking.labels.shape[-1]
+    fresh = jnp.where(counted & ~jnp.isnan(scores), scores / (views * LOGIT_SCALE), -jnp.inf)
     found = []
-    for _ in range(ranking.labels.shape[-1]):
+    for number in range(count):
         place = jnp.argmax(fresh, axis=-1)
-        found.append((jnp.max(fresh, axis=-1), start + place.astype(jnp.int32)))
-        fresh = jnp.where(jnp.arange(scores.shape[-1]) == place[..., None], -jnp.inf, fresh)
-    values = jnp.concatenate([ranking.similarities, jnp.stack([value for value, _ in found], axis=-1)], axis=-1)
-    places = jnp.concatenate([ranking.labels, jnp.stack([place for _, place in found], axis=-1)], axis=-1)
+        found.append((start + place.astype(jnp.int32), jnp.max(fresh, axis=-1)))
+        if number + 1 < count:
+            fresh = jnp.where(jnp.arange(scores.shape[-1]) == place[..., None], -jnp.inf, fresh)
+    labels, values = (jnp.stack(parts, axis=-1) for parts in zip(*found, strict=True))
+    if count == 1:  # which needs no sorting
+        better = values > ranking.similarities
+        return Ranking(jnp.where(better, labels, ranking.labels), jnp.maximum(values, ranking.similarities))
+    values = jnp.concatenate([ranking.similarities, values], axis=-1)
+    labels = jnp.concatenate([ranking.labels, labels], axis=-1)
     # Stable, so of equal labels the first stays first whatever the chunks.
-    order = jnp.argsort(-values, axis=-1, stable=True)[..., : ranking.labels.shape[-1]]
-    return Ranking(*(jnp.take_along_axis(array, order, axis=-1) for array in (values, places)))
+    order = jnp.argsort(-values, axis=-1, stable=True)[..., :count]
+    return Ranking(*(jnp.take_along_axis(array, order, axis=-1) for array in (labels, values)))
 
 
-def chunk_size(pixels: int, labels: int) -> int:
-    """Labels to score at a time for an image of so many pixels."""
-    room = max(SCORES // pixels // LABEL_STEP, 1) * LABEL_STEP
-    return min(labels, room)
-
-
-def _filled(labels: jax.Array, multiple: int) -> jax.Array:
-    """Label embeddings, the last repeated until their number is a multiple; that changes no maximum over labels."""
-    return jnp.pad(labels, ((0, -len(labels) % multiple), (0, 0)), mode="edge")
-
-
-def cells(scheme: Scheme, batches: np.ndarray) -> int:
-    """Pixel embeddings of all windows int32 [M, K, 4], those of mirrored windows included."""
-    grid = scheme.crop_size // 2
-    return batches.shape[0] * batches.shape[1] * grid**2 * (2 if scheme.flip else 1)
-
-
-def views(scheme: Scheme) -> int:
-    """How many scores are summed for each pixel."""
-    return len(scheme.scales) * (2 if scheme.flip else 1)
-
-
-class Best(NamedTuple):
-    """The best label of every pixel.
-
-    labels: int32 [H, W]. logits: float32 [H, W], its mean logit over the windows. total: float32 [H, W], the logarithm
-        of the sum of all labels' exponentials.
-    """
-
-    labels: jax.Array
-    logits: jax.Array
-    total: jax.Array
-
-
-@functools.partial(jax.jit, donate_argnames="best")
-def _improve(best: Best, scores: jax.Array, start: jax.Array, labels: jax.Array, views: jax.Array) -> Best:
+@jax.jit
+def _improve(best: Best, scores: jax.Array, start: np.ndarray, counted: np.ndarray, views: np.ndarray) -> Best:
     """The best labels with a chunk taken into account; arguments as for `_rank`."""
-    ids = start + jnp.arange(scores.shape[-1], dtype=jnp.int32)
-    fresh = jnp.where(ids < labels, scores / views, -jnp.inf)
+    fresh = jnp.where(counted & ~jnp.isnan(scores), scores / views, -jnp.inf)
     highest = jnp.max(fresh, axis=-1)
     better = highest > best.logits  # of equal labels the first stays
     return Best(
@@ -202,6 +159,24 @@ def _improve(best: Best, scores: jax.Array, start: jax.Array, labels: jax.Array,
         jnp.maximum(highest, best.logits),
         jnp.logaddexp(best.total, jax.nn.logsumexp(fresh, axis=-1)),
     )
+
+
+def chunk_size(labels: int, width: int, cells: int) -> int:
+    """Labels to score at a time.
+
+    Args:
+        labels: their number. width: that of an embedding. cells: of all windows.
+    """
+    room = SCORES // TILE**2
+    if labels > width:
+        # The embeddings of all windows are held, or all labels' scores, which are larger.
+        room = min(room, CELL_SCORES // cells)
+    return min(labels, max(room // LABEL_STEP, 1) * LABEL_STEP)
+
+
+def views(scheme: Scheme) -> int:
+    """How many scores are summed for each pixel."""
+    return len(scheme.scales) * (2 if scheme.flip else 1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -223,84 +198,118 @@ class WindowScores(Scores):
     labels: jax.Array
     batch_size: int = 1
 
-    def chunks(self) -> Iterator[tuple[int, jax.Array]]:
-        """Summed scores for all labels, chunk by chunk.
+    def chunks(self) -> Iterator[tuple[Tile, int, jax.Array]]:
+        """Summed scores of all pixels for all labels, tile by tile and chunk by chunk.
 
         Yields:
-            (index of the chunk's first label, float32 [H', W', n]); H' and W' are the image's sides rounded up. Beyond
-            the last label scores are without meaning.
+            (tile, index of the chunk's first label, float32 [TILE, TILE, n]), every tile's chunks in order. The scores
+            hold until the next are asked for. Beyond the last label, and outside the image, they are without meaning.
 
         Raises:
             VocabularyError: more labels than a block that mixes them can take.
         """
-        config, scheme, labels = self.config, self.scheme, self.labels
+        config, scheme = self.config, self.scheme
         height, width = self.image.shape[:2]
-        padded = self._padded()
-        canvas = np.zeros((*padded, 3), np.uint8)
-        canvas[:height, :width] = self.image
-        count, features = labels.shape
-        chunk = chunk_size(padded[0] * padded[1], count)
+        count, features = self.labels.shape
         mixed = config.block == "bottleneck"
         if mixed and count > MIXED_LABELS:
             raise VocabularyError(
                 f"{count} labels are too many for a bottleneck block, which compares every label with all others: it "
                 f"takes at most {MIXED_LABELS}; give fewer, or use a model without a block"
             )
-        size = jnp.asarray([height, width], jnp.int32)
-        batches = sliding_window.batches(sliding_window.windows(height, width, scheme), self.batch_size)
-        encoded = ((encode_windows(config, scheme, self.variables, canvas, size, batch), batch) for batch in batches)
+        found, grid = sliding_window.windows(height, width, scheme), scheme.crop_size // 2
+        cells = len(found) * grid**2
+        chunk = chunk_size(count, features, cells)
         starts = range(0, count, chunk)
-        if len(starts) > 1 and config.block == "none" and cells(scheme, batches) > padded[0] * padded[1]:
+        # Fillers repeat the last label, which changes no maximum over labels.
+        labels = np.pad(np.asarray(self.labels), ((0, -count % chunk), (0, 0)), mode="edge")
+        layout = Layout((height, width), found, scheme, grid)
+        batches = sliding_window.batches(found, self.batch_size)
+        encoded = (
+            encode_windows(config, scheme.flip, self.variables, sliding_window.views(self.image, batch, scheme))
+            for batch in batches
+        )
+
+        def scored(pixels: jax.Array, start: int) -> jax.Array:
+            part, first = (labels, start) if mixed else (labels[start : start + chunk], 0)
+            return score_windows(config, chunk, self.variables, pixels, part, np.int32(first))
+
+        if len(starts) > 1 and config.block == "none" and cells > height * width:
             # Scores are linear in the embeddings, so these can be put together first, once for all labels, if that
             # leaves fewer of them to be kept and compared.
-            total = jnp.zeros((*padded, features))
-            for pixels, batch in encoded:
-                total = _add_embeddings(scheme, total, pixels, size, batch)
-            for start in starts:
-                yield start, _compare(total, _filled(labels[start : start + chunk], chunk))
+            for tile, total in self._totals(layout, encoded, features):
+                for start in starts:
+                    yield tile, start, _compare(total, labels[start : start + chunk])
             return
         kept = list(encoded) if len(starts) > 1 else encoded
+        total = jnp.zeros((TILE, TILE, chunk))
         for start in starts:
-            scores = jnp.zeros((*padded, chunk))
-            part = _filled(labels, chunk) if mixed else _filled(labels[start : start + chunk], chunk)
-            first = jnp.asarray(start if mixed else 0)
-            for pixels, batch in kept:
-                scores = _add_scores(config, scheme, self.variables, scores, pixels, part, first, size, batch)
-            yield start, scores
+            grids = [scored(pixels, start) for pixels in kept]
+            for tile, parts in layout.tiles():
+                for number, part in enumerate(parts):
+                    total = self._merged(total, number == 0, grids[part.window // self.batch_size], part)
+                yield tile, start, total
 
-    def top(self, count: int) -> tuple[jax.Array, jax.Array]:
+    def _totals(self, layout: Layout, encoded: Iterator[jax.Array], features: int) -> Iterator[tuple[Tile, jax.Array]]:
+        """The summed embeddings of all pixels, float32 [TILE, TILE, C] for each tile."""
+        totals: dict[Tile, jax.Array] = {}
+        for number, pixels in enumerate(encoded):
+            grids = pixels[0]
+            for tile, parts in layout.tiles():
+                for part in parts:
+                    if part.window // self.batch_size == number:
+                        fresh = tile not in totals
+                        total = jnp.zeros((TILE, TILE, features)) if fresh else totals[tile]
+                        totals[tile] = self._merged(total, fresh, grids, part)
+        yield from totals.items()
+
+    def _merged(self, total: jax.Array, fresh: bool, grids: jax.Array, part: sliding_window.Part) -> jax.Array:
+        return sliding_window.merge(total, fresh, grids, part.corner(self.batch_size), part.rows, part.columns)
+
+    def top(self, count: int) -> tuple[np.ndarray, np.ndarray]:
         """See `Scores.top`; scores are `Ranking.similarities`."""
-        shape = (*self._padded(), count)
-        ranking = self._folded(_rank, Ranking(jnp.full(shape, -jnp.inf), jnp.full(shape, -1, jnp.int32)))
-        return self._cropped(ranking.labels), self._cropped(ranking.similarities)
+        shape = (TILE, TILE, count)
+        initial = Ranking(np.full(shape, NO_LABEL, np.int32), np.full(shape, -np.inf, np.float32))
+        return self._folded(_rank, initial, np.ones(len(self.labels), bool))
 
-    def label_map(self) -> jax.Array:
+    def label_map(self) -> np.ndarray:
         return self.top(1)[0][..., 0]
 
-    def most_probable(self) -> tuple[jax.Array, jax.Array]:
-        lowest = jnp.full(self._padded(), -jnp.inf)
-        best = self._folded(_improve, Best(jnp.full(lowest.shape, -1, jnp.int32), lowest, jnp.copy(lowest)))
-        return self._cropped(best.labels), self._cropped(jnp.exp(best.logits - best.total))
+    def most_probable(self, among: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """See `Scores.most_probable`."""
+        counted = np.full(len(self.labels), among is None)
+        if among is not None:
+            counted[among] = True
+        lowest = np.full((TILE, TILE), -np.inf, np.float32)
+        found = self._folded(_improve, Best(np.full(lowest.shape, NO_LABEL, np.int32), lowest, lowest), counted)
+        probabilities = np.subtract(found.logits, found.total, out=found.logits)
+        return found.labels, np.exp(probabilities, out=probabilities)
 
     def probabilities(self) -> np.ndarray:
         """The softmax over labels of the mean logits: float32 [H, W, N]."""
-        parts = [self._cropped(np.asarray(scores)) for _, scores in self.chunks()]
-        mean = np.concatenate(parts, axis=-1)[..., : len(self.labels)] / views(self.scheme)
-        return np.asarray(jax.nn.softmax(mean, axis=-1))
+        found = np.empty((*self.image.shape[:2], len(self.labels)), np.float32)
+        for tile, start, scores in self.chunks():
+            into = found[tile.pixels][..., start : start + scores.shape[-1]]
+            into[:] = np.asarray(scores)[tuple(map(slice, into.shape))]
+        for row in found:
+            row /= views(self.scheme)
+            row -= row.max(axis=-1, keepdims=True)
+            np.exp(row, out=row)
+            row /= row.sum(axis=-1, keepdims=True)
+        return found
 
-    def _padded(self) -> tuple[int, int]:
-        """The image's sides rounded up."""
+    def _folded(self, add: Callable[..., Any], initial: Any, counted: np.ndarray) -> Any:
+        """A state, `_rank`'s or `_improve`'s, of all pixels with all chunks taken into account; arrays of NumPy.
+
+        Args:
+            initial: the state of a tile that no label was taken into account for.
+            counted: bool [N], the labels that count.
+        """
         height, width = self.image.shape[:2]
-        return sliding_window.bucket(height), sliding_window.bucket(width)
-
-    def _cropped(self, array: Any) -> Any:
-        """[H', W', ...] -> [H, W, ...]."""
-        height, width = self.image.shape[:2]
-        return array[:height, :width]
-
-    def _folded(self, add: Callable[..., State], state: State) -> State:
-        """A state, `_rank`'s or `_improve`'s, with all chunks taken into account."""
-        count, seen = jnp.asarray(len(self.labels)), jnp.asarray(views(self.scheme), jnp.float32)
-        for start, scores in self.chunks():
-            state = add(state, scores, jnp.asarray(start, jnp.int32), count, seen)
-        return state
+        canvas, seen = Canvas(height, width, initial), np.float32(views(self.scheme))
+        for tile, start, scores in self.chunks():
+            state = type(initial)(*canvas.take(tile)) if start else initial
+            some = np.zeros(scores.shape[-1], bool)
+            some[: len(counted) - start] = counted[start : start + len(some)]
+            canvas.put(tile, add(state, scores, np.int32(start), some, seen))
+        return type(initial)(*canvas.arrays())

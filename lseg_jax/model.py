@@ -27,8 +27,9 @@ from vlseg.evaluation.sliding_window import Scheme
 from vlseg.labels.binding import find
 from vlseg.labels.distinct import check_embeddings, check_known, check_tokens
 from vlseg.nn.inputs import check_pixels
-from vlseg.nn.resize import resize_bilinear
-from vlseg.segmenter import Scores, Segmenter
+from vlseg.nn.resize import resize_bilinear, resize_picture
+from vlseg.scores import Scores
+from vlseg.segmenter import Segmenter
 
 OFFICIAL_SCHEME = Scheme()
 """The official windows at one scale."""
@@ -89,7 +90,7 @@ class LSeg(Segmenter[Scheme]):
         return self.config.text.identity(self.variables)
 
     def encode_pixels(self, images: ArrayLike) -> jax.Array:
-        """Embeddings of pixels.
+        """Embeddings of pixels. Every shape of images compiles a program.
 
         Args:
             images: [B, H, W, 3] of the size to be used; uint8, or float32 that is normalised already ((x / 255 - mean)
@@ -104,7 +105,10 @@ class LSeg(Segmenter[Scheme]):
         return inference.encode_pixels(self.config, self.variables, self._checked(images))
 
     def logits(self, images: ArrayLike, labels: Sequence[str] | None = None) -> jax.Array:
-        """Logits float32 [B, H, W, N] after the official output upsampling; images as for `encode_pixels`."""
+        """Logits float32 [B, H, W, N] after the official output upsampling; images as for `encode_pixels`.
+
+        Every shape of images compiles a program, and all logits are held; `segment` needs neither.
+        """
         return inference.logits(self.config, self.variables, self._checked(images), self.encode_text(labels))
 
     def _checked(self, images: ArrayLike) -> jax.Array:
@@ -125,8 +129,8 @@ class LSeg(Segmenter[Scheme]):
         height, width = pixels.shape[:2]
         scale = (long_side or self.inference.base_size) / max(height, width)
         rows, columns = (max(round(side * scale / STRIDE), 1) * STRIDE for side in (height, width))
-        normalized = inference.normalize(self.config, jnp.asarray(pixels))
-        return resize_bilinear(normalized[None], rows, columns, align_corners=True)
+        resized = resize_picture(pixels, rows, columns) / 255 - np.asarray(self.config.mean, np.float32)
+        return jnp.asarray((resized / np.asarray(self.config.deviation, np.float32))[None])
 
     def scores(
         self, images: Sequence[np.ndarray], embeddings: jax.Array, settings: Sequence[Scheme], batch_size: int

@@ -12,7 +12,6 @@ from typing import Any, ClassVar, Generic, NamedTuple, Self, TypeVar
 
 import jax
 import numpy as np
-from jax.typing import ArrayLike
 from PIL import Image
 
 from vlseg import visualize
@@ -22,9 +21,10 @@ from vlseg.data import arrays
 from vlseg.data import images as image_files
 from vlseg.data.arrays import Picture
 from vlseg.errors import ConfigError, VocabularyError
-from vlseg.evaluation.crf import CRF, refine
+from vlseg.evaluation.crf import CRF
 from vlseg.evaluation.finite import check_embeddings, check_scores, naming
 from vlseg.labels import check_names
+from vlseg.scores import RefinedScores, Scores
 from vlseg.streams import in_order
 
 NONE = "none of these"
@@ -60,66 +60,6 @@ class Rejection:
         if self.min_margin is not None and scores.shape[-1] > 1:
             rejected |= scores[..., 0] - scores[..., 1] < self.min_margin
         return rejected
-
-
-class Scores(abc.ABC):
-    """The scores of all N labels at all pixels [H, W] of one image.
-
-    Models override what they can give without having all scores at once.
-
-    Attributes:
-        kind: what `top` gives, "probabilities", or "similarities" of pixel and label.
-    """
-
-    kind: ClassVar[str] = "probabilities"
-
-    @abc.abstractmethod
-    def probabilities(self) -> np.ndarray:
-        """float32 [H, W, N]."""
-
-    def top(self, count: int) -> tuple[ArrayLike, ArrayLike]:
-        """The best labels of every pixel, best first; of equal ones the first comes first.
-
-        Returns:
-            int32 [H, W, count] and their scores float32 [H, W, count], see `kind`.
-        """
-        scores, labels = jax.lax.top_k(self.probabilities(), count)
-        return labels, scores
-
-    def most_probable(self) -> tuple[ArrayLike, ArrayLike]:
-        """The best label of every pixel int32 [H, W], and its probability among all labels float32 [H, W]."""
-        labels, probabilities = (np.asarray(array)[..., 0] for array in Scores.top(self, 1))
-        return labels, probabilities
-
-    def label_map(self) -> ArrayLike:
-        """The best label of every pixel, int32 [H, W]."""
-        return np.asarray(self.top(1)[0])[..., 0]
-
-
-class RefinedScores(Scores):
-    """Scores whose probabilities a dense CRF has refined: all is made of these, `top` too.
-
-    The best labels are kept once they are found. The probabilities are not, because they are large.
-    """
-
-    def __init__(self, scores: Scores, image: np.ndarray, settings: CRF) -> None:
-        """Takes the scores of an image uint8 [H, W, 3]; nothing is computed before it is asked for."""
-        self._scores, self._image, self._settings = scores, image, settings
-        self._top: tuple[np.ndarray, np.ndarray] | None = None
-
-    def probabilities(self) -> np.ndarray:
-        return refine(np.asarray(self._scores.probabilities()), self._image, self._settings)
-
-    def top(self, count: int) -> tuple[np.ndarray, np.ndarray]:
-        if self._top is None or self._top[0].shape[-1] < count:
-            labels, scores = super().top(count)
-            self._top = np.asarray(labels), np.asarray(scores)
-        labels, scores = self._top
-        return labels[..., :count], scores[..., :count]
-
-    def most_probable(self) -> tuple[np.ndarray, np.ndarray]:
-        labels, probabilities = self.top(1)
-        return labels[..., 0], probabilities[..., 0]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -381,7 +321,7 @@ def _segmentation(
 ) -> Segmentation:
     wanted = min(max(top_k, 2 if rejection.min_margin is not None else 1), len(names))
     with naming(called):
-        best, values = (np.asarray(array) for array in scores.top(wanted))
+        best, values = scores.top(wanted)
     check_scores(called, values)
     label_map = np.ascontiguousarray(best[..., 0])
     if rejection:

@@ -15,6 +15,7 @@ _BACKGROUND = (255, 255, 255)
 _INK = (45, 45, 45)
 _SMALLEST_FONT = 12  # pixels
 _JPEG_QUALITY = 92
+_ROWS = 64  # of an overlay that are made at a time, so that large photographs need little memory
 
 Font = ImageFont.ImageFont | ImageFont.FreeTypeFont
 
@@ -82,16 +83,20 @@ def overlay(
     if image.shape[:2] != label_map.shape:
         raise ImageError(f"a label map of {list(label_map.shape)} does not fit an image of {list(image.shape)}")
     colours = palette(len(labels))
-    known = (label_map >= 0) & (label_map < len(labels))
+    tinted, pixels = np.empty_like(image), np.zeros(len(labels), np.int64)
     # In 256ths, 16 bits hold the weighted sum of two grey levels.
     weight = round(256 * alpha)
-    blend = (image * np.uint16(256 - weight) + colorize(label_map, colours, ignore=None) * np.uint16(weight) + 128) >> 8
-    tinted = Image.fromarray(np.where(known[..., None], blend.astype(np.uint8), image))
+    for start in range(0, len(image), _ROWS):
+        part, ids = image[start : start + _ROWS], label_map[start : start + _ROWS]
+        known = (ids >= 0) & (ids < len(labels))
+        tints = colorize(ids, colours, ignore=None) * np.uint16(weight)
+        blend = (part * np.uint16(256 - weight) + tints + 128) >> 8
+        tinted[start : start + _ROWS] = np.where(known[..., None], blend.astype(np.uint8), part)
+        pixels += np.bincount(ids[known], minlength=len(labels))
     if not legend:
-        return tinted
-    pixels = np.bincount(label_map[known], minlength=len(labels))
+        return Image.fromarray(tinted)
     present = [int(i) for i in np.argsort(-pixels, kind="stable") if pixels[i]]
-    return _with_legend(tinted, [labels[i] for i in present], colours[present])
+    return _with_legend(Image.fromarray(tinted), [labels[i] for i in present], colours[present])
 
 
 def _with_legend(picture: Image.Image, names: Sequence[str], colours: NDArray[np.uint8]) -> Image.Image:

@@ -11,11 +11,13 @@ from hypothesis import strategies as st
 
 from ifseg_jax import inference, knn_average
 from ifseg_jax.ofa import grid_size
+from ifseg_jax.settings import Inference
+from tests import compilations
 from vlseg.data.images import rescaled_size, resize_image
 from vlseg.nn.resize import resize_bilinear
 
 CATEGORIES = ("grass", "water", "tree", "house", "car")
-ORIGINALS = ((40, 40), (60, 96), (82, 58), (40, 51), (94, 80))
+ORIGINALS = ((40, 40), (60, 96), (82, 58), (40, 51), (80, 94))
 """Short sides become 40 pixels: grids of 5 x 5 to 8 x 5 cells, of which only 5 x 5 looks its positions up directly."""
 
 
@@ -33,11 +35,10 @@ def originals():
 
 @pytest.fixture(scope="module")
 def images(model, originals):
-    """The images at the sizes at which they are segmented; all of one bucket."""
+    """The images at the sizes at which they are segmented."""
     sizes = [rescaled_size(*image.shape[:2], 40, 64) for image in originals]
     resized = [resize_image(image, size) for image, size in zip(originals, sizes, strict=True)]
     assert len({image.shape for image in resized}) == len(ORIGINALS)
-    assert {model.batch_key(image.shape, [model.inference]) for image in originals} == {(64, 64)}
     return resized
 
 
@@ -56,11 +57,13 @@ def assert_same(found, expected):
 
 
 def test_segmenting_compiles_one_program_and_equals_running_unpadded(model, originals, images, unpadded):
-    programs = inference.predict._cache_size()
+    originals = originals[-2:]  # of 5 x 7 tokens and of 5 x 6
+    assert {model.batch_key(image.shape, [model.inference]) for image in originals} == {(40, 56)}
+    programs = inference.probabilities._cache_size()
     results = model.segment(originals, CATEGORIES)
-    assert inference.predict._cache_size() == programs + 1
+    assert inference.probabilities._cache_size() == programs + 1
     settings = model.inference
-    for original, result, (logits, features) in zip(originals, results, unpadded, strict=True):
+    for original, result, (logits, features) in zip(originals, results, unpadded[-2:], strict=True):
         h, w, _ = logits.shape
         plain = jax.nn.softmax(logits).reshape(1, h * w, -1)
         expected = knn_average(plain, features.reshape(1, h * w, -1), settings.knn_k, settings.knn_iterations)
@@ -71,8 +74,16 @@ def test_segmenting_compiles_one_program_and_equals_running_unpadded(model, orig
         np.testing.assert_allclose(chosen, pixels.max(axis=-1), rtol=0, atol=1e-5)
 
 
+def test_pictures_of_other_sizes_compile_nothing(model, originals):
+    model.segment(originals[-1], CATEGORIES)
+    images = [np.resize(originals[0], (*size, 3)) for size in [(40, 51), (81, 95), (150, 200)]]
+    with compilations.counted() as programs:
+        results = model.segment(images, CATEGORIES)
+    assert programs == [] and results[2].label_map.shape == (150, 200)
+
+
 def test_a_batch_of_different_sizes(model, images, unpadded):
-    batch, sizes = inference.pad_images(images, model.config.stride)
+    batch, sizes = inference.pad_images(images, model.config.stride, 64)
     assert batch.shape == (5, 64, 64, 3) and sizes.tolist() == [list(image.shape[:2]) for image in images]
     # What stands in the padding must not matter.
     batch = np.where(batch == 0, np.random.default_rng(1).integers(0, 256, batch.shape, dtype=np.uint8), batch)
@@ -105,14 +116,24 @@ def test_averaging_on_padded_grids(unpadded):
         np.testing.assert_allclose(averaged[row, :h, :w].reshape(h * w, -1), knn_average(*alone)[0], rtol=0, atol=1e-5)
 
 
-@given(st.integers(1, 6000), st.sampled_from([8, 16]))
-def test_buckets(pixels, stride):
-    side = inference.bucket_side(pixels, stride)
+@given(st.integers(1, 6000), st.sampled_from([8, 16]), st.sampled_from([64, 100, 512]))
+def test_buckets(pixels, stride, short_side):
+    side = inference.bucket_side(pixels, stride, short_side)
     assert side >= pixels and side % stride == 0
-    assert inference.bucket_side(side, stride) == side  # a bucket holds its own length
-    assert side <= inference.bucket_side(pixels + 1, stride)
-    cells = -(-pixels // stride)
-    assert side // stride < max(cells + 5, 1.26 * cells + 1)  # at most about a quarter is wasted
+    assert inference.bucket_side(side, stride, short_side) == side  # a bucket holds its own length
+    assert side <= inference.bucket_side(pixels + 1, stride, short_side)
+    short, cells = -(-short_side // stride), -(-pixels // stride)
+    assert side // stride == short if cells <= short else side // stride < 2 * cells + 1
+
+
+def test_few_buckets_serve_all_sizes():
+    settings = Inference()
+    drawn = np.random.default_rng(0).integers(8, 5000, (2000, 2))
+    sizes = [rescaled_size(*map(int, size), settings.short_side, settings.long_side) for size in drawn]
+    found = {tuple(inference.bucket_side(side, 16, settings.short_side) for side in size) for size in sizes}
+    assert len(found) == 9
+    # Photographs of 4:3 and 3:2 are not padded at all.
+    assert {(512, 688), (512, 768)} < found
 
 
 @given(st.lists(st.tuples(st.integers(1, 300), st.integers(1, 300)), min_size=4, max_size=4))
@@ -129,7 +150,7 @@ def test_a_decoder_that_sees_all_and_reads_inputs(model, images):
     options = {"full_context_alignment": True, "decoder_input_type": "encoder_input"}
     model = dataclasses.replace(model, config=dataclasses.replace(model.config, **options))
     image = images[1]
-    batch, sizes = inference.pad_images([image], model.config.stride)
+    batch, sizes = inference.pad_images([image], model.config.stride, 64)
     batch = np.where(batch == 0, np.random.default_rng(1).integers(0, 256, batch.shape, dtype=np.uint8), batch)
     batch[0, : image.shape[0], : image.shape[1]] = image
     words = model.embed(CATEGORIES)

@@ -113,3 +113,28 @@ def test_label_maps_without_padding():
     found = postprocess.best_categories(probabilities, None, sizes, 2, 20, 20)
     np.testing.assert_array_equal(found[0], expected[0])
     np.testing.assert_array_equal(found[1], expected[1])
+
+
+@pytest.mark.parametrize(("cells", "size"), [((5, 6), (50, 61)), ((20, 7), (40, 300)), ((2, 3), (150, 131))])
+def test_tiles_are_as_the_whole(cells, size):
+    values = np.random.default_rng(0).random((1, *cells, 5)).astype(np.float32)
+    scores = postprocess.ImageScores(postprocess.GridScores(values, [cells], [size]), 0)
+    whole = np.asarray(resize_bilinear(jnp.asarray(values), *size)[0])
+    np.testing.assert_allclose(scores.probabilities(), whole, rtol=0, atol=1e-5)
+    labels, highest = scores.top(2)
+    assert labels.dtype == np.int32 and labels.shape == (*size, 2)
+    np.testing.assert_allclose(highest, -np.sort(-whole)[..., :2], rtol=0, atol=1e-5)
+    np.testing.assert_allclose(np.take_along_axis(whole, labels, axis=-1), highest, rtol=0, atol=1e-5)
+    among = np.array([1, 2, 4])
+    best, share = scores.most_probable(among)
+    allowed = whole[..., among]
+    np.testing.assert_allclose(share, allowed.max(axis=-1) / allowed.sum(axis=-1), rtol=1e-4)
+    chosen = np.take_along_axis(whole, best[..., None], axis=-1)[..., 0]
+    np.testing.assert_allclose(chosen, allowed.max(axis=-1), rtol=0, atol=1e-5)
+
+
+def test_what_is_not_a_number_is_no_label():
+    values = np.full((1, 2, 2, 3), 0.3, np.float32)
+    values[0, 0, 0] = np.nan  # all of a token's, as a softmax makes them
+    scores = postprocess.ImageScores(postprocess.GridScores(values, [(2, 2)], [(8, 8)]), 0)
+    assert scores.label_map()[0, 0] == -1 and scores.top(2)[0][0, 0].tolist() == [-1, -1]

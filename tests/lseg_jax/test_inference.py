@@ -9,7 +9,9 @@ import pytest
 from lseg_jax import Scheme, inference
 from lseg_jax.inference import WindowScores
 from lseg_jax.lseg import LOGIT_SCALE
+from tests import compilations
 from vlseg.errors import VocabularyError
+from vlseg.evaluation.tiles import TILE
 
 CROP, STRIDE = 64, 42
 LABELS = ("cat", "a dog", "grass", "sky", "other")
@@ -74,6 +76,7 @@ def all_similarities(result):
         ("micro_depthwise", (70, 90), SEVERAL),
         ("micro_bottleneck", (20, 24), SEVERAL),
         ("micro_resnet", (60, 50), Scheme(64, CROP)),
+        ("micro_model", (141, 265), SEVERAL),
     ],
 )
 def test_official_evaluation(request, name, size, scheme):
@@ -97,6 +100,21 @@ def test_several_windows_at_a_time(micro_model):
     np.testing.assert_allclose(one.top(5)[1], many.top(5)[1], rtol=0, atol=1e-5)
 
 
+def test_pictures_of_other_sizes_compile_nothing(micro_model):
+    model = dataclasses.replace(micro_model, inference=Scheme(64, CROP))
+    model.segment(picture(60, 50), LABELS)
+    with compilations.counted() as programs:
+        results = [model.segment(picture(*size), LABELS) for size in [(30, 64), (61, 50), (200, 90), (130, 300)]]
+    assert programs == [] and [result.label_map.shape for result in results][2:] == [(200, 90), (130, 300)]
+
+
+def test_what_is_not_a_number_is_no_label(micro_model):
+    labels = embeddings(5)
+    labels[:] = np.nan
+    scores = scores_of(micro_model, labels)
+    assert (scores.label_map() == -1).all() and (scores.top(2)[0] == -1).all()
+
+
 # Many labels
 
 
@@ -105,12 +123,12 @@ def embeddings(count, seed=0):
     return x / np.linalg.norm(x, axis=-1, keepdims=True)
 
 
-def scores_of(model, labels):
-    return WindowScores(model.config, Scheme(64, CROP), model.variables, picture(60, 50), labels)
+def scores_of(model, labels, size=(60, 50)):
+    return WindowScores(model.config, Scheme(64, CROP), model.variables, picture(*size), labels)
 
 
-def ranked(model, labels, top_k):
-    found, similarities = map(np.asarray, scores_of(model, labels).top(top_k))
+def ranked(model, labels, top_k, size=(60, 50)):
+    found, similarities = scores_of(model, labels, size).top(top_k)
     return similarities, found
 
 
@@ -118,18 +136,19 @@ def ranked(model, labels, top_k):
     ("name", "summed"), [("micro_model", True), ("micro_model", False), ("micro_depthwise", False), (BLOCKS[2], False)]
 )
 def test_chunks_are_as_one_piece(request, monkeypatch, name, summed):
-    if summed:
-        monkeypatch.setattr(inference, "cells", lambda scheme, batches: 128 * 128 + 1)
     model, labels = request.getfixturevalue(name), embeddings(75)
-    values, best = ranked(model, labels, 5)
+    # Of a large picture there are fewer cells than pixels.
+    size = (60, 50) if summed else (150, 140)
+    values, best = ranked(model, labels, 5, size)
     assert best.max() > 64 and (np.diff(values, axis=-1) <= 0).all()
-    monkeypatch.setattr(inference, "SCORES", 128 * 128 * 33)
-    assert inference.chunk_size(128 * 128, 75) == 32
-    shapes = [(start, scores.shape) for start, scores in scores_of(model, labels).chunks()]
-    assert shapes == [(start, (128, 128, 32)) for start in (0, 32, 64)]
-    chunked, found = ranked(model, labels, 5)
+    monkeypatch.setattr(inference, "SCORES", TILE**2 * 33)
+    chunks = [(tile, start, scores.shape) for tile, start, scores in scores_of(model, labels, size).chunks()]
+    tiles = [(0, 0)] if summed else [(0, 0), (0, TILE), (TILE, 0), (TILE, TILE)]
+    assert {shape for _, _, shape in chunks} == {(TILE, TILE, 32)}
+    assert sorted((tile, start) for tile, start, _ in chunks) == [(t, n) for t in tiles for n in (0, 32, 64)]
+    chunked, found = ranked(model, labels, 5, size)
     np.testing.assert_allclose(chunked, values, rtol=0, atol=1e-5)
-    gaps = -np.diff(ranked(model, labels, 6)[0], axis=-1)
+    gaps = -np.diff(ranked(model, labels, 6, size)[0], axis=-1)
     clear = (gaps > 1e-5).all(-1)
     assert clear.mean() > 0.5
     np.testing.assert_array_equal(found[clear], best[clear])
@@ -142,7 +161,7 @@ def test_of_equal_labels_the_first_is_best(request, monkeypatch, name):
     values, best = ranked(model, labels, 5)
     assert best[..., 0].max() < 7 and len(np.unique(best[..., 0])) > 1
     np.testing.assert_array_equal(np.diff(best, axis=-1), 7)
-    monkeypatch.setattr(inference, "SCORES", 128 * 128 * 33)
+    monkeypatch.setattr(inference, "SCORES", TILE**2 * 33)
     chunked, found = ranked(model, labels, 5)
     np.testing.assert_array_equal(found, best)
     np.testing.assert_allclose(chunked, values, rtol=0, atol=1e-5)
@@ -155,17 +174,17 @@ def test_more_labels_to_rank_than_a_chunk_has(micro_model, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("pixels", "labels", "expected"),
-    [(480 * 640, 150, 150), (480 * 640, 10_000, 192), (2**26, 10_000, 32), (2**30, 10_000, 32), (2**30, 3, 3)],
+    ("labels", "cells", "expected"),
+    [(150, 2 * 240**2, 150), (512, 18 * 240**2, 512), (10_000, 2 * 240**2, 288), (10_000, 10**9, 32), (10_000, 1, 512)],
 )
-def test_size_of_chunks(pixels, labels, expected):
-    assert inference.chunk_size(pixels, labels) == expected
+def test_size_of_chunks(labels, cells, expected):
+    assert inference.chunk_size(labels, 512, cells) == expected
 
 
 def test_probabilities_of_many_labels(micro_model, monkeypatch):
     scores = scores_of(micro_model, embeddings(75))
     whole = scores.probabilities()
-    monkeypatch.setattr(inference, "SCORES", 128 * 128 * 33)
+    monkeypatch.setattr(inference, "SCORES", TILE**2 * 33)
     chunked = scores.probabilities()
     assert chunked.shape == (60, 50, 75) and chunked.dtype == np.float32
     np.testing.assert_allclose(chunked, whole, rtol=0, atol=1e-5)
@@ -199,3 +218,9 @@ def test_the_most_probable_label_chunk_by_chunk(micro_bottleneck, monkeypatch):
         np.testing.assert_allclose(highest, probabilities.max(axis=-1), rtol=1e-4)
         chosen = np.take_along_axis(probabilities, labels[..., None], axis=-1)[..., 0]
         np.testing.assert_allclose(chosen, highest, rtol=1e-4)
+    among = np.array([2, 35, 36, 69])
+    labels, share = found.most_probable(among)
+    allowed = probabilities[..., among]
+    np.testing.assert_allclose(share, allowed.max(axis=-1) / allowed.sum(axis=-1), rtol=1e-4)
+    chosen = np.take_along_axis(probabilities, labels[..., None], axis=-1)[..., 0]
+    np.testing.assert_allclose(chosen, allowed.max(axis=-1), rtol=1e-4)

@@ -8,7 +8,8 @@ import numpy as np
 from vlseg import settings
 from vlseg.checkpoints.directory import Stored, Weights
 from vlseg.evaluation.crf import CRF
-from vlseg.segmenter import Scores, Segmenter
+from vlseg.scores import Scores
+from vlseg.segmenter import Segmenter
 
 
 @dataclasses.dataclass(frozen=True)

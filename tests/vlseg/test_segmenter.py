@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vlseg.errors import ImageError
-from vlseg.segmenter import Rejection, Scores, Segmenter
+from vlseg.scores import Scores
+from vlseg.segmenter import Rejection, Segmenter
 from vlseg.streams import READ_AHEAD, in_order
 
 KEYS = st.lists(st.sampled_from(["a", "b", "c", None]), max_size=40)
@@ -77,6 +78,22 @@ def test_the_best_labels_follow_from_probabilities(count):
     best, highest = map(np.asarray, Drawn().most_probable())
     np.testing.assert_array_equal(best, values.argmax(axis=-1))
     np.testing.assert_allclose(highest, values.max(axis=-1), rtol=1e-6)
+    among = np.array([1, 3])
+    best, share = Drawn().most_probable(among)
+    allowed = values[..., among]
+    np.testing.assert_array_equal(best, among[allowed.argmax(axis=-1)])
+    np.testing.assert_allclose(share, allowed.max(axis=-1) / allowed.sum(axis=-1), rtol=1e-6)
+
+
+def test_what_is_not_a_number_is_no_label():
+    class Broken(Drawn):
+        def probabilities(self):
+            values = super().probabilities()
+            values[2, 3] = np.nan
+            return values
+
+    assert Broken().label_map()[2, 3] == -1 and (Broken().label_map() == -1).sum() == 1
+    assert Broken().most_probable(np.array([1, 3]))[0][2, 3] == -1
 
 
 class Drawing(Segmenter):

@@ -115,13 +115,10 @@ class PseudoLabelled(LazySequence[Example]):
         example = self._dataset[index]
         wanted = [self._model.inference]
         ((_, (scores,)),) = self._model.score_each([example], lambda one: one.image, self._embeddings, wanted)
-        with naming(example.name):
-            probabilities = scores.probabilities()
-        check_scores(example.name, probabilities)
-        allowed = probabilities[..., self.candidates]
-        best = self.candidates[np.argmax(allowed, axis=-1)]
         # Among the labels that are allowed here, as if the model had been asked for these alone.
-        share = allowed.max(axis=-1) / allowed.sum(axis=-1)
+        with naming(example.name):
+            best, share = scores.most_probable(self.candidates)
+        check_scores(example.name, np.where(best < 0, np.nan, 0.0))  # a share may be 0 of 0
         guessed = np.where(share >= self._min_probability, best, IGNORED)
         known = example.label != self._dataset.ignore_label
         label = np.where(known, self._kept[np.where(known, example.label, 0)], guessed)

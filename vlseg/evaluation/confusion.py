@@ -1,7 +1,8 @@
-"""Intersection over union and accuracies of a whole data set, from pixel counts that live on the device.
+"""Intersection over union and accuracies of a whole data set, from pixel counts.
 
     state = zeros(num_classes)
-    state = update(state, prediction, label)     # in or out of jit; or `merge` the states of several devices
+    state = update(state, prediction, label)     # on the device, in or out of jit; or `merge` the states of several
+    state = merge(state, count(prediction, label, num_classes))     # or on the host, where nothing is compiled
     print(compute(state).table(names))
 
 Counts are exact up to 2**64 pixels without 64-bit mode: each is a pair of uint32.
@@ -24,10 +25,10 @@ HEADER = ("category", "IoU", "Acc", "pixels")
 
 
 class Count(NamedTuple):
-    """Counts [C] as low + 2**32 * high, both uint32 [C]."""
+    """Counts [C] as low + 2**32 * high, both uint32 [C], of NumPy or JAX."""
 
-    low: jax.Array
-    high: jax.Array
+    low: Any
+    high: Any
 
 
 class ConfusionCounts(NamedTuple):
@@ -103,8 +104,28 @@ class SegmentationMetrics:
 
 def zeros(num_classes: int) -> ConfusionCounts:
     """Counts of nothing."""
-    zero = jnp.zeros(num_classes, jnp.uint32)
+    zero = np.zeros(num_classes, np.uint32)
     return ConfusionCounts(*[Count(zero, zero)] * 3)
+
+
+def count(prediction: np.ndarray, label: np.ndarray, num_classes: int) -> ConfusionCounts:
+    """What `update` adds, counted on the host: images of many sizes need no program each.
+
+    Args:
+        prediction, label: as for `update`; pixels whose label is outside [0, num_classes) do not count.
+    """
+    counted = (label >= 0) & (label < num_classes)
+    known = counted & (prediction >= 0) & (prediction < num_classes)
+    return ConfusionCounts(
+        *(
+            _counted(np.bincount(ids, minlength=num_classes))
+            for ids in (label[counted & (prediction == label)], prediction[known], label[counted])
+        )
+    )
+
+
+def _counted(numbers: np.ndarray) -> Count:
+    return Count((numbers & 0xFFFFFFFF).astype(np.uint32), (numbers >> 32).astype(np.uint32))
 
 
 def update(state: ConfusionCounts, prediction: jax.Array, label: jax.Array, ignore_label: int = 255) -> ConfusionCounts:

@@ -25,7 +25,7 @@ from vlseg.data.sources import Dataset
 from vlseg.errors import ConfigError, DatasetError, ImageError, VocabularyError
 from vlseg.evaluation import confusion
 from vlseg.evaluation.confusion import SegmentationMetrics
-from vlseg.evaluation.finite import Finite, naming
+from vlseg.evaluation.finite import check_scores, naming
 from vlseg.labels.binding import NO_CLASS, SHOWN, bind, explanation, find
 from vlseg.segmenter import Segmenter, Variant
 
@@ -127,23 +127,24 @@ class Candidates(NamedTuple):
     replaced: tuple[tuple[str, str], ...] = ()
     threshold: float | None = None
 
-    def class_map(self, words: jax.Array, probabilities: jax.Array | None = None) -> jax.Array:
-        """The classes of pixels; pure and jittable.
+    def class_map(self, words: Any, probabilities: Any = None) -> Any:
+        """The classes of pixels, an array of the kind that is given; pure, and of JAX arrays jittable.
 
         Args:
-            words: int [...], the best word of each pixel, an index into `words`.
+            words: int [...], the best word of each pixel, an index into `words`, or -1 for none.
             probabilities: float [...] in [0, 1], that of the best word among all words that were asked for; needed if
                 there is a threshold.
 
         Returns:
-            int32 [...], class ids; NO_CLASS where the best word is a distractor.
+            int32 [...], class ids; NO_CLASS where the best word is a distractor, or there is none.
         """
-        found = jnp.asarray(self.classes, jnp.int32)[words]
+        numpy = jnp if isinstance(words, jax.Array) else np
+        found = numpy.asarray((*self.classes, NO_CLASS), numpy.int32)[words]
         if self.threshold is None:
             return found
         if probabilities is None:
             raise ValueError("a threshold needs probabilities")
-        return jnp.where(probabilities < self.threshold, 0, found)
+        return numpy.where(probabilities < self.threshold, 0, found)
 
     @property
     def explanation(self) -> str:
@@ -230,28 +231,25 @@ def score(
     """
     candidates = choose(dataset.names, labels, score_labels, vocabulary)
     places = candidates.places(len(dataset.names))
-    on_device = jnp.asarray(places)
     settings = [variant.settings for variant in variants] if variants else [model.inference]
     embeddings = model.embed(candidates.words)
     counts = [confusion.zeros(len(candidates.scored)) for _ in settings]
-    finite, skipped = Finite(), list[str]()
+    skipped: list[str] = []
     own = _own_examples(dataset, None if damaged is None else skipped)
     scored = model.score_each(own, lambda example: example.image, embeddings, settings, batch_size)
     shown = {"each": jax.process_count(), "shown": distributed.is_main()}
     for example, found in progress.over(scored, len(dataset), "evaluate", "image", **shown):
-        label = jnp.asarray(_places_of(example.label, places, dataset.ignore_label))
+        label = _places_of(example.label, places, dataset.ignore_label)
         for number, scores in enumerate(found):
-            # The words that were asked for, as class ids int32 [H, W].
+            # The words that were asked for, as class ids int32 [H, W]. On the host, where sizes need no program each.
             with naming(example.name):
                 if candidates.threshold is None:
-                    words, values = (jnp.asarray(array)[..., 0] for array in scores.top(1))
+                    words, values = (array[..., 0] for array in scores.top(1))
                 else:
-                    words, values = map(jnp.asarray, scores.most_probable())
-            found_classes = candidates.class_map(words, values)
-            finite.watch(example.name, values)
-            prediction = on_device[found_classes]
-            counts[number] = confusion.update(counts[number], prediction, label, NO_CLASS)
-    finite.check()
+                    words, values = scores.most_probable()
+            check_scores(example.name, values)
+            prediction = places[candidates.class_map(words, values)]
+            counts[number] = confusion.merge(counts[number], confusion.count(prediction, label, len(candidates.scored)))
     if damaged is not None:
         damaged += distributed.of_all(skipped)
     return [confusion.compute(distributed.merged(count, confusion.merge)) for count in counts]

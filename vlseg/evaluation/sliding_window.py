@@ -2,20 +2,20 @@
 
 Everything around the network is linear and treats rows and columns alike but apart: resizing the image and cutting a
 window out of it, and on the way back enlarging the network's grid of scores to the window, averaging where windows
-overlap, and resizing to the image. So each of the two ways is one small matrix for the rows and one for the columns of
-a window. They are computed on the device from a window's four integers, with exact positions, so images of all sizes
-share one program per bucket:
+overlap, and resizing to the image. Each pixel of a window lies between two rows and two columns of the image, and each
+pixel of the image takes its scores from four cells of a window along a side. These places and their weights are found
+on the host in exact integers; what runs on the device has shapes that do not depend on the image's size:
 
-    for batch in batches(windows(height, width, scheme), size):         # in one jitted function, `scores` donated
-        images = cut(image, (height, width), batch, scheme, pad_value)
-        grids = network(images)
-        if scheme.flip:
-            grids += mirror(network(mirror(images)))
-        scores = merge(scores, grids, placements((height, width), batch, scheme, grid, scores.shape[:2]))
+    found = windows(height, width, scheme)
+    grids = [network(cut(views(image, batch, scheme))) for batch in batches(found, size)]  # and of mirrored windows
+    for tile, parts in Layout((height, width), found, scheme, grid).tiles():
+        for number, part in enumerate(parts):  # `total` is donated
+            total = merge(total, number == 0, grids[part.window // size], part.corner(size), part.rows, part.columns)
 """
 
+import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -25,16 +25,13 @@ import numpy as np
 
 from vlseg.checks import check_numbers
 from vlseg.errors import ConfigError
+from vlseg.evaluation import tiles
 from vlseg.evaluation.crf import CRF
+from vlseg.evaluation.tiles import Taps, Tile
+from vlseg.nn.resize import aligned_taps
 
 OFFICIAL_SCALES = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
 """The scales of the published scores."""
-
-BUCKET = 128
-"""Images are padded to multiples of this, so that few shapes occur."""
-
-Size = tuple[int | jax.Array, int | jax.Array]
-"""Height and width; arrays where one program serves many sizes."""
 
 
 @dataclass(frozen=True)
@@ -89,14 +86,35 @@ class Window(NamedTuple):
     left: int
 
 
-class Placements(NamedTuple):
-    """What a cell of a window's grid adds to a pixel of the image is rows[k, y, i] * columns[k, x, j].
+class Views(NamedTuple):
+    """The pixels of an image that the pixels of K windows lie between.
 
-    rows: float32 [K, H, grid]. columns: float32 [K, W, grid].
+    pixels: uint8 [K, 2, crop_size, 2, crop_size, 3]: of every pixel of a window the row above and the one below, in
+        these the column before and the one after.
+    rows, columns: float32 [K, 2, crop_size], their weights; 0 outside the image.
     """
 
-    rows: jax.Array
-    columns: jax.Array
+    pixels: np.ndarray
+    rows: np.ndarray
+    columns: np.ndarray
+
+
+class Part(NamedTuple):
+    """What a window adds to a tile of the image.
+
+    window: its number. top, left: the first cells of its grid that count. rows, columns: float32 [TILE, span], see
+        `tiles.Stretch`.
+    """
+
+    window: int
+    top: int
+    left: int
+    rows: np.ndarray
+    columns: np.ndarray
+
+    def corner(self, size: int) -> np.ndarray:
+        """Where to find it in the grids of a batch of windows: int32 [3], its number there and its first cells."""
+        return np.asarray([self.window % size, self.top, self.left], np.int32)
 
 
 def rescaled(height: int, width: int, scheme: Scheme, scale: float) -> tuple[int, int]:
@@ -127,38 +145,34 @@ def windows(height: int, width: int, scheme: Scheme) -> list[Window]:
 def batches(found: Sequence[Window], size: int) -> np.ndarray:
     """Windows in batches of one size: int32 [batches, size, 4].
 
-    The last batch is filled up with zeros, a window of an empty image: `cut` makes it all padding, and its placements
-    are zero, so `merge` adds nothing for it.
+    The last batch is filled up with zeros, a window of an empty image, which `cut` makes all padding.
     """
     rows = np.asarray(found, np.int32).reshape(-1, len(Window._fields))
     return np.pad(rows, ((0, -len(rows) % size), (0, 0))).reshape(-1, size, rows.shape[1])
 
 
-def bucket(side: int) -> int:
-    """The side to which images with a side of this length are padded: the next multiple of `BUCKET`."""
-    return max(math.ceil(side / BUCKET), 1) * BUCKET
+def views(image: np.ndarray, batch: np.ndarray, scheme: Scheme) -> Views:
+    """What `cut` makes windows of: uint8 [H, W, 3] and windows of an image of that size, int32 [K, 4]."""
+    pixels, weights = [], []
+    for height, width, top, left in batch:
+        rows, row_weights = _read(image.shape[0], int(height), int(top), scheme)
+        columns, column_weights = _read(image.shape[1], int(width), int(left), scheme)
+        seen = image[rows.reshape(-1, 1), columns.reshape(1, -1)]
+        pixels.append(seen.reshape(*rows.shape, *columns.shape, 3))
+        weights.append((row_weights, column_weights))
+    return Views(np.stack(pixels), *map(np.stack, zip(*weights, strict=True)))
 
 
-def cut(image: jax.Array, size: Size, batch: jax.Array, scheme: Scheme, pad_value: jax.Array) -> jax.Array:
-    """The pixels of windows: the image is resized (bilinear, corners aligned), cut and padded.
-
-    Args:
-        image: float32 [H, W, C], the normalised image in the top left corner; what is around it is finite.
-        size: height and width of the image, at most H and W.
-        batch: int32 [K, 4], windows of an image of that size.
-        scheme: the scheme of the windows.
-        pad_value: float32 [C], what is outside the image; officially black as it is after normalisation, -mean / std.
+def cut(views: Views) -> jax.Array:
+    """The pixels of windows: the image is resized (bilinear, corners aligned), cut, and padded with black.
 
     Returns:
-        float32 [K, crop_size, crop_size, C].
+        float32 [K, crop_size, crop_size, 3], in [0, 255].
     """
-    heights, widths, tops, lefts = jnp.asarray(batch).T
-    rows = _reading(size[0], heights, tops, scheme, image.shape[0])
-    columns = _reading(size[1], widths, lefts, scheme, image.shape[1])
-    # Outside the image the weights are 0, and so is there the difference to the padding.
-    difference = jnp.asarray(image, jnp.float32) - pad_value
-    across = jnp.einsum("kxw,hwc->khxc", columns, difference, precision="highest")
-    return jnp.einsum("kyh,khxc->kyxc", rows, across, precision="highest") + pad_value
+    above, below = (views.pixels[:, row] * views.rows[:, row, :, None, None, None] for row in (0, 1))
+    lines = above + below
+    before, after = (lines[:, :, column] * views.columns[:, column, None, :, None] for column in (0, 1))
+    return before + after
 
 
 def mirror(images: jax.Array) -> jax.Array:
@@ -170,94 +184,78 @@ def mirror(images: jax.Array) -> jax.Array:
     return images[:, :, ::-1]
 
 
-def placements(size: Size, batch: jax.Array, scheme: Scheme, grid: int, padded: tuple[int, int]) -> Placements:
+class Layout:
     """Where the windows' grids go in the image.
 
     A grid is enlarged to the window, the padding cut off, the mean taken over the windows of the same scale that see a
     pixel, and the result resized to the image; both resizes are bilinear with aligned corners. The weights of each
     pixel sum to 1 for every scale.
-
-    Args:
-        size: height and width of the image.
-        batch: int32 [K, 4], windows of an image of that size.
-        scheme: the scheme of the windows.
-        grid: cells along a side of the network's output before its last upsampling.
-        padded: height H and width W of the array of scores, at least the image's. Nothing is placed beyond the image.
     """
-    heights, widths, tops, lefts = jnp.asarray(batch).T
-    return Placements(
-        rows=_writing(size[0], heights, tops, scheme, grid, padded[0]),
-        columns=_writing(size[1], widths, lefts, scheme, grid, padded[1]),
-    )
+
+    def __init__(self, size: tuple[int, int], found: Sequence[Window], scheme: Scheme, grid: int) -> None:
+        """Takes the image's height and width, its windows, and the cells along a side of the network's output."""
+        self._size = size
+        self._rows = [_written(size[0], window.height, window.top, scheme, grid) for window in found]
+        columns = [_written(size[1], window.width, window.left, scheme, grid) for window in found]
+        reach = max(taps.reach for taps in (*self._rows, *columns))
+        self._span = tiles.shortest_span(reach, (max(grid // 8, 1), 3 * grid // 8, grid))
+        self._columns = [(taps, taps.stretches(self._span)) for taps in columns]
+
+    def tiles(self) -> Iterator[tuple[Tile, list[Part]]]:
+        """The tiles of the image, row by row, each with what the windows that see it add; one does at least."""
+        for tile, down, along in tiles.tiles(*self._size):
+            if along == 0:
+                rows = [taps.stretch(down, self._span) for taps in self._rows]
+            parts = []
+            for number, (row, (taps, columns)) in enumerate(zip(rows, self._columns, strict=True)):
+                if self._rows[number].used[down] and taps.used[along]:
+                    column = columns[along]
+                    parts.append(Part(number, row.first, column.first, row.weights, column.weights))
+            yield tile, parts
 
 
-def merge(scores: jax.Array, grids: jax.Array, placed: Placements) -> jax.Array:
-    """The scores with those of some windows added, one window at a time to save memory.
+@functools.partial(jax.jit, donate_argnames="total")
+def merge(
+    total: jax.Array, fresh: bool, grids: jax.Array, corner: np.ndarray, rows: np.ndarray, columns: np.ndarray
+) -> jax.Array:
+    """The scores of a tile with those of a window added.
 
     Args:
-        scores: float32 [H, W, N], the sum so far; zeros before the first window.
+        total: float32 [TILE, TILE, N], the sum so far. fresh: whether the sum begins here, whatever `total` holds.
         grids: [K, grid, grid, N], logits before the network's last upsampling, or anything else that is to be combined
             linearly, such as embeddings.
-        placed: of the K windows.
-
-    Returns:
-        float32 [H, W, N].
+        corner, rows, columns: of a `Part`.
     """
-
-    def add(scores: jax.Array, window: tuple[jax.Array, Placements]) -> tuple[jax.Array, None]:
-        cells, (rows, columns) = window
-        down = jnp.einsum("yi,ijn->yjn", rows, cells.astype(jnp.float32), precision="highest")
-        return scores + jnp.einsum("xj,yjn->yxn", columns, down, precision="highest"), None
-
-    return jax.lax.scan(add, scores, (grids, placed))[0]
+    span = rows.shape[1]
+    start = (corner[0], corner[1], corner[2], jnp.zeros_like(corner[0]))
+    cells = jax.lax.dynamic_slice(grids, start, (1, span, span, grids.shape[-1]))[0]
+    return tiles.enlarged(cells, rows, columns) + jnp.where(fresh, 0.0, total)
 
 
-def _coverage(pixels: jax.Array, sides: jax.Array, scheme: Scheme) -> jax.Array:
+def _coverage(pixels: np.ndarray, side: int, scheme: Scheme) -> np.ndarray:
     """How many of the windows along a side of the rescaled image contain a pixel of it."""
-    last = -(-jnp.maximum(sides - scheme.crop_size, 0) // scheme.stride)
-    first_over = jnp.maximum((pixels - scheme.crop_size) // scheme.stride + 1, 0)
-    return jnp.minimum(pixels // scheme.stride, last) - first_over + 1
+    last = -(-max(side - scheme.crop_size, 0) // scheme.stride)
+    first_over = np.maximum((pixels - scheme.crop_size) // scheme.stride + 1, 0)
+    return np.minimum(pixels // scheme.stride, last) - first_over + 1
 
 
-def _reading(side: int | jax.Array, sides: jax.Array, starts: jax.Array, scheme: Scheme, max_side: int) -> jax.Array:
-    """Weights of a side's pixels in a window: float32 [K, crop_size, max_side], zero outside the image."""
-    pixels = starts[:, None] + jnp.arange(scheme.crop_size)
-    weights = _weights(*_taps(pixels, side, sides[:, None]), max_side)
-    return jnp.where((pixels < sides[:, None])[..., None], weights, 0.0)
+def _read(side: int, rescaled_side: int, start: int, scheme: Scheme) -> tuple[np.ndarray, np.ndarray]:
+    """Where a window's pixels are found along a side: int [2, crop_size] and their weights, 0 outside the image."""
+    pixels = start + np.arange(scheme.crop_size)
+    lower, upper_share = aligned_taps(pixels, side, rescaled_side)
+    weights = np.stack([1 - upper_share, upper_share]) * (pixels < rescaled_side)
+    return np.clip(np.stack([lower, lower + 1]), 0, side - 1), weights.astype(np.float32)
 
 
-def _writing(
-    side: int | jax.Array, sides: jax.Array, starts: jax.Array, scheme: Scheme, grid: int, max_side: int
-) -> jax.Array:
-    """Weights of a window's cells in a side's pixels: float32 [K, max_side, grid]."""
-    sides, starts = sides[:, None], starts[:, None]
-    targets = jnp.arange(max_side)
-    lower, upper_share = _taps(targets, sides, side)
-    placed = jnp.zeros((*lower.shape, grid), jnp.float32)
-    for pixels, share in ((lower, 1.0 - upper_share), (lower + 1, upper_share)):
-        places = pixels - starts
-        seen = (places >= 0) & (places < scheme.crop_size) & (pixels < sides) & (targets < side)
-        share = jnp.where(seen, share, 0.0) / jnp.maximum(_coverage(pixels, sides, scheme), 1)
-        placed += share[..., None] * _weights(*_taps(places, grid, scheme.crop_size), grid)
-    return placed
-
-
-def _taps(targets: jax.Array, in_size: int | jax.Array, out_size: int | jax.Array) -> tuple[jax.Array, jax.Array]:
-    """The two source cells that a target cell of a linear resize with aligned corners lies between.
-
-    Counted in integers: the rounding of a position in float32 grows with the size of the image.
-
-    Returns:
-        int32, the lower cell, and float32 in [0, 1), the share of the cell after it.
-    """
-    steps = jnp.maximum(jnp.asarray(out_size) - 1, 1)
-    travelled = targets * (in_size - 1)
-    lower = travelled // steps
-    return lower, (travelled - lower * steps) / steps
-
-
-def _weights(lower: jax.Array, upper_share: jax.Array, cells: int) -> jax.Array:
-    """Taps [...] as weights of all source cells: float32 [..., cells]."""
-    sources = jnp.arange(cells)
-    lower, upper_share = lower[..., None], upper_share[..., None]
-    return jnp.where(sources == lower, 1.0 - upper_share, 0.0) + jnp.where(sources == lower + 1, upper_share, 0.0)
+def _written(side: int, rescaled_side: int, start: int, scheme: Scheme, grid: int) -> Taps:
+    """The cells of a window that the pixels along a side of the image take their scores from."""
+    lower, upper_share = aligned_taps(np.arange(side), rescaled_side, side)
+    found, weights = [], []
+    for pixels, share in ((lower, 1 - upper_share), (lower + 1, upper_share)):
+        places = pixels - start
+        seen = (places >= 0) & (places < scheme.crop_size) & (pixels < rescaled_side)
+        share = np.where(seen, share, 0) / np.maximum(_coverage(pixels, rescaled_side, scheme), 1)
+        cell, next_share = aligned_taps(places, grid, scheme.crop_size)
+        found += [cell, cell + 1]
+        weights += [share * (1 - next_share), share * next_share]
+    return Taps(found, weights, grid)

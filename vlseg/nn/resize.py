@@ -10,6 +10,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 Size = int | jax.Array
 
@@ -46,6 +47,35 @@ def interpolation_matrix(
 def resize_bilinear(x: jax.Array, height: int, width: int, *, align_corners: bool = False) -> jax.Array:
     """Bilinear resize without antialiasing, see `interpolation_matrix`: [B, h, w, C] -> [B, height, width, C]."""
     return _resize((x.shape[1], x.shape[2]), (height, width), align_corners, x)
+
+
+def aligned_taps(targets: np.ndarray, in_size: int, out_size: int) -> tuple[np.ndarray, np.ndarray]:
+    """The two source cells that a target cell of a linear resize with aligned corners lies between.
+
+    Returns:
+        int, the lower cell, and float in [0, 1), the share of the cell after it.
+    """
+    steps = max(out_size - 1, 1)
+    travelled = targets.astype(np.int64) * (in_size - 1)
+    lower = travelled // steps
+    return lower, (travelled - lower * steps) / steps
+
+
+def resize_picture(image: np.ndarray, height: int, width: int) -> np.ndarray:
+    """`resize_bilinear` with aligned corners on the host, where nothing is compiled for the size of a picture.
+
+    uint8 [H, W, C] -> float32 [height, width, C], in [0, 255].
+    """
+    row, below = aligned_taps(np.arange(height), image.shape[0], height)
+    column, after = aligned_taps(np.arange(width), image.shape[1], width)
+    below, after = below.astype(np.float32)[:, None, None], after.astype(np.float32)[None, :, None]
+    next_row, next_column = (np.minimum(at + 1, side - 1) for at, side in zip((row, column), image.shape, strict=False))
+
+    def line(rows: np.ndarray) -> np.ndarray:
+        rows = rows[:, None]
+        return image[rows, column] * (1 - after) + image[rows, next_column] * after
+
+    return line(row) * (1 - below) + line(next_row) * below
 
 
 def resize_nearest_indices(in_size: Size, out_size: int) -> jax.Array:

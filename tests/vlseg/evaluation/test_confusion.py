@@ -191,3 +191,14 @@ def test_wrong_number_of_names():
     for function in (metrics.table, metrics.to_dict):
         with pytest.raises(VocabularyError, match="2 names for the scores of 3 classes"):
             function(["cat", "dog"])
+
+
+def test_counting_on_the_host_is_the_same():
+    rng = np.random.default_rng(0)
+    prediction, label = rng.integers(-2, C + 3, (2, 40, 50))
+    for expected, found in zip(
+        values(confusion.update(zeros(C), prediction, label, -1)),
+        values(confusion.merge(zeros(C), confusion.count(prediction, label, C))),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(found, expected)

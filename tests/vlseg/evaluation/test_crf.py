@@ -13,7 +13,7 @@ from vlseg.evaluation import crf
 from vlseg.evaluation.crf import COLUMNS, CRF, refine
 from vlseg.evaluation.permutohedral import Lattice
 from vlseg.nn.resize import resize_bilinear
-from vlseg.segmenter import RefinedScores, Scores
+from vlseg.scores import RefinedScores, Scores
 
 GOLDEN = sorted((Path(__file__).parent / "golden").glob("crf_*.npz"))
 WIDE = CRF(iterations=4, gaussian_deviation=1.5, bilateral_deviation=5.0, colour_deviation=20.0)

@@ -5,12 +5,13 @@ import zlib
 import numpy as np
 import pytest
 
+from tests import compilations
 from vlseg import labels
 from vlseg.data import catalog
 from vlseg.data.examples import Example
 from vlseg.errors import ConfigError
 from vlseg.evaluation.scoring import NO_CLASS, Vocabulary, choose, score
-from vlseg.segmenter import Scores
+from vlseg.scores import Scores
 
 NAMES = ("background", "cat", "dog")
 WORDS = (("sky", "sea"), ("cat",), ("dog", "hound"))
@@ -77,6 +78,16 @@ def test_scores_are_of_classes(background, threshold, pictures):
     (metrics,) = score(Model(), pictures, vocabulary=Vocabulary(WORDS, background, threshold))
     assert (hits > 0).all()
     np.testing.assert_allclose(metrics.iou, hits / either, rtol=1e-12)
+
+
+@pytest.mark.parametrize(("background", "threshold"), [("words", None), ("threshold", 0.5)])
+def test_scoring_compiles_nothing_for_the_size_of_a_picture(background, threshold):
+    rng = np.random.default_rng(1)
+    images = [rng.integers(0, 256, (9, width, 3), dtype=np.uint8) for width in (12, 13, 14)]
+    examples = Pictures(Example(image, rng.choice([0, 1, 2], image.shape[:2]), "") for image in images)
+    with compilations.counted() as programs:
+        score(Model(), examples, vocabulary=Vocabulary(WORDS, background, threshold))
+    assert programs == []
 
 
 CLASSES = ("cat", "dog", "Sea", "tree", "road")

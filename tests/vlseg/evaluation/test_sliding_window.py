@@ -1,7 +1,5 @@
-import dataclasses
 import math
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -9,32 +7,34 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vlseg.errors import ConfigError
-from vlseg.evaluation import sliding_window
 from vlseg.evaluation.sliding_window import (
     OFFICIAL_SCALES,
+    Layout,
     Scheme,
     Window,
     batches,
-    bucket,
+    cut,
     merge,
     mirror,
     rescaled,
+    views,
     windows,
 )
+from vlseg.evaluation.tiles import TILE
 
 MEAN, STD = np.array([0.5, 0.4, 0.3], np.float32), np.array([0.5, 0.25, 0.2], np.float32)
 BASE, CROP, LABELS = 70, 64, 3
 GRID = CROP // 2
 SIDES = st.integers(1, 250)
 SCHEMES = st.sampled_from([Scheme(BASE, CROP, scales=(0.5, 1.0, 1.75)), Scheme(300, CROP, 0.25), Scheme(200, 32, 1.0)])
-cut = jax.jit(sliding_window.cut, static_argnames="scheme")
-add = jax.jit(merge, donate_argnums=0)
-placements = jax.jit(sliding_window.placements, static_argnames=("scheme", "grid", "padded"))
 
 
-def normalised_image(height, width):
-    pixels = np.random.default_rng(height * 1000 + width).random((height, width, 3), np.float32)
-    return (pixels - MEAN) / STD
+def picture(height, width):
+    return np.random.default_rng(height * 1000 + width).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def normalised(pixels):
+    return (pixels / 255 - MEAN) / STD
 
 
 def parameters():
@@ -92,22 +92,23 @@ def oracle(image, scales, flip):
     return scores
 
 
-def evaluated(image, scheme, batch_size=4, padded=None, around=7.0):
+def evaluated(image, scheme, batch_size=4):
     """The same with the functions under test."""
-    size = image.shape[:2]
-    # Scales are not compiled in, so the tests share programs.
-    shape = dataclasses.replace(scheme, scales=(1.0,), flip=False)
-    padded = padded or (bucket(size[0]), bucket(size[1]))
-    canvas = np.full((*padded, 3), around, np.float32)
-    canvas[: size[0], : size[1]] = image
-    scores = jnp.zeros((*padded, LABELS))
-    for batch in batches(windows(*size, scheme), batch_size):
-        images = cut(canvas, size, batch, shape, -MEAN / STD)
-        grids = network(images, jnp)
+    height, width = image.shape[:2]
+    found, grids = windows(height, width, scheme), []
+    for batch in batches(found, batch_size):
+        images = normalised(cut(views(image, batch, scheme))).astype(np.float32)
+        grids.append(network(images, jnp))
         if scheme.flip:
-            grids += mirror(network(mirror(images), jnp))
-        scores = add(scores, grids, placements(size, batch, shape, GRID, padded))
-    return np.asarray(scores)
+            grids[-1] += mirror(network(mirror(images), jnp))
+    scores = np.full((height + TILE, width + TILE, LABELS), np.nan, np.float32)
+    total = jnp.full((TILE, TILE, LABELS), np.nan)  # nothing of it is used
+    for tile, parts in Layout((height, width), found, scheme, GRID).tiles():
+        for number, part in enumerate(parts):
+            cells, corner = grids[part.window // batch_size], part.corner(batch_size)
+            total = merge(total, number == 0, cells, corner, part.rows, part.columns)
+        scores[tile.pixels] = total
+    return scores[:height, :width]
 
 
 @pytest.mark.parametrize(
@@ -124,78 +125,69 @@ def evaluated(image, scheme, batch_size=4, padded=None, around=7.0):
     ],
 )
 def test_scores_are_those_of_the_official_evaluation(size, scales, flip):
-    image = normalised_image(*size)
-    scheme = Scheme(BASE, CROP, scales=scales, flip=flip)
-    found = evaluated(image, scheme)
-    np.testing.assert_allclose(found[: size[0], : size[1]], oracle(image, scales, flip), rtol=0, atol=1e-4)
-    assert (found[size[0] :] == 0).all() and (found[:, size[1] :] == 0).all()
+    image = picture(*size)
+    found = evaluated(image, Scheme(BASE, CROP, scales=scales, flip=flip))
+    np.testing.assert_allclose(found, oracle(normalised(image), scales, flip), rtol=0, atol=1e-4)
 
 
 def test_windows_are_cut_and_padded():
-    image = normalised_image(150, 60)
+    image = picture(150, 60)
     scheme = Scheme(BASE, CROP, scales=(1.75,))
     found = windows(150, 60, scheme)
-    images = cut(np.pad(image, ((0, 106), (0, 68), (0, 0))), (150, 60), np.asarray(found), scheme, -MEAN / STD)
-    small = padded_to_crop(resized(image, 123, 49))
+    images = cut(views(image, np.asarray(found), scheme))
+    small = resized(image, 123, 49)
     assert found == [Window(123, 49, 0, 0), Window(123, 49, 42, 0), Window(123, 49, 84, 0)]
     for window, pixels in zip(found, images, strict=True):
-        expected = padded_to_crop(small[window.top : window.top + CROP])
-        np.testing.assert_allclose(pixels, expected, rtol=0, atol=1e-5)
-        np.testing.assert_array_equal(pixels[:, 49:], np.broadcast_to(np.float32(-MEAN / STD), (CROP, 15, 3)))
+        expected = np.zeros((CROP, CROP, 3))
+        seen = small[window.top : window.top + CROP]
+        expected[: len(seen), :49] = seen
+        np.testing.assert_allclose(pixels, expected, rtol=0, atol=1e-3)
+        assert (np.asarray(pixels)[:, 49:] == 0).all() and (np.asarray(pixels)[len(seen) :] == 0).all()
 
 
-def test_neither_padding_nor_the_size_of_batches_changes_scores():
-    image, scheme = normalised_image(90, 120), Scheme(BASE, CROP, scales=(0.5, 1.75), flip=True)
-    expected = evaluated(image, scheme)[:90, :120]
-    found = evaluated(image, scheme, batch_size=3, padded=(128, 256), around=-1e3)
-    np.testing.assert_allclose(found[:90, :120], expected, rtol=0, atol=1e-5)
-    assert (found[90:] == 0).all() and (found[:, 120:] == 0).all()
+def test_the_size_of_batches_changes_no_scores():
+    image, scheme = picture(90, 140), Scheme(BASE, CROP, scales=(0.5, 1.75), flip=True)
+    np.testing.assert_allclose(evaluated(image, scheme, batch_size=3), evaluated(image, scheme), rtol=0, atol=1e-5)
 
 
 @settings(max_examples=20)
 @given(SIDES, SIDES, SCHEMES)
 def test_every_pixel_takes_one_mean_from_each_scale(height, width, scheme):
     weight = np.zeros((256, 256))
-    for batch in batches(windows(height, width, scheme), 8):
-        rows, columns = placements((height, width), batch, scheme, scheme.crop_size // 2, (256, 256))
-        assert (np.asarray(rows) >= 0).all() and (np.asarray(columns) >= 0).all()
-        weight += np.einsum("ky,kx->yx", np.asarray(rows).sum(2), np.asarray(columns).sum(2))
+    for tile, parts in Layout((height, width), windows(height, width, scheme), scheme, scheme.crop_size // 2).tiles():
+        assert parts
+        for part in parts:
+            assert (part.rows >= 0).all() and (part.columns >= 0).all()
+            weight[tile.pixels] += np.outer(part.rows.sum(1), part.columns.sum(1))
     np.testing.assert_allclose(weight[:height, :width], len(scheme.scales), rtol=0, atol=1e-5)
     assert (weight[height:] == 0).all() and (weight[:, width:] == 0).all()
 
 
 def test_equal_logits_stay_equal():
     scheme = Scheme(BASE, CROP, scales=(0.5, 1.75))
-    batch = batches(windows(90, 120, scheme), 8)[0]
-    grids = jnp.full((8, GRID, GRID, 2), jnp.array([2.0, -3.0]))
-    found = add(jnp.zeros((128, 128, 2)), grids, placements((90, 120), batch, scheme, GRID, (128, 128)))
-    np.testing.assert_allclose(found[:90, :120], np.broadcast_to([4.0, -6.0], (90, 120, 2)), rtol=0, atol=1e-5)
-
-
-def test_merge_adds_to_the_scores_and_fillers_add_nothing():
-    scheme = Scheme(BASE, CROP)
-    before = np.random.default_rng(0).standard_normal((128, 128, 2), np.float32)
-    filler = jnp.zeros((4, 4), jnp.int32)
-    grids = jnp.full((4, GRID, GRID, 2), 9.0)
-    after = add(jnp.asarray(before), grids, placements((90, 120), filler, scheme, GRID, (128, 128)))
-    np.testing.assert_array_equal(after, before)
-    batch = jnp.asarray(batches(windows(90, 120, scheme), 4)[0])
-    after = add(jnp.asarray(before), grids, placements((90, 120), batch, scheme, GRID, (128, 128)))
-    np.testing.assert_allclose(after[:90, :120], before[:90, :120] + 9.0, rtol=0, atol=1e-5)
+    found = windows(90, 120, scheme)
+    grids, total = jnp.full((len(found), GRID, GRID, 2), jnp.array([2.0, -3.0])), jnp.zeros((TILE, TILE, 2))
+    ((_, parts),) = Layout((90, 120), found, scheme, GRID).tiles()
+    for part in parts:
+        total = merge(total, False, grids, part.corner(len(found)), part.rows, part.columns)
+    np.testing.assert_allclose(total[:90, :120], np.broadcast_to([4.0, -6.0], (90, 120, 2)), rtol=0, atol=1e-5)
 
 
 def test_fillers_see_only_padding():
-    images = cut(np.full((128, 128, 3), 5.0), (90, 120), np.zeros((2, 4), np.int32), Scheme(BASE, CROP), -MEAN / STD)
-    np.testing.assert_array_equal(images, np.broadcast_to(np.float32(-MEAN / STD), images.shape))
+    images = cut(views(np.full((90, 120, 3), 5, np.uint8), np.zeros((2, 4), np.int32), Scheme(BASE, CROP)))
+    np.testing.assert_array_equal(images, np.zeros((2, CROP, CROP, 3)))
 
 
-def test_one_program_serves_all_sizes_of_a_bucket():
+def test_few_programs_serve_all_sizes():
+    merge.clear_cache()
     scheme = Scheme(BASE, CROP)
-    for function in (cut, placements):
-        function.clear_cache()
-    for size in [(90, 120), (128, 1), (65, 70)]:
-        evaluated(normalised_image(*size), scheme)
-    assert cut._cache_size() == placements._cache_size() == 1
+    for size in [(90, 120), (128, 1), (650, 70), (300, 290), (1000, 1500)]:
+        found = windows(*size, scheme)
+        _, parts = next(Layout(size, found, scheme, GRID).tiles())
+        grids = jnp.zeros((1, GRID, GRID, 1))
+        merge(jnp.zeros((TILE, TILE, 1)), True, grids, parts[0].corner(1), parts[0].rows, parts[0].columns)
+        assert views(picture(*size), np.asarray(found), scheme).pixels.shape == (len(found), 2, CROP, 2, CROP, 3)
+    assert merge._cache_size() <= 3
 
 
 # From the official rule: the long side ceil(520 * scale), the short side to the nearest; a stride of 320.
@@ -242,11 +234,6 @@ def test_batches():
     assert stacked.shape == (2, 3, 4) and stacked.dtype == np.int32
     np.testing.assert_array_equal(stacked.reshape(6, 4), [*found, (0, 0, 0, 0)])
     assert batches(found[:3], 3).shape == (1, 3, 4)
-
-
-@pytest.mark.parametrize(("side", "expected"), [(1, 128), (128, 128), (129, 256), (683, 768)])
-def test_bucket(side, expected):
-    assert bucket(side) == expected
 
 
 @pytest.mark.parametrize(
