@@ -20,7 +20,7 @@ from vlseg import torch_files
 from vlseg.checkpoints import directory, rules
 from vlseg.checkpoints.directory import Place, Stored
 from vlseg.checkpoints.rules import TensorSource
-from vlseg.errors import CheckpointError, ConfigError
+from vlseg.errors import CheckpointError, ConfigError, one_line
 from vlseg.safetensors_files import open_safetensors
 
 FORMAT = "lseg_jax"
@@ -154,8 +154,15 @@ def _pairs(items: list[Any]) -> dict[Any, Any]:
 
 @functools.cache
 def parameter_shapes(config: LSegConfig) -> dict[str, tuple[int, ...]]:
-    """Path in our variables -> shape, of every parameter of a model of this configuration."""
-    return {name: leaf.shape for name, leaf in rules.flatten(abstract_variables(config)).items()}
+    """Path in our variables -> shape, of every parameter of a model of this configuration.
+
+    Raises:
+        ConfigError: no model can be built from it.
+    """
+    try:
+        return {name: leaf.shape for name, leaf in rules.flatten(abstract_variables(config)).items()}
+    except Exception as error:  # settings come from files, and layers refuse wrong ones with errors of many types
+        raise ConfigError(f"no model can be built from its settings: {one_line(error)}") from error
 
 
 @functools.cache

@@ -21,11 +21,13 @@ from einops import rearrange
 from safetensors import SafetensorError, safe_open
 
 from lseg_jax import labels
-from lseg_jax.encoders.base import TextEncoder, check_sizes
+from lseg_jax.encoders.base import TextEncoder
 from lseg_jax.encoders.transformer import exact_gelu
 from lseg_jax.tokenizers import Tokenizer
+from vlseg import fields
 from vlseg.checkpoints.rules import SAME, Rule, Variables, assemble, check_names, each, linear, norm, stacked
 from vlseg.errors import CheckpointError, VocabularyError
+from vlseg.fields import Width
 from vlseg.nn.attention import MASKED, KeyBlock, QueryBlock, attend
 from vlseg.nn.layers import LayerNorm
 
@@ -56,10 +58,10 @@ class SentenceConfig(TextEncoder):
     trained_apart = True
     context = MAX_LENGTH
 
-    features: int = WIDTH
+    features: Width = WIDTH
 
     def __post_init__(self) -> None:
-        check_sizes(self)
+        fields.check(self)
 
     def module(self) -> nn.Module:
         return MiniLM()
