@@ -84,7 +84,7 @@ def _info(content: bytes, source: object) -> _Info:
         raise DatasetError(f"{source}: is not a prepared data set, or is damaged: {error}") from error
     # A name must not lead out of the folder.
     if outside := [name for name in info.files if name != Path(name).name or "\0" in name]:
-        raise DatasetError(f"{source}: names a file that lies elsewhere, {outside[0]!r}")
+        raise DatasetError(f"{source}: a file lies outside, {outside[0]!r}")
     if not info.names or info.ignore_label in range(len(info.names)):
         raise DatasetError(f"{source}: has {len(info.names)} classes and the ignore_label {info.ignore_label}")
     return info
