@@ -1,5 +1,6 @@
 """Seeded ways to break the content of a file, and to put something else in its place."""
 
+import contextlib
 import io
 import json
 import os
@@ -40,10 +41,16 @@ def broken(content: bytes, random: random.Random) -> Broken:
         return Broken(random.choice([b"", HTML, LFS, b"\0" * 1000, os.urandom(0) + random.randbytes(500), *PICKLES]))
     reseal = _resealer(content)
     if reseal and random.random() < 0.5:
-        return Broken(reseal(content, random), sealed=True)
+        with contextlib.suppress(
+            zipfile.BadZipFile, zlib.error, struct.error, ValueError, IndexError, NotImplementedError
+        ):
+            return Broken(reseal(content, random), sealed=True)
     for _ in range(random.choice([1, 1, 1, 2, 4])):
         content = random.choice(_WAYS)(content, random)
     return Broken(content, sealed=reseal is None)
+
+
+_NOT_WHOLE = (zipfile.BadZipFile, zlib.error, struct.error, ValueError, IndexError, NotImplementedError)
 
 
 def replaced(path: Path, random: random.Random) -> None:

@@ -29,7 +29,7 @@ class Reader(NamedTuple):
 def digest(value: Any) -> Any:
     """What arrays, and anything that holds them, are told apart by."""
     if isinstance(value, np.ndarray):
-        return value.dtype.str, value.shape, hashlib.sha256(np.ascontiguousarray(value)).hexdigest()
+        return value.dtype.str, value.shape, hashlib.sha256(value.tobytes()).hexdigest()
     if isinstance(value, dict):
         return {key: digest(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -133,7 +133,7 @@ def read_lseg(folder: Path) -> Any:
 def safetensors(folder: Path) -> Sequence[str]:
     from safetensors.numpy import save_file
 
-    arrays = {"a": np.ones((3, 4), np.float32), "b": np.arange(5), "c": np.zeros((), np.float16)}
+    arrays: dict[str, np.ndarray] = {"a": np.ones((3, 4), np.float32), "b": np.arange(5), "c": np.zeros((), np.float16)}
     save_file(arrays, folder / "a.safetensors")
     return ["a.safetensors"]
 
@@ -239,7 +239,7 @@ def read_panoptic(folder: Path) -> Any:
     return digest(panoptic(folder / "a.json", (7, 9))(folder / "a.png"))
 
 
-class Examples(list):  # type: ignore[type-arg]
+class Examples(list[Any]):
     """A small data set, as `vlseg.data.sources` has them."""
 
     names, ignore_label = NAMES, 255
@@ -364,6 +364,7 @@ READERS = {
     "fast pieces": Reader(fast_pieces, read_tokenizer),
     "clip pieces": Reader(clip_pieces, read_clip),
     "prepared": Reader(prepared, read_prepared),
+    "prepared records": Reader(lambda folder: prepared(folder)[1:], read_prepared, checked=True),
     "tfds": Reader(tfds, read_tfds),
     "ifseg directory": Reader(ifseg_directory, read_ifseg),
     "lseg directory": Reader(lseg_directory, read_lseg),

@@ -26,9 +26,11 @@ class Reading:
 
     def problem(self, name: str, seed: int) -> str | None:
         """What is wrong with how a broken input is read."""
+        if not self._process:
+            self._start()
         if name not in self._known:
             self._known.add(name)
-            failed = self._ask(f"{name} ", START) if self._process else self._start() or self._ask(f"{name} ", START)
+            failed = self._ask(f"{name} ", START)
             assert failed is None, failed
         return self._ask(f"{name} {seed}", SECONDS)
 
