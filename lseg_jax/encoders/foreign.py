@@ -120,12 +120,15 @@ def open_tensors(path: Path) -> Tensors:
 
 
 def _open_npz(path: Path) -> Tensors:
+    if not path.exists():
+        raise CheckpointError(f"{path} is missing")
     files.check_regular(path, CheckpointError)
     try:
         with zipfile.ZipFile(path) as archive:
-            return {
-                entry.filename.removesuffix(".npy"): ArrayTensor(_array(archive, entry)) for entry in archive.filelist
-            }
+            entries = archive.filelist
+            if sum(entry.file_size for entry in entries) > 100 * path.stat().st_size + _ROOM:
+                raise ValueError("it is packed too densely for weights")
+            return {entry.filename.removesuffix(".npy"): ArrayTensor(_array(archive, entry)) for entry in entries}
     except Exception as error:  # the libraries raise many kinds on damaged files
         with open(path, "rb") as file:
             kind = files.kind_of(file.read(512)) or one_line(error)
