@@ -16,7 +16,7 @@ import numpy as np
 from lseg_jax import official
 from lseg_jax.config import PLACE, LSegConfig
 from lseg_jax.lseg import LSegNet
-from vlseg import torch_files
+from vlseg import devices, torch_files
 from vlseg.checkpoints import directory, rules
 from vlseg.checkpoints.directory import Place, Stored
 from vlseg.checkpoints.rules import TensorSource
@@ -157,8 +157,9 @@ def parameter_shapes(config: LSegConfig) -> dict[str, tuple[int, ...]]:
     """Path in our variables -> shape, of every parameter of a model of this configuration.
 
     Raises:
-        ConfigError: no model can be built from it.
+        ConfigError: no model can be built from it, or there is no device.
     """
+    devices.check()
     try:
         return {name: leaf.shape for name, leaf in rules.flatten(abstract_variables(config)).items()}
     except Exception as error:  # settings come from files, and layers refuse wrong ones with errors of many types

@@ -1,0 +1,38 @@
+"""What goes wrong while Python imports a command, before `vlseg.cli` sees to its errors.
+
+Imports take seconds, in which a person may press Ctrl-C, and JAX reads its settings from the environment then.
+"""
+
+import os
+import sys
+import types
+
+from vlseg.errors import VlsegError, one_line
+
+INTERRUPTED = 130
+
+
+def watch() -> None:
+    """Ends a command whose imports fail for a reason that is no fault of the program with one line.
+
+    Does nothing in a process that is no `python -m` command: theirs are imported while the name of the program is
+    still "-m".
+    """
+    if sys.argv[:1] == ["-m"]:
+        sys.excepthook = _end
+
+
+def _end(kind: type[BaseException], error: BaseException, trace: types.TracebackType | None) -> None:
+    if issubclass(kind, KeyboardInterrupt):
+        _say("interrupted", INTERRUPTED)
+    if isinstance(error, VlsegError) or "JAX flag" in str(error):
+        _say(f"error: {one_line(error)}", 2)
+    if isinstance(error, OSError) and error.filename:
+        _say(f"error: {error.strerror}: {one_line(error.filename)}", 2)
+    sys.__excepthook__(kind, error, trace)
+
+
+def _say(line: str, code: int) -> None:
+    """Prints a line and ends the process: this hook cannot change its exit code otherwise."""
+    print(line, file=sys.stderr, flush=True)
+    os._exit(code)
