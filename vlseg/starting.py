@@ -5,9 +5,7 @@ Imports take seconds, in which a person may press Ctrl-C, and JAX reads its sett
 
 import os
 import sys
-import types
-
-from vlseg.errors import VlsegError, one_line
+from typing import Any
 
 INTERRUPTED = 130
 
@@ -22,9 +20,12 @@ def watch() -> None:
         sys.excepthook = _end
 
 
-def _end(kind: type[BaseException], error: BaseException, trace: types.TracebackType | None) -> None:
+def _end(kind: type[BaseException], error: BaseException, trace: Any) -> None:
     if issubclass(kind, KeyboardInterrupt):
         _say("interrupted", INTERRUPTED)
+    # Not above: the sooner this hook is there, the fewer interruptions come before it.
+    from vlseg.errors import VlsegError, one_line
+
     if isinstance(error, VlsegError) or "JAX flag" in str(error):
         _say(f"error: {one_line(error)}", 2)
     if isinstance(error, OSError) and error.filename:

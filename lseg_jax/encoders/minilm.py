@@ -127,7 +127,7 @@ class MiniLM(nn.Module):
         )
         x, _ = scanned(name="layers")(x, jnp.where(mask, 0.0, MASKED)[:, None, None])
         # The sum has the direction of the average.
-        x = jnp.sum(x * mask[..., None], axis=1)
+        x = jnp.sum(jnp.where(mask[..., None], x, 0), axis=1)
         return x / jnp.linalg.norm(x, axis=-1, keepdims=True)
 
 

@@ -15,7 +15,7 @@ from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 
-from vlseg import fields, files, json_files, remote, safetensors_files, storage
+from vlseg import devices, fields, files, json_files, remote, safetensors_files, storage
 from vlseg.checkpoints import download, rules, runs
 from vlseg.checkpoints.rules import TensorSource, Variables
 from vlseg.errors import CheckpointError, ConfigError, VocabularyError
@@ -102,6 +102,7 @@ def read(
         path = runs.frozen(path)
     elif settings.get("part") == runs.FROZEN:
         raise CheckpointError(f"{path} is only the frozen part of a run: load {path.parent}")
+    devices.check()
     with usable(config_file):
         told = fields.read(_Told, {name: settings[name] for name in _TOLD if name in settings})
         config, shapes = parse(told.model)

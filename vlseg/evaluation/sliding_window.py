@@ -248,7 +248,7 @@ def _writing(
     for pixels, share in ((lower, 1.0 - upper_share), (lower + 1, upper_share)):
         places = pixels - starts
         seen = (places >= 0) & (places < scheme.crop_size) & (pixels < sides) & (targets < side)
-        share = jnp.where(seen, share, 0.0) / jnp.maximum(_coverage(pixels, sides, scheme), 1)
+        share = jnp.where(seen, share, 0.0) / jnp.maximum(_coverage(pixels, sides, scheme), 1).astype(jnp.float32)
         placed += share[..., None] * _weights(*_taps(places, grid, scheme.crop_size), grid)
     return placed
 
