@@ -56,6 +56,7 @@ def run(main: Callable[[list[str]], Any], usage: str | None = None) -> NoReturn:
     """
     _quiet_native_logs()
     _print_any_name()
+    _watch_over_the_end()
     try:
         try:
             app.run(_with_quiet_logs(main), flags_parser=lambda argv: _parse(argv, main, usage))
@@ -106,6 +107,18 @@ def _interrupted() -> NoReturn:
     with contextlib.suppress(OSError):
         _end_at_once(INTERRUPTED)
     os._exit(INTERRUPTED)
+
+
+def _watch_over_the_end() -> None:
+    """Ends a command with one line, too, that is interrupted while Python waits for its threads at exit."""
+    before = sys.unraisablehook
+
+    def hook(problem: "sys.UnraisableHookArgs") -> None:
+        if isinstance(problem.exc_value, KeyboardInterrupt):
+            _interrupted()
+        before(problem)
+
+    sys.unraisablehook = hook
 
 
 def _end_children() -> None:
