@@ -18,12 +18,13 @@ NAMES = ("wall", "building", "sky", "tree", "road", "grass", "dog", "cat", "car"
 class Reader(NamedTuple):
     """make: from an empty folder to the names of the files made in it that are broken, one at a time.
     read: from the folder to what is read, which can be compared.
-    checked: whether checksums in the files show any damage.
+    checked: whether checksums in the files show any damage. slow: takes too long for the fast tests.
     """
 
     make: Callable[[Path], Sequence[str]]
     read: Callable[[Path], Any]
     checked: bool = False
+    slow: bool = False
 
 
 def digest(value: Any) -> Any:
@@ -335,6 +336,22 @@ def read_clip(folder: Path) -> Any:
     return list(load_tokenizer(folder)("cat"))
 
 
+def step(folder: Path) -> Sequence[str]:
+    import orbax.checkpoint as ocp
+
+    state = {"params": {"a/kernel": np.ones((3, 4), np.float32)}, "optimizer": {"a/kernel": np.zeros(3)}}
+    target = folder / "checkpoints/7/default"
+    target.parent.mkdir(parents=True)
+    ocp.PyTreeCheckpointer().save(target, state)
+    return [str(path.relative_to(folder)) for path in sorted(target.rglob("*")) if path.is_file()]
+
+
+def read_step(folder: Path) -> Any:
+    from vlseg.checkpoints import runs
+
+    return digest(runs.read_parts(folder / "checkpoints/7"))
+
+
 READERS = {
     "png": Reader(picture("PNG"), read_picture, checked=True),
     "jpeg": Reader(picture("JPEG"), read_picture),
@@ -366,6 +383,7 @@ READERS = {
     "prepared": Reader(prepared, read_prepared),
     "prepared records": Reader(lambda folder: prepared(folder)[1:], read_prepared, checked=True),
     "tfds": Reader(tfds, read_tfds),
+    "step of a run": Reader(step, read_step, slow=True),
     "ifseg directory": Reader(ifseg_directory, read_ifseg),
     "lseg directory": Reader(lseg_directory, read_lseg),
 }

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -218,8 +219,9 @@ def test_interruption_at_any_moment(tmp_path: Path, moment: str) -> None:
     (tmp_path / "package/__init__.py").write_text("import vlseg\n" + (waiting if moment == "import" else ""))
     (tmp_path / "package/paint.py").write_text(f"from vlseg import cli\ncli.run(lambda _: exec({ending!r}), 'x')\n")
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     with subprocess.Popen([sys.executable, "-m", "package.paint"], cwd=tmp_path, env=environment, **pipes) as process:
+        assert process.stdout and process.stderr
         assert process.stdout.readline() == "here\n"
         time.sleep(0.3 if moment == "end" else 0)
         process.send_signal(signal.SIGINT)
@@ -228,7 +230,7 @@ def test_interruption_at_any_moment(tmp_path: Path, moment: str) -> None:
 
 def test_output_that_nobody_reads_or_that_is_full_is_no_fault_of_the_program(folder: Path) -> None:
     command = [sys.executable, "-m", "paint", "--images=a"]
-    options = {"cwd": folder, "env": {**os.environ, "PYTHONPATH": str(ROOT)}, "timeout": 60}
+    options: dict[str, Any] = {"cwd": folder, "env": {**os.environ, "PYTHONPATH": str(ROOT)}, "timeout": 60}
     reading, writing = os.pipe()
     os.close(reading)
     result = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, **options)

@@ -2,6 +2,7 @@
 
 import struct
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,8 +16,8 @@ IDS = np.arange(160, dtype=np.uint8).reshape(10, 16)
 
 @pytest.mark.parametrize("compressed", [False, True])
 @pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.uint16, np.int32, np.float32, np.float64])
-def test_arrays_are_those_that_scipy_writes(tmp_path: Path, compressed: bool, dtype: type) -> None:
-    ids = IDS.astype(dtype)
+def test_arrays_are_those_that_scipy_writes(tmp_path: Path, compressed: bool, dtype: Any) -> None:
+    ids: np.ndarray = IDS.astype(dtype)
     content = {
         "first": np.zeros((2, 3)),
         "GTcls": {"Boundaries": [1, "x", {"y": 2.0}], "Segmentation": ids},
