@@ -3,7 +3,8 @@
 Exit codes: 0 done (or --help shown), 1 a fault of the program, with its traceback, 2 an error the user can act on,
 3 done but for what was damaged and passed over (--skip_damaged), 130 interrupted, 134 another process is lost, 141
 nobody reads what is printed (as with `| head`); training: 143 stopped by SIGTERM, and saved; verify: 1 without a
-traceback, a check failed. With VLSEG_TRACEBACK=1 in the environment an error of the user also shows where it was raised.
+traceback, a check failed. With VLSEG_TRACEBACK=1 in the environment an error of the user also shows where it was
+raised.
 """
 
 import codecs

@@ -11,6 +11,7 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from tests.commands import ROOT, Commands, files_in
+from tests.fuzz.readers import examples
 from tests.samples import CITYSCAPES_IDS, ade20k, camvid_original, cityscapes, fss
 from tests.vlseg.data.formats.test_prepared import assert_same
 from vlseg import labels, settings
@@ -339,3 +340,29 @@ def test_what_is_missing_or_damaged(tmp_path, monkeypatch, capsys):
     assert 'pip install "vlseg-jax[tfds]"' in line
     line = commands.refusal(capsys, "prepare", "--data=tiny_world", "--format=tfds", f"--out={tmp_path / 'out'}")
     assert 'pip install "vlseg-jax[tfds]"' in line
+
+
+@pytest.mark.parametrize(
+    ("file", "before", "after", "message"),
+    [
+        ("features.json", "tensorflow_datasets.core.features.text_feature.Text", "evil.Text", "a feature of the class"),
+        ("features.json", '"numClasses": "', '"numClasses": "99999999999', "classes; at most"),
+        ("features.json", '"shape"', '"sh4pe"', "cannot be read by TFDS"),
+        ("dataset_info.json", '"array_record"', '["array_record"]', "cannot be read by TFDS"),
+        ("dataset_info.json", '"1.0.0"', '"1"', "cannot be read by TFDS"),
+        ("metadata.json", "255", '"x"', "ignore_label is 'x'"),
+        ("metadata.json", "255", "1099511627776", "ignore_label is 1099511627776"),
+        ("metadata.json", "{", "", "cannot be read by TFDS"),
+    ],
+)
+def test_descriptions_that_are_damaged_or_would_import_code(tmp_path, monkeypatch, file, before, after, message):
+    (tmp_path / "evil.py").write_text("import pathlib; pathlib.Path('evil.txt').write_text('ran')")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    tfds_builder.write({"train": examples()}, tmp_path, "small")
+    path = tmp_path / "small/1.0.0" / file
+    assert before in path.read_text()
+    path.write_text(path.read_text().replace(before, after, 1))
+    with pytest.raises((DatasetError, ConfigError), match=message):
+        open_dataset(f"tfds:small:{tmp_path}:train")
+    assert not (tmp_path / "evil.txt").exists()
