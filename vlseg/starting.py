@@ -13,11 +13,15 @@ INTERRUPTED = 130
 def watch() -> None:
     """Ends a command whose imports fail for a reason that is no fault of the program with one line.
 
+    It is also where a command's environment is made what the libraries need.
+
     Does nothing in a process that is no `python -m` command: theirs are imported while the name of the program is
     still "-m".
     """
     if sys.argv[:1] == ["-m"]:
         sys.excepthook = _end
+        # For people's own code: no layer of Flax adds its bias under another value.
+        os.environ["JAX_NUMPY_RANK_PROMOTION"] = "allow"
 
 
 def _end(kind: type[BaseException], error: BaseException, trace: Any) -> None:
