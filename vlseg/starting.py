@@ -4,6 +4,7 @@ Imports take seconds, in which a person may press Ctrl-C, and JAX reads its sett
 """
 
 import os
+import signal
 import sys
 from typing import Any
 
@@ -22,6 +23,14 @@ def watch() -> None:
         sys.excepthook = _end
         # For people's own code: no layer of Flax adds its bias under another value.
         os.environ["JAX_NUMPY_RANK_PROMOTION"] = "allow"
+    elif "--multiprocessing-fork" in sys.orig_argv and _is_command(sys.argv[0]):
+        # A worker of a command, which gets the Ctrl-C of the terminal, too, and is ended by the command.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _is_command(program: str) -> bool:
+    """Whether a program lies beside this package."""
+    return os.path.abspath(program).startswith(os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep)
 
 
 def _end(kind: type[BaseException], error: BaseException, trace: Any) -> None:

@@ -84,9 +84,11 @@ def problems(reading: Reading, names: Sequence[str], count: int, first: int) -> 
 
 
 def test_broken_files(reading: Reading) -> None:
-    assert not problems(reading, [name for name, reader in READERS.items() if not reader.slow], 200, 0)
+    found = problems(reading, [name for name, reader in READERS.items() if not reader.slow], 200, 0)
+    assert not found, found
 
 
 @pytest.mark.slow
 def test_many_broken_files(reading: Reading) -> None:
-    assert not problems(reading, list(READERS), 2000, 1000)
+    found = problems(reading, list(READERS), 2000, 1000)
+    assert not found, found
