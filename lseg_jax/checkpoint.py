@@ -88,11 +88,22 @@ def _parse(values: Mapping[str, Any]) -> tuple[LSegConfig, directory.Shapes]:
 
 
 def known_labels(stored: Stored) -> dict[str, np.ndarray]:
-    """The embeddings of labels, float32 [C] each, that a directory holds."""
+    """The embeddings of labels, float32 [C] each, that a directory holds.
+
+    Raises:
+        CheckpointError: the file is broken, or holds something else.
+    """
     path = stored.directory and stored.directory / LABELS_FILE
     if not path or not path.exists():
         return {}
-    return {label: tensor.read() for label, tensor in open_safetensors(path).items()}
+    found, shape = {}, (stored.config.text.features,)
+    for label, tensor in open_safetensors(path).items():
+        if tuple(tensor.shape) != shape:
+            raise CheckpointError(f"{path}: the embedding of {label!r} is {list(tensor.shape)}, not {list(shape)}")
+        found[label] = tensor.read()
+        if found[label].dtype != np.float32 or not np.isfinite(found[label]).all():
+            raise CheckpointError(f"{path}: the embedding of {label!r} has values that are no finite float32")
+    return found
 
 
 def _read_checkpoint(

@@ -209,9 +209,19 @@ def _flag_message(message: str) -> str:
     return f"{message.rstrip('.')} (--help lists the flags)"
 
 
+def _in_one_line(record: logging.LogRecord) -> bool:
+    """Makes a message of ours one short line, whatever file names and words it quotes."""
+    packages = sys.modules.get("vlseg.packages")
+    own = ("vlseg", *(packages.registered() if packages else ()))
+    if record.name.partition(".")[0] in own and not record.exc_info:
+        record.msg, record.args = one_line(record.getMessage()), ()
+    return True
+
+
 def _with_quiet_logs(main: Callable[[list[str]], Any]) -> Callable[[list[str]], Any]:
     def run_main(argv: list[str]) -> Any:
         _quiet_python_logs()
+        absl_logging.get_absl_handler().addFilter(_in_one_line)
         try:
             return main(argv)
         except app.UsageError as error:

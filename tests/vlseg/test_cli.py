@@ -66,7 +66,9 @@ def main(argv):
             absl_logging.info("info")
             absl_logging.warning("library warning")
             logging.getLogger("library").warning("library warning")
-            logging.getLogger("vlseg.data").warning("own warning")
+            logging.getLogger("vlseg.data").warning("own %s", "warning")
+        case "names":
+            logging.getLogger("vlseg.data").warning("%s is odd", "a\\nb\\x1b[2J" + "c" * 1000)
         case "jax":
             import jax
 
@@ -281,6 +283,11 @@ def test_logs_of_libraries_are_quiet_unless_asked_for(folder: Path) -> None:
     assert quiet[0].endswith("own warning")
     loud = run(folder, "--images=a", "--mode=logs", "--verbosity=0").stderr.splitlines()
     assert [line.split("] ")[-1] for line in loud] == ["info", "library warning", "library warning", "own warning"]
+
+
+def test_warnings_are_one_short_line_whatever_they_quote(folder: Path) -> None:
+    (line,) = run(folder, "--images=a", "--mode=names").stderr.splitlines()
+    assert len(line) < 600 and line.isprintable() and line.endswith("is odd")
 
 
 def test_jax_starts_without_a_word(folder: Path) -> None:
