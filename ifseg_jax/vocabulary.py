@@ -19,6 +19,7 @@ from vlseg.labels.tokens import (
     FAST,
     MERGES,
     VOCABULARY,
+    check_merges,
     library_errors,
     names_in,
     read_text,
@@ -113,7 +114,8 @@ def _load_hugging_face_fast(directory: Path) -> Tokenizer:
 
     path = directory / FAST
     text = read_text(path)
-    json_files.parse(text, f"{path} is not a tokenizer, fetch it again: it", VocabularyError)
+    content = json_files.parse(text, f"{path} is not a tokenizer, fetch it again: it", VocabularyError)
+    check_merges(content, path)
     with library_errors(f"{path} is not a tokenizer"):
         tokenizer = tokenizers.Tokenizer.from_str(text)
         # Ids must not depend on a batch that this function never makes.

@@ -23,6 +23,7 @@ from vlseg.labels.tokens import (
     FAST,
     MERGES,
     VOCABULARY,
+    check_merges,
     library_errors,
     names_in,
     read_text,
@@ -187,7 +188,8 @@ def _read(directory: Path) -> tokenizers.Tokenizer:
         if name in files:
             text = read_text(directory / name)
             if name.endswith(".json"):
-                json_files.parse(text, f"{directory / name} cannot be read, fetch it again: it", VocabularyError)
+                source = f"{directory / name} cannot be read, fetch it again: it"
+                check_merges(json_files.parse(text, source, VocabularyError), directory / name)
         elif name.endswith((".json", ".jinja", ".txt")):
             read_text(directory / name)
     if VOCABULARY in files:

@@ -66,3 +66,19 @@ def test_something_else_in_place_of_a_file(tmp_path: Path, name: str, content: b
     with pytest.raises(VocabularyError, match=message) as caught:
         load_tokenizer(tmp_path)
     assert len(str(caught.value)) <= LONGEST
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        {"vocab": {"aa": 0, "bb": 1}, "merges": [["aa", "bb"]]},
+        {"vocab": {"aa": 0, "bb": 1}, "merges": ["aa bb"]},
+        {"vocab": {"a": 0, "b": 1, "ab": 2}, "merges": [["a", "b"]], "continuing_subword_prefix": "##"},
+        {"vocab": {"a": 0}, "merges": [["a"]]},
+    ],
+)
+def test_merges_on_which_the_library_panics(tmp_path: Path, capfd: pytest.CaptureFixture[str], model: dict) -> None:
+    (tmp_path / "tokenizer.json").write_text(json.dumps({"version": "1.0", "model": {"type": "BPE", **model}}))
+    with pytest.raises(VocabularyError, match=r"tokenizer\.json"):
+        load_tokenizer(tmp_path)
+    assert capfd.readouterr().err == ""

@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from vlseg import files, json_files
 from vlseg.errors import VlsegError, VocabularyError, one_line
@@ -93,6 +94,28 @@ def read_vocabulary(path: Path) -> dict[str, int]:
 def _is_text(piece: str) -> bool:
     """Whether a text can be written in UTF-8, which halves of surrogate pairs cannot."""
     return not any("\ud800" <= letter <= "\udfff" for letter in piece)
+
+
+def check_merges(content: Any, path: Path) -> None:
+    """Checks the merges of a tokenizer.json, on which the library panics, with lines of its own on standard error.
+
+    Args:
+        content: the JSON. path: what messages name.
+
+    Raises:
+        VocabularyError: a merge gives a piece that the vocabulary lacks.
+    """
+    model = content.get("model") if isinstance(content, dict) else None
+    if not isinstance(model, dict) or not isinstance(model.get("vocab"), dict):
+        return
+    vocabulary, prefix = model["vocab"], model.get("continuing_subword_prefix") or ""
+    merges, skipped = model.get("merges"), len(prefix) if isinstance(prefix, str) else 0
+    for merge in merges if isinstance(merges, list) else ():
+        pair = merge.split(" ") if isinstance(merge, str) else merge
+        if not isinstance(pair, list) or len(pair) != 2 or not all(isinstance(part, str) for part in pair):
+            raise VocabularyError(f"{path}: {shown(merge)} is not a pair of pieces: fetch it again")
+        if not {*pair, pair[0] + pair[1][skipped:]} <= vocabulary.keys() or len(pair[1]) < skipped:
+            raise VocabularyError(f"{path} merges {shown(pair)} into a piece that it lacks: fetch it again")
 
 
 @contextlib.contextmanager

@@ -44,6 +44,7 @@ def nested(depth: int) -> bytes:
     [
         (b"", "an empty file"),
         (b"<!DOCTYPE html>", "an HTML page"),
+        (bytes(10_000), "no file of version 5"),
         (b"MATLAB 7.3" + b" " * 200, "no file of version 5"),
         (nested(5_000), "it has no LabelMap"),
         (b" " * 124 + b"\0\1IM" + struct.pack("<II", 14, 2**32 - 8), "cut off"),
@@ -62,3 +63,13 @@ def test_arrays_that_are_no_map_of_labels(tmp_path: Path, value: object) -> None
     scipy.io.savemat(tmp_path / "a.mat", {"LabelMap": array})
     with pytest.raises(ImageError, match="LabelMap"):
         matlab(tmp_path / "a.mat", "LabelMap")
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+def test_a_file_cut_anywhere_is_refused(tmp_path: Path, compressed: bool) -> None:
+    scipy.io.savemat(tmp_path / "a.mat", {"LabelMap": IDS}, do_compression=compressed)
+    whole = (tmp_path / "a.mat").read_bytes()
+    for end in range(0, len(whole) - 8, 3):
+        (tmp_path / "a.mat").write_bytes(whole[:end])
+        with pytest.raises(ImageError, match=r"a\.mat"):
+            matlab(tmp_path / "a.mat", "LabelMap")
