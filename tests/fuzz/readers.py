@@ -240,6 +240,28 @@ def read_panoptic(folder: Path) -> Any:
     return digest(panoptic(folder / "a.json", (7, 9))(folder / "a.png"))
 
 
+def annotations(kind: str) -> Callable[[Path], Sequence[str]]:
+    def make(folder: Path) -> Sequence[str]:
+        from tests.vlseg.data.formats import test_broken_annotations as broken
+
+        path, content = getattr(broken, kind)(folder)
+        path.write_text(content if isinstance(content, str) else json.dumps(content))
+        return [str(path.relative_to(folder))]
+
+    return make
+
+
+def read_annotations(source: str) -> Callable[[Path], Any]:
+    """source: as --data has it, in which {} stands for the folder."""
+
+    def read(folder: Path) -> Any:
+        from vlseg.data.sources import open_dataset
+
+        return digest([tuple(example) for example in open_dataset(source.format(folder))])
+
+    return read
+
+
 class Examples(list[Any]):
     """A small data set, as `vlseg.data.sources` has them."""
 
@@ -367,6 +389,10 @@ READERS = {
     "names": Reader(texts(names_txt="\n".join(NAMES)), read_names),
     "list": Reader(texts(list_txt="2007_000033\n2007_000042\n"), read_list),
     "panoptic": Reader(panoptic, read_panoptic),
+    "coco instances": Reader(annotations("instances"), read_annotations("coco:{}/instances_val2017.json")),
+    "coco panoptic": Reader(annotations("panoptic"), read_annotations("coco:{}/panoptic.json")),
+    "labelme": Reader(annotations("labelme"), read_annotations("labelme:{}")),
+    "cvat": Reader(annotations("cvat"), read_annotations("cvat:{}/annotations.xml")),
     "matlab": Reader(matlab(compressed=False), read_matlab),
     "matlab compressed": Reader(matlab(compressed=True), read_matlab),
     "few-shot pickle": Reader(few_shot, read_few_shot),

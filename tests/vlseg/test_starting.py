@@ -35,7 +35,7 @@ def command(folder: Path, body: str, package: str = "import vlseg\n") -> Path:
     (folder / "package/__init__.py").write_text(package)
     (folder / "package/run.py").write_text(body)
     (folder / "vlseg").mkdir()
-    for name in ("__init__", "starting", "errors", "cli", "devices"):
+    for name in ("__init__", "starting", "errors", "cli", "devices", "files"):
         shutil.copy(ROOT / f"vlseg/{name}.py", folder / "vlseg")
     return folder
 
