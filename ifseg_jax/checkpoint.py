@@ -21,7 +21,7 @@ from ifseg_jax.config import OFAConfig
 from ifseg_jax.ofa import OFA
 from ifseg_jax.weights import WEIGHTS
 from vlseg import devices, torch_files
-from vlseg.checkpoints import directory, rules
+from vlseg.checkpoints import directory, rules, state_dicts
 from vlseg.checkpoints.directory import Place, Stored
 from vlseg.checkpoints.rules import ArrayTensor
 from vlseg.errors import CheckpointError, ConfigError, one_line
@@ -58,6 +58,9 @@ CATEGORY_TABLE = official.CATEGORY_TABLE
 
 OPTIONS = ("decoder_input_type", "full_context_alignment", "prompt_prefix")
 """Of `OFAConfig`, options of the official code that its files do not hold."""
+
+RECORDED = frozenset({*OPTIONS, "category_rows"})
+"""What `write_official` records of a configuration."""
 
 _DECODER_WORDS = "decoder.embed_tokens.weight"
 
@@ -105,17 +108,23 @@ def read(path: str | os.PathLike[str], place: Place = np.ascontiguousarray) -> S
     path = Path(path)
     if path.is_dir():
         return directory.read(path, FORMAT, _parse, place)
-    tensors = torch_files.load_state_dict(path)
-    found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    given = official_tensors(path)
+    found = {name: tuple(tensor.shape) for name, tensor in given.tensors.items()}
     try:
         config, settings = _recorded(path, official.config_from_official(found))
         rules.check_shapes(found, official_shapes(config))
-        stored = Stored(config, official.from_official(tensors, config, place=place), settings)
+        stored = Stored(config, official.from_official(given.tensors, config, place=place), settings)
     except (CheckpointError, ConfigError) as error:
         raise CheckpointError(f"{path}: {error}") from error
+    state_dicts.report(path, given.prefix, given.left_out, given.beside)
     if rows := official.unused_categories(stored.weights):
         logging.getLogger(__name__).warning("%s: %s", path, official.UNUSED_CATEGORIES.format(rows))
     return stored
+
+
+def official_tensors(path: str | os.PathLike[str]) -> state_dicts.Checkpoint:
+    """The tensors of an official archive, see `state_dicts.read`."""
+    return state_dicts.read(path, official.WORDS, official.MODULES)
 
 
 def _recorded(path: Path, config: OFAConfig) -> tuple[OFAConfig, dict[str, Any]]:
@@ -128,9 +137,16 @@ def _recorded(path: Path, config: OFAConfig) -> tuple[OFAConfig, dict[str, Any]]
     if not isinstance(own, Mapping):
         return config, {}
     try:
-        config = OFAConfig.from_dict({**config.to_dict(), **own["model"]})
-        categories = [str(name) for name in own.get("categories", ())]
-    except (KeyError, TypeError) as error:
+        settings, categories = dict(own["model"]), list(own.get("categories", ()))
+        if not settings.keys() <= RECORDED:
+            raise TypeError(f"only {', '.join(sorted(RECORDED))} are said beside the parameters, which say the rest")
+        # Messages quote values, and one that shares its parts again and again would take forever to write down.
+        if not all(isinstance(value, str | int | float | None) for value in settings.values()):
+            raise TypeError("a setting is no number or text")
+        if not all(isinstance(name, str) for name in categories):
+            raise TypeError("a category is no text")
+        config = OFAConfig.from_dict({**config.to_dict(), **settings})
+    except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
         raise CheckpointError(f"what it says of {FORMAT} cannot be used: {error}") from error
     if len(categories) != config.category_rows:
         raise CheckpointError(f"it names {len(categories)} categories for a table of {config.category_rows}")

@@ -14,9 +14,9 @@ from ifseg_jax import checkpoint, inference
 from ifseg_jax.config import OFAConfig
 from ifseg_jax.inference import Prediction
 from ifseg_jax.postprocess import GridScores, ImageScores, best_categories, knn_average
-from ifseg_jax.prompt import WordEmbeddings, Words, embed_words, encode_categories, word_ids
+from ifseg_jax.prompt import WordEmbeddings, Words, embed_words, encode_categories, report_untrained, rows_of, word_ids
 from ifseg_jax.settings import Adaptation, Inference, Options, stored_adaptation
-from ifseg_jax.vocabulary import Tokenizer, load_tokenizer
+from ifseg_jax.vocabulary import UNK, Tokenizer, load_tokenizer
 from vlseg import fields
 from vlseg import settings as settings_of
 from vlseg.checkpoints import directory, rules
@@ -24,6 +24,7 @@ from vlseg.checkpoints.directory import Stored, Weights
 from vlseg.data import images as image_files
 from vlseg.data.images import ImageSource
 from vlseg.errors import ConfigError, VocabularyError
+from vlseg.labels.distinct import check_embeddings, check_known, check_tokens
 from vlseg.segmenter import Scores, Segmentation, Segmenter, Variant, without_variables
 from vlseg.training import program
 
@@ -69,7 +70,8 @@ class IFSeg(Segmenter[Inference]):
         """Ids of the categories and of the prompt.
 
         Raises:
-            VocabularyError: no categories, duplicates, blanks; no tokenizer; a text longer than the model reads.
+            VocabularyError: no categories, duplicates, blanks; no tokenizer; a text longer than the model reads; names
+                that the tokenizer takes for the same, as of another case if it ignores that, or has no piece of.
         """
         if labels is None and not self.categories:
             raise VocabularyError('this model was not adapted to categories: name some, e.g. --labels="cat,grass,dog"')
@@ -89,6 +91,8 @@ class IFSeg(Segmenter[Inference]):
             raise VocabularyError(
                 f"the tokenizer gives id {max(words.prompt_ids)}, the model knows {self.config.vocabulary_size} words"
             )
+        check_known(words.names, words.category_ids, UNK)
+        check_tokens(words.names, words.category_ids)
         return words
 
     def names(self, labels: Sequence[str] | None = None) -> tuple[str, ...]:
@@ -98,18 +102,20 @@ class IFSeg(Segmenter[Inference]):
         """Embeddings of categories, prompt and <s>; see `Segmenter.embed`."""
         words = self.words(labels)
         found = embed_words(self.variables["params"]["word_embedding"]["table"], words)
-        if not self.table_rows(words.names):
-            return found
-        rows = {name: row for row, name in enumerate(self.categories)}
-        own = np.array([rows.get(name, -1) for name in words.names])
-        table = self.variables["params"]["category_embedding"]["table"]
-        # Names that the table has not are the means of their words.
-        return found._replace(projection=jnp.where((own >= 0)[:, None], table[np.maximum(own, 0)], found.categories))
+        if self.table_rows(words.names):
+            own = np.array(rows_of(words.names, self.categories, self.tokenizer))
+            table = self.variables["params"]["category_embedding"]["table"]
+            report_untrained(tuple(name for name, row in zip(words.names, own, strict=True) if row < 0))
+            # Names that the table has not are the means of their words.
+            projection = jnp.where((own >= 0)[:, None], table[np.maximum(own, 0)], found.categories)
+            found = found._replace(projection=projection)
+        check_embeddings(words.names, found.projected)
+        return found
 
     def table_rows(self, names: Iterable[str]) -> int:
         """`category_rows` of the model with these labels: one each, or 0 if its table has none of them."""
-        names = tuple(names)
-        return len(names) if self.config.category_rows and not set(self.categories).isdisjoint(names) else 0
+        rows = rows_of(tuple(names), self.categories, self.tokenizer) if self.config.category_rows else []
+        return len(rows) if max(rows, default=-1) >= 0 else 0
 
     def with_labels(self, labels: Sequence[str]) -> "IFSeg":
         chosen = dataclasses.replace(self, categories=tuple(labels))
@@ -230,8 +236,9 @@ class IFSeg(Segmenter[Inference]):
             prediction = inference.predict(config, rules.unflatten(variables), words, images)
             probabilities = _probabilities(prediction, settings)
             sizes = jnp.broadcast_to(jnp.asarray([height, width], jnp.int32), (batch, 2))
-            best, _ = best_categories(probabilities, None, sizes, 1, height, width)
-            return {"probabilities": probabilities, "label_map": best[..., 0]}
+            best, highest = best_categories(probabilities, None, sizes, 1, height, width)
+            label_map = jnp.where(jnp.isfinite(highest), best, -1)[..., 0]
+            return {"probabilities": probabilities, "label_map": label_map}
 
         return jax.tree_util.Partial(segment, (variables, self.embed()))
 

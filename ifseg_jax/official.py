@@ -20,6 +20,7 @@ from vlseg.checkpoints.rules import (
     Variables,
     assemble,
     beside,
+    check_dtypes,
     check_names,
     disassemble,
     each,
@@ -125,6 +126,9 @@ def rules(config: OFAConfig) -> list[Rule]:
 
 
 WORDS = "encoder.embed_tokens.weight"
+MODULES = ("encoder", "decoder")
+"""Which parameters are in; those of others, such as fairseq's classification heads, do not belong to the model."""
+
 TIED = ("decoder.embed_tokens.weight", "encoder.embed_tokens_bag.weight", "decoder.output_projection.weight")
 """Official names that hold the word embedding again."""
 
@@ -218,6 +222,7 @@ def from_official(
     fresh = tuple(rule.official for rule in table if rule.official not in tensors)
     found = tensors.keys() - carried.keys() - set(TIED) | set(filter(ADDED_BY_IFSEG.match, fresh))
     check_names(found, [rule.official for rule in table], "an OFA or IFSeg model")
+    check_dtypes(tensors, [rule.official for rule in table])
     different = [name for name in TIED if name in tensors and name not in tied and name not in carried]
     if different:
         raise CheckpointError(

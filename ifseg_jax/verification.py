@@ -9,13 +9,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ifseg_jax import inference, official
+from ifseg_jax import checkpoint, inference, official
 from ifseg_jax.config import SIZES, OFAConfig
 from ifseg_jax.model import IFSeg
 from ifseg_jax.ofa import IMAGE_TYPE, OFA, WORD_TYPE
 from ifseg_jax.prompt import PROMPT, UNKNOWN
 from ifseg_jax.vocabulary import BOS
-from vlseg import torch_files, verification
+from vlseg import verification
 from vlseg.checkpoints.directory import Stored
 from vlseg.nn.layers import EPSILON
 from vlseg.nn.numpy_layers import (
@@ -88,7 +88,7 @@ class IFSegVerification(Verification):
     def of_stored(self, path: Path, stored: Stored) -> Iterator[Check]:
         if not path.is_dir():
             written = official.to_official(stored.weights, stored.config)
-            yield verification.same_bits(torch_files.load_state_dict(path), written)
+            yield verification.same_bits(checkpoint.official_tensors(path).tensors, written)
         if rows := official.unused_categories(stored.weights):
             yield Check(None, "category table", official.UNUSED_CATEGORIES.format(rows))
 

@@ -14,12 +14,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from lseg_jax import official
-from lseg_jax.config import PLACE, LSegConfig
+from lseg_jax.config import ACTIVATIONS, PLACE, LSegConfig
 from lseg_jax.lseg import LSegNet
 from vlseg import devices, torch_files
-from vlseg.checkpoints import directory, rules
+from vlseg.checkpoints import directory, rules, state_dicts
 from vlseg.checkpoints.directory import Place, Stored
-from vlseg.checkpoints.rules import TensorSource
 from vlseg.errors import CheckpointError, ConfigError, one_line
 from vlseg.safetensors_files import open_safetensors
 
@@ -35,6 +34,16 @@ PREFIX = "net."
 
 BLOCKS_BY_OPTION = {0: "none", 1: "bottleneck", 2: "depthwise"}
 """Blocks by the official `--arch_option`."""
+
+BLOCK_SETTINGS = frozenset({"arch_option", "block_depth", "activation"})
+HYPERPARAMETERS = ("hyper_parameters", "hparams", "args", "config", "cfg", "kwargs")
+"""Where files have settings of the run that wrote them."""
+
+DEFAULT_ACTIVATION = "lrelu"
+"""The authors', of a run that names none."""
+
+MOST_BLOCKS = 100
+"""Of a checkpoint; the authors' have up to 2."""
 
 BACKBONES = {
     ("vitl16_384", 512): "clip_vitl16_384",
@@ -66,13 +75,13 @@ def read(
         path: a directory, or a Lightning checkpoint (or a state dict alone) of isl-org/lang-seg, zero-shot models
             included.
         place: see `official.from_official`.
-        block, block_depth, activation: of the block of an official checkpoint; by default what its hyperparameters say,
-            and "lrelu" if they name no activation.
+        block, block_depth, activation: of the block of an official checkpoint; by default what its hyperparameters say.
 
     Raises:
         CheckpointError: there is no such file, it is broken, or it is not such a model; parameters whose shapes do not
-            fit its configuration are named.
-        ConfigError: a block, depth or activation that does not exist.
+            fit its configuration are named. Or it does not say which block it has, how often or with which activation:
+            the message names the flags and their choices.
+        ConfigError: a block, depth or activation that does not exist, or of a model without a block.
     """
     path = Path(path)
     if not path.is_dir():
@@ -101,39 +110,47 @@ def known_labels(stored: Stored) -> dict[str, np.ndarray]:
         if tuple(tensor.shape) != shape:
             raise CheckpointError(f"{path}: the embedding of {label!r} is {list(tensor.shape)}, not {list(shape)}")
         found[label] = tensor.read()
-        if found[label].dtype != np.float32 or not np.isfinite(found[label]).all():
-            raise CheckpointError(f"{path}: the embedding of {label!r} has values that are no finite float32")
+        if found[label].dtype != np.float32:
+            raise CheckpointError(f"{path}: the embedding of {label!r} is of {found[label].dtype}, not float32")
+    rules.check_finite(found, path)
     return found
+
+
+def official_tensors(path: str | os.PathLike[str]) -> state_dicts.Checkpoint:
+    """The tensors of an official checkpoint, see `state_dicts.read`."""
+    return state_dicts.read(path, official.MARK, official.MODULES, STATE_KEYS)
 
 
 def _read_checkpoint(
     path: Path, place: Place, block: str | None, block_depth: int | None, activation: str | None
 ) -> Stored:
-    content = torch_files.load(path)
-    named = torch_files.load_state_dict(path, STATE_KEYS)
-    tensors: dict[str, TensorSource] = {name.removeprefix(PREFIX): tensor for name, tensor in named.items()}
-    found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    recorded = _hyperparameters(content)
+    recorded = _hyperparameters(torch_files.load(path))
+    given = official_tensors(path)
+    found = {name: tuple(tensor.shape) for name, tensor in given.tensors.items()}
     if block is None:
         block = _recorded_block(path, recorded, f"{official.BLOCK}.weight" in found)
+    if block == "none" and (block_depth, activation) != (None, None):
+        raise ConfigError(f"{path} has no block, which block_depth and activation are about; leave them out")
     depth = (
         0 if block == "none" else _depth(path, block_depth if block_depth is not None else recorded.get("block_depth"))
     )
-    activation = activation or recorded.get("activation") or "lrelu"
+    activation = activation or _recorded_activation(path, recorded, depth)
     try:
         config = official.config_from_official(found, block, depth, activation)
         rules.check_shapes(found, rules.official_shapes(official.rules(config), parameter_shapes(config)))
-        return Stored(config, official.from_official(tensors, config, place=place))
+        stored = Stored(config, official.from_official(given.tensors, config, place=place))
     except (CheckpointError, ConfigError) as error:
         raise type(error)(f"{path}: {error}") from error
+    state_dicts.report(path, given.prefix, given.left_out, given.beside, usual=PREFIX)
+    return stored
 
 
 def _depth(path: Path, given: Any) -> int:
     """How often the block is applied, given or recorded: the official loop applies it at least once."""
-    if not isinstance(given, int):
+    if type(given) is not int or given > MOST_BLOCKS:
         raise CheckpointError(
-            f"{path} has a block and does not say how often it is applied: give block_depth, and activation if that is "
-            "not lrelu, as in the authors' --block_depth and --activation"
+            f"{path} has a block and does not say how often it is applied: give block_depth (--block_depth, as in the "
+            f"authors' code; at most {MOST_BLOCKS})"
         )
     return max(1, given)
 
@@ -143,24 +160,41 @@ def _recorded_block(path: Path, recorded: Mapping[str, Any], present: bool) -> s
     if not present:
         return "none"
     option = recorded.get("arch_option")
-    if option not in (1, 2):
+    if type(option) is not int or option not in (1, 2):
         raise CheckpointError(
-            f"{path} has a block and does not say which: give block (bottleneck or depthwise), block_depth and "
-            "activation, as in the authors' --arch_option 1 or 2, --block_depth and --activation"
+            f"{path} has a block and does not say which: give block (--block=bottleneck or depthwise, the authors' "
+            f"--arch_option 1 or 2), and if it does not say them either block_depth and activation "
+            f"(--activation={' or '.join(ACTIVATIONS)}, both as in the authors' code)"
         )
     return BLOCKS_BY_OPTION[option]
 
 
+def _recorded_activation(path: Path, recorded: Mapping[str, Any], depth: int) -> str:
+    """The block's activation; it does not matter for one that is applied once: the official loop leaves out the last.
+
+    The authors' default stands for one that the run left unset.
+    """
+    named = recorded.get("activation")
+    if isinstance(named, str) and named in ACTIVATIONS:
+        return named
+    if depth < 2 or (named is None and "activation" in recorded):
+        return DEFAULT_ACTIVATION
+    raise CheckpointError(
+        f"{path} has a block and does not say its activation: give activation "
+        f"(--activation={' or '.join(ACTIVATIONS)}, as in the authors' code)"
+    )
+
+
 def _hyperparameters(content: Any) -> Mapping[str, Any]:
-    """What Lightning has recorded of the run, if anything."""
-    recorded = content.get("hyper_parameters", content.get("hparams")) if isinstance(content, Mapping) else None
-    if isinstance(recorded, torch_files.Record):
-        recorded = {**(recorded.state if isinstance(recorded.state, Mapping) else {}), **_pairs(recorded.items)}
-    return recorded if isinstance(recorded, Mapping) else {}
-
-
-def _pairs(items: list[Any]) -> dict[Any, Any]:
-    return dict(item for item in items if isinstance(item, tuple) and len(item) == 2)
+    """What Lightning, or other training code, has recorded of the run, if anything."""
+    entries = content if isinstance(content, Mapping) else {}
+    for name in HYPERPARAMETERS:
+        recorded = torch_files.settings_of(entries.get(name))
+        # Some record all of their arguments as one.
+        for inner in (recorded, *(torch_files.settings_of(recorded.get(name)) for name in HYPERPARAMETERS)):
+            if not BLOCK_SETTINGS.isdisjoint(inner):
+                return inner
+    return {}
 
 
 @functools.cache

@@ -19,6 +19,7 @@ from vlseg.checkpoints.rules import (
     assemble,
     batch_norm,
     beside,
+    check_dtypes,
     check_names,
     disassemble,
     linear,
@@ -28,6 +29,12 @@ from vlseg.sharding import ParameterAxes
 
 DECODER = "scratch"
 BLOCK = f"{DECODER}.head_block.depthwise.depthwise"
+
+MARK = f"{DECODER}.layer1_rn.weight"
+"""A parameter that every checkpoint has."""
+
+MODULES = (DECODER, "pretrained", "clip_pretrained")
+"""Which parameters are in; those of others do not belong to the model."""
 
 CARRIED = (rf"{DECODER}\.refinenet4\.resConfUnit1\.", r".*\.num_batches_tracked$")
 """Names that the model does not compute with: the unit for the skip that the coarsest level does not have, and counts.
@@ -112,11 +119,12 @@ def from_official(
         place: what to make of each array in our layout.
 
     Raises:
-        CheckpointError: names are missing or left over; both are listed.
+        CheckpointError: names are missing or left over; both are listed. Or parameters are no floats.
     """
     table = rules(config)
     carried = beside(table, tensors, "|".join(filter(None, (*CARRIED, config.text.carried, config.image.carried))))
     check_names(tensors.keys() - carried.keys(), [rule.official for rule in table], "an LSeg model")
+    check_dtypes(tensors, [rule.official for rule in table])
     return Weights(assemble(table, lambda rule: tensors[rule.official].read(), place), carried)
 
 

@@ -14,7 +14,7 @@ from lseg_jax.config import CLIPImageConfig, LSegConfig, ResNetConfig, TextConfi
 from lseg_jax.dpt import ResidualUnit
 from lseg_jax.encoders import clip, vit
 from lseg_jax.tokenizers import clip_tokenizer, tokenize
-from vlseg import torch_files, verification
+from vlseg import verification
 from vlseg.checkpoints.directory import Stored
 from vlseg.errors import VocabularyError
 from vlseg.nn.layers import EPSILON
@@ -66,8 +66,7 @@ class LSegVerification(Verification):
 
     def of_stored(self, path: Path, stored: Stored) -> Iterator[Check]:
         if not path.is_dir():
-            tensors = torch_files.load_state_dict(path, checkpoint.STATE_KEYS)
-            named = {name.removeprefix(checkpoint.PREFIX): tensor for name, tensor in tensors.items()}
+            named = checkpoint.official_tensors(path).tensors
             yield verification.same_bits(named, official.to_official(stored.weights, stored.config))
 
     def tokens(self, model: Any) -> Check:

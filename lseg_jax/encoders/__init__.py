@@ -12,6 +12,7 @@ from lseg_jax.encoders.clip_image import CLIPImageConfig
 from lseg_jax.encoders.minilm import SentenceConfig
 from lseg_jax.encoders.resnet import ResNetConfig
 from lseg_jax.encoders.vit import ViTConfig
+from vlseg.checkpoints import state_dicts
 from vlseg.checkpoints.rules import Variables
 from vlseg.errors import CheckpointError, ConfigError
 
@@ -35,6 +36,9 @@ def read_text(path: str | os.PathLike[str]) -> tuple[TextEncoder, Variables]:
     Returns:
         The configuration, with heads 64 wide as in all of CLIP's unless a config.json in the directory says otherwise,
         and {"params": {"text": ...}}, float32.
+
+    A prefix that training code puts before names is taken off, and modules beside the encoder's are left out; both are
+    said, see `vlseg.checkpoints.state_dicts`.
 
     Raises:
         CheckpointError: there is no such file, it is broken or something else; names are missing or not known, or
@@ -61,14 +65,19 @@ def read_image(path: str | os.PathLike[str]) -> tuple[ImageEncoder, Variables]:
 
 
 def _read(path: Path, kinds: Mapping[str, type[AnyEncoder]], part: str) -> tuple[AnyEncoder, Variables]:
-    tensors = foreign.open_tensors(path)
+    tensors, beside = foreign.open_tensors(path)
     wanted = {form: kind for kind in kinds.values() for form in kind.formats}
     known = [form for kinds in KINDS.values() for kind in kinds.values() for form in kind.formats]
     try:
-        form = foreign.recognized(tensors, list(wanted), known)
-        named = foreign.renamed(tensors, form)
+        found = state_dicts.unwrapped(tensors, [form.mark for form in wanted])
+        form = foreign.recognized(found.tensors, list(wanted), known)
+        named, left_out = foreign.renamed(found.tensors, form)
         told = form.settings(path) if path.is_dir() else {}
         config = wanted[form].from_shapes(foreign.shapes_of(named), **told)
-        return config, foreign.read_variables(named, config.rules(), config.module(), config.example, part)
+        table = config.rules()
+        named, more = state_dicts.without_extras(named, state_dicts.modules_of(rule.official for rule in table))
+        variables = foreign.read_variables(named, table, config.module(), config.example, part)
     except (CheckpointError, ConfigError) as error:
         raise CheckpointError(f"{path}: {error}") from error
+    state_dicts.report(path, found.prefix, (*found.left_out, *left_out, *more), beside)
+    return config, variables

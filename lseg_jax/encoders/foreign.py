@@ -1,8 +1,6 @@
 """Weights that others publish, read without PyTorch and brought to the names that an encoder has rules for."""
 
-import math
 import re
-import zipfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,27 +9,30 @@ import flax.linen as nn
 import jax
 import numpy as np
 
-from vlseg import files, torch_files
+from vlseg import torch_files
+from vlseg.checkpoints import state_dicts
 from vlseg.checkpoints.rules import (
-    ArrayTensor,
     Rule,
     Tensors,
     TensorSource,
     Variables,
     assemble,
+    check_dtypes,
     check_names,
     check_shapes,
     flatten,
+    is_float,
     official_shapes,
     unflatten,
 )
-from vlseg.errors import CheckpointError, one_line
+from vlseg.errors import CheckpointError
+from vlseg.npz_files import open_npz
 from vlseg.safetensors_files import open_safetensors
 
 Shapes = Mapping[str, tuple[int, ...]]
 
 HUGGING_FACE_FILES = ("model.safetensors", "pytorch_model.bin")
-WHOLE = re.compile(r"(net\.)?(clip_pretrained|pretrained|scratch)\.|params/decoder/")
+WHOLE = re.compile(r"((module|model|net)\.)*(clip_pretrained|pretrained|scratch)\.|params/decoder/")
 """Names that only a whole LSeg model has."""
 
 
@@ -84,6 +85,11 @@ class Combined(NamedTuple):
             found = ", ".join(f"{name} {list(shape)}" for name, shape in zip(self.recipe.sources, shapes, strict=True))
             raise CheckpointError(f"tensors have impossible shapes: {found}") from error
 
+    @property
+    def dtype(self) -> np.dtype | str:
+        """That of the first of its parts that is no float, else of the first."""
+        return next((part.dtype for part in self.parts if not is_float(part)), self.parts[0].dtype)
+
     def read(self) -> np.ndarray:
         return self.recipe.combine(*(part.read() for part in self.parts))
 
@@ -93,15 +99,11 @@ def concatenated(*parts: np.ndarray) -> np.ndarray:
     return np.concatenate(parts)
 
 
-_ROOM = 2**29
-"""Bytes that the arrays of a small file may have unpacked: zeros take no place in it."""
-
-
-def open_tensors(path: Path) -> Tensors:
-    """The tensors of a file by name; most are read on demand.
+def open_tensors(path: Path) -> tuple[Tensors, tuple[str, ...]]:
+    """The tensors of a file by name, and its other entries that hold some; most tensors are read on demand.
 
     Args:
-        path: a safetensors file (.safetensors), an archive of arrays (.npz), a PyTorch archive (any other suffix;
+        path: a safetensors file (.safetensors), an archive of arrays (.npz), a PyTorch file (any other suffix;
             TorchScript, too), or a directory as Hugging Face has it.
 
     Raises:
@@ -113,40 +115,10 @@ def open_tensors(path: Path) -> Tensors:
             raise CheckpointError(f"{path} has no {' and no '.join(HUGGING_FACE_FILES)}")
         path = found[0]
     if path.suffix == ".safetensors":
-        return open_safetensors(path)
+        return open_safetensors(path), ()
     if path.suffix == ".npz":
-        return _open_npz(path)
-    return torch_files.load_state_dict(path)
-
-
-def _open_npz(path: Path) -> Tensors:
-    if not path.exists():
-        raise CheckpointError(f"{path} is missing")
-    files.check_regular(path, CheckpointError)
-    try:
-        with zipfile.ZipFile(path) as archive:
-            entries = archive.filelist
-            if sum(entry.file_size for entry in entries) > 100 * path.stat().st_size + _ROOM:
-                raise ValueError("it is packed too densely for weights")
-            return {entry.filename.removesuffix(".npy"): ArrayTensor(_array(archive, entry)) for entry in entries}
-    except Exception as error:  # the libraries raise many kinds on damaged files
-        with open(path, "rb") as file:
-            kind = files.kind_of(file.read(512)) or one_line(error)
-        raise CheckpointError(f"{path} cannot be read: {kind}") from error
-
-
-def _array(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> np.ndarray:
-    """An array of an archive; of bytes that are there, for the shape that its header says takes memory at once."""
-    with archive.open(entry) as content:
-        version = np.lib.format.read_magic(content)
-        header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        shape, _, dtype = header(content)
-        if math.prod(shape) * dtype.itemsize != entry.file_size - content.tell():
-            raise ValueError(f"{entry.filename} has another size than its shape says")
-    with archive.open(entry) as content:
-        array = np.lib.format.read_array(content, allow_pickle=False)
-        content.read(1)  # the end, where the checksum is verified
-    return array
+        return open_npz(path), ()
+    return torch_files.load_weights(path)
 
 
 def recognized(tensors: Tensors, wanted: Sequence[Format], known: Iterable[Format]) -> Format:
@@ -162,19 +134,22 @@ def recognized(tensors: Tensors, wanted: Sequence[Format], known: Iterable[Forma
     raise CheckpointError(f"this is {found}; what is expected here is {expected}")
 
 
-def renamed(tensors: Tensors, form: Format) -> Tensors:
-    """The tensors of the encoder by the names of its rules.
+def renamed(tensors: Tensors, form: Format) -> tuple[Tensors, tuple[str, ...]]:
+    """The tensors of the encoder by the names of its rules, and the names of extra modules that are left out.
 
     Raises:
         CheckpointError: names are missing or not known.
     """
     ours = {name: tensor for name, tensor in tensors.items() if not form.skipped.match(name)}
     if form.recipes is None:
-        return ours
+        return ours, ()
     # At least one layer, so that an encoder without any lacks that one's names.
     recipes = form.recipes(count(ours, form.layer) or 1)
-    check_names(ours, [name for recipe in recipes for name in recipe.sources], "the encoder")
-    return {recipe.name: Combined(recipe, tuple(ours[name] for name in recipe.sources)) for recipe in recipes}
+    sources = [name for recipe in recipes for name in recipe.sources]
+    ours, left_out = state_dicts.without_extras(ours, state_dicts.modules_of(sources))
+    check_names(ours, sources, "the encoder")
+    combined = {recipe.name: Combined(recipe, tuple(ours[name] for name in recipe.sources)) for recipe in recipes}
+    return combined, left_out
 
 
 def read_variables(
@@ -187,9 +162,12 @@ def read_variables(
         module: takes `example` and has the parameters that are wanted. part: its name in a whole model.
 
     Raises:
-        CheckpointError: names are missing or not known, or shapes are not those of the module.
+        CheckpointError: names are missing or not known, or shapes are not those of the module, or data types no
+            floats.
     """
-    check_names(tensors, [rule.official for rule in table], "the encoder")
+    expected_names = [rule.official for rule in table]
+    check_names(tensors, expected_names, "the encoder")
+    check_dtypes(tensors, expected_names)
     variables = jax.eval_shape(module.init, jax.random.key(0), example)
     expected = shapes_of(flatten({collection: {part: tree} for collection, tree in variables.items()}))
     check_shapes(shapes_of(tensors), official_shapes(table, expected))

@@ -153,7 +153,7 @@ def npz(folder: Path) -> Sequence[str]:
 def read_npz(folder: Path) -> Any:
     from lseg_jax.encoders.foreign import open_tensors
 
-    return {name: digest(tensor.read()) for name, tensor in open_tensors(folder / "a.npz").items()}
+    return {name: digest(tensor.read()) for name, tensor in open_tensors(folder / "a.npz")[0].items()}
 
 
 def torch_archive(fixture: str) -> Callable[[Path], Sequence[str]]:

@@ -89,7 +89,7 @@ def with_extras(state, dtype=np.float32):
 def test_files_there_and_back(tmp_path, micro_state, dtype):
     state = with_extras(micro_state, dtype)
     special = state["encoder.layers.1.fc1.weight"]
-    special[0, :3] = -0.0, np.inf, np.nan
+    special[0, :3] = -0.0, ml_dtypes.finfo(dtype).max, ml_dtypes.finfo(dtype).smallest_subnormal
     torch_files.save(tmp_path / "first.pt", {"model": state, "args": {"arch": "segofa_base"}})
     convert(PACKAGE, tmp_path / "first.pt", tmp_path / "directory")
     convert(PACKAGE, tmp_path / "directory", tmp_path / "second.pt")
@@ -99,6 +99,22 @@ def test_files_there_and_back(tmp_path, micro_state, dtype):
     again = checkpoint.read(tmp_path / "directory").weights.variables
     first = checkpoint.read(tmp_path / "first.pt").weights.variables
     assert_identical(flatten(again), flatten(first))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_files_that_are_not_finite_are_not_converted(tmp_path, micro_state, value):
+    """A buffer that the official code alone needs, such as a mask, may hold anything."""
+    state = with_extras(micro_state, np.float32)
+    state["decoder.seg_projection.weight"][0, 0] = value
+    torch_files.save(tmp_path / "first.pt", {"model": state, "args": {"arch": "segofa_base"}})
+    convert(PACKAGE, tmp_path / "first.pt", tmp_path / "directory")
+    state["encoder.layers.1.fc1.weight"] = np.full_like(state["encoder.layers.1.fc1.weight"], value)
+    torch_files.save(tmp_path / "second.pt", {"model": state, "args": {"arch": "segofa_base"}})
+    with pytest.raises(
+        CheckpointError, match=r"second\.pt: weights are not finite .*: encoder\.layers\.1\.fc1\.weight;"
+    ):
+        convert(PACKAGE, tmp_path / "second.pt", tmp_path / "another")
+    assert not (tmp_path / "another").exists()
 
 
 def test_half_precision_loads_as_float32(tmp_path, micro_state, micro_variables):
@@ -116,6 +132,43 @@ def test_a_bare_state_dict_loads(tmp_path, micro_state, micro_config):
     stored = checkpoint.read(tmp_path / "bare.pt")
     assert stored.weights.tied == () and stored.weights.carried == {}
     assert stored.config.width == micro_config.width and stored.config.resnet_stages == micro_config.resnet_stages
+
+
+def test_prefixes_and_modules_of_others(tmp_path, micro_state, caplog):
+    torch_files.save(tmp_path / "plain.pt", {"model": dict(micro_state)})
+    state = {f"module.{name}": value for name, value in micro_state.items()}
+    state |= {"module.classification_heads.mnli.dense.weight": np.ones(2, np.float32), "criterion.weight": np.ones(2)}
+    torch_files.save(tmp_path / "wrapped.pt", {"model_state_dict": state, "ema": {"a": np.ones(2)}})
+    plain, wrapped = (checkpoint.read(tmp_path / f"{name}.pt") for name in ("plain", "wrapped"))
+    assert wrapped.config == plain.config
+    assert_identical(flatten(wrapped.weights.variables), flatten(plain.weights.variables))
+    (record,) = caplog.records
+    assert "'module.'; left out: criterion (1 tensor), classification_heads (1 tensor), the entry" in record.message
+
+
+@pytest.mark.parametrize("dtype", [np.int8, bool, ml_dtypes.float8_e5m2])
+def test_parameters_that_are_no_floats(tmp_path, micro_state, dtype):
+    name = "decoder.layers.1.fc2.bias"
+    torch_files.save(tmp_path / "a.pt", {"model": dict(micro_state) | {name: micro_state[name].astype(dtype)}})
+    with pytest.raises(CheckpointError, match=rf"a\.pt: parameters must be .*but {name} is {np.dtype(dtype)}"):
+        checkpoint.read(tmp_path / "a.pt")
+
+
+@pytest.mark.parametrize(
+    ("own", "message"),
+    [
+        ({"model": {"prompt_prefix": ((1,),)}}, "a setting is no number or text"),
+        ({"model": 5}, "cannot be used"),
+        ({"model": {"width": 10**250}}, "only category_rows, .* are said beside the parameters"),
+        ({"model": {"category_rows": 10**250}}, "0 categories for a table of"),
+        ({"model": {}, "categories": [("a",)]}, "a category is no text"),
+        ({"model": {}, "categories": 5}, "cannot be used"),
+    ],
+)
+def test_settings_of_ours_in_an_archive_that_cannot_be_used(tmp_path, micro_state, own, message):
+    torch_files.save(tmp_path / "a.pt", {"model": dict(micro_state), checkpoint.FORMAT: own})
+    with pytest.raises(CheckpointError, match=message):
+        checkpoint.read(tmp_path / "a.pt")
 
 
 def test_missing_and_unknown_names_are_listed(tmp_path, micro_state):

@@ -119,12 +119,19 @@ def test_prefix_and_wrapping_do_not_matter(micro_model, tmp_path, prefix, wrappe
         ({"arch_option": 2, "block_depth": 2, "activation": None}, ("depthwise", 2, "lrelu")),
     ],
 )
-@pytest.mark.parametrize("form", ["dict", "record", "namespace"])
+@pytest.mark.parametrize("form", ["dict", "record", "namespace", "omegaconf"])
 def test_hyperparameters(micro_depthwise, tmp_path, monkeypatch, recorded, expected, form):
     torch_files.save(tmp_path / "a.ckpt", {"state_dict": state_of(micro_depthwise), "hyper_parameters": recorded})
-    if form != "dict":  # what a class of Lightning's, or a namespace of argparse, is read as
+    if form != "dict":  # what classes of Lightning, argparse and omegaconf are read as
         name = "pytorch_lightning.utilities.parsing.AttributeDict"
-        filled = {"items": list(recorded.items())} if form == "record" else {"state": recorded}
+        nodes = {
+            key: torch_files.Record("omegaconf.nodes.AnyNode", state={"_val": value}) for key, value in recorded.items()
+        }
+        filled = {
+            "record": {"items": list(recorded.items())},
+            "namespace": {"state": recorded},
+            "omegaconf": {"state": {"_content": nodes, "_metadata": None}},
+        }[form]
         content = {"hyper_parameters": torch_files.Record(name, **filled)}
         monkeypatch.setattr(checkpoint.torch_files, "load", lambda path: content)
     config = checkpoint.read(tmp_path / "a.ckpt").config
@@ -156,6 +163,69 @@ def test_a_block_of_unknown_depth(micro_depthwise, tmp_path, depth):
     assert checkpoint.read(tmp_path / "a.ckpt", block_depth=0).config.block_depth == 1  # the official loop runs once
 
 
+@pytest.mark.parametrize("recorded", [{}, {"activation": "gelu"}, {"activation": ["relu"]}, {"activation": 1}])
+def test_a_block_of_unknown_activation(micro_depthwise, tmp_path, recorded):
+    recorded = {"arch_option": 2, "block_depth": 2, **recorded}
+    torch_files.save(tmp_path / "a.ckpt", {"state_dict": state_of(micro_depthwise), "hyper_parameters": recorded})
+    with pytest.raises(CheckpointError, match=r"a\.ckpt has a block .*--activation=relu or lrelu or tanh"):
+        checkpoint.read(tmp_path / "a.ckpt")
+    assert checkpoint.read(tmp_path / "a.ckpt", activation="tanh").config.activation == "tanh"
+    # The official loop leaves out the activation of the last repeat, so that it does not matter here.
+    assert checkpoint.read(tmp_path / "a.ckpt", block_depth=1).config.block_depth == 1
+
+
+@pytest.mark.parametrize("recorded", [{"block_depth": 10**9}, {"block_depth": True}, {"block_depth": 2.0}])
+def test_a_depth_that_cannot_be(micro_depthwise, tmp_path, recorded):
+    recorded = {"arch_option": 2, "activation": "relu", **recorded}
+    torch_files.save(tmp_path / "a.ckpt", {"state_dict": state_of(micro_depthwise), "hyper_parameters": recorded})
+    with pytest.raises(CheckpointError, match=r"does not say how often .*--block_depth.*at most 100"):
+        checkpoint.read(tmp_path / "a.ckpt")
+
+
+@pytest.mark.parametrize(
+    "entries",
+    [
+        {"args": {"arch_option": 1, "block_depth": 2, "activation": "relu"}},
+        {"hyper_parameters": {"args": {"arch_option": 1, "block_depth": 2, "activation": "relu"}}},
+        {"epoch": 1, "hparams": {"arch_option": 1, "block_depth": 2, "activation": "relu"}},
+    ],
+)
+def test_hyperparameters_in_other_places(micro_depthwise, tmp_path, entries):
+    torch_files.save(tmp_path / "a.ckpt", {"state_dict": state_of(micro_depthwise), **entries})
+    config = checkpoint.read(tmp_path / "a.ckpt").config
+    assert (config.block, config.block_depth, config.activation) == ("bottleneck", 2, "relu")
+
+
+@pytest.mark.parametrize("prefix", ["module.net.", "model.", "net._orig_mod."])
+def test_other_prefixes_and_extra_modules(micro_model, tmp_path, caplog, prefix):
+    state = {prefix + name.removeprefix("net."): value for name, value in state_of(micro_model).items()}
+    extra = {f"{prefix}auxlayer.conv.weight": np.ones(3, np.float32), f"{prefix}scratch.aux.bias": np.ones(3)}
+    content = {"state_dict": state | extra | {"criterion.weight": np.ones(2)}, "ema": {"a": np.ones(2)}}
+    torch_files.save(tmp_path / "a.ckpt", content)
+    stored = checkpoint.read(tmp_path / "a.ckpt")
+    assert_same(stored.weights, weights_of(micro_model))
+    (record,) = caplog.records
+    assert "auxlayer (1 tensor)" in record.message and "criterion (1 tensor)" in record.message
+    assert "the entry 'ema'" in record.message and (prefix.startswith("net") or "prefix" in record.message)
+
+
+def test_two_models_in_one_file(micro_model, tmp_path):
+    state = state_of(micro_model)
+    twice = state | {name.replace("net.", "model.", 1): value for name, value in state.items()}
+    torch_files.save(tmp_path / "a.ckpt", {"state_dict": twice})
+    with pytest.raises(CheckpointError, match=r"a\.ckpt: it holds several models, under model\. and net\."):
+        checkpoint.read(tmp_path / "a.ckpt")
+
+
+@pytest.mark.parametrize("dtype", ["int8", "bool", "complex64", "float8_e4m3fn"])
+def test_parameters_that_are_no_floats(micro_model, tmp_path, dtype):
+    state = state_of(micro_model)
+    state |= {"net.scratch.head1.bias": state["net.scratch.head1.bias"].astype(dtype)}
+    torch_files.save(tmp_path / "a.ckpt", {"state_dict": state})
+    with pytest.raises(CheckpointError, match=rf"parameters must be .*float64, but scratch\.head1\.bias is {dtype}"):
+        checkpoint.read(tmp_path / "a.ckpt")
+
+
 def test_zero_shot_models_have_no_block_whatever_their_settings(micro_model, tmp_path):
     recorded = {"arch_option": 1, "block_depth": 4, "activation": "relu"}
     torch_files.save(tmp_path / "a.ckpt", {"state_dict": state_of(micro_model), "hyper_parameters": recorded})
@@ -163,6 +233,9 @@ def test_zero_shot_models_have_no_block_whatever_their_settings(micro_model, tmp
     assert (config.block, config.block_depth) == ("none", 0)
     with pytest.raises(CheckpointError, match="has no block"):
         checkpoint.read(tmp_path / "a.ckpt", block="depthwise")
+    for given in ({"activation": "relu"}, {"block_depth": 2}):
+        with pytest.raises(ConfigError, match=r"has no block, which .* are about; leave them out"):
+            checkpoint.read(tmp_path / "a.ckpt", **given)
 
 
 def lost(*names):

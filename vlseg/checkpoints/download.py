@@ -74,8 +74,11 @@ def _download(wanted: WeightFile, target: Path, progress: bool) -> None:
         file.flush()
         size = os.path.getsize(file.name)
         with open(file.name, "rb") as came:
-            if re.match(rb"\s*<[!?a-z]", came.read(64), re.IGNORECASE):
+            head = came.read(512)
+            if re.match(rb"\s*<[!?a-z]", head, re.IGNORECASE):
                 raise ValueError("a web page came instead of the file")
+            if kind := files.kind_of(head):
+                raise ValueError(f"{kind} came")
         if wanted.size not in (None, size):
             raise ValueError(f"{size} bytes came where {wanted.size} are expected")
         if wanted.sha256 and (found := pooch.file_hash(file.name)) != wanted.sha256:

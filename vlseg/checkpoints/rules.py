@@ -4,14 +4,17 @@ PyTorch keeps linear weights as [out, in] and convolutions as [out, in, h, w]. M
 bit-exact and has an exact inverse.
 """
 
+import itertools
+import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
+import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
-from vlseg.errors import CheckpointError
+from vlseg.errors import LONGEST, CheckpointError
 
 Variables = dict[str, Any]
 """Nested dicts of arrays, as Flax has them: {"params": {...}, "batch_stats": {...}}."""
@@ -23,6 +26,10 @@ class TensorSource(Protocol):
     @property
     def shape(self) -> tuple[int, ...]:
         """Its shape."""
+
+    @property
+    def dtype(self) -> np.dtype | str:
+        """Its data type; the file's name of it where numpy has none."""
 
     def read(self) -> np.ndarray:
         """Its values."""
@@ -40,6 +47,10 @@ class ArrayTensor(NamedTuple):
     @property
     def shape(self) -> tuple[int, ...]:
         return tuple(self.array.shape)
+
+    @property
+    def dtype(self) -> np.dtype | str:
+        return self.array.dtype
 
     def read(self) -> np.ndarray:
         return self.array
@@ -140,15 +151,50 @@ def assemble(
         table: the rules; those of stacked layers in order.
         read: a rule's official tensor.
         place: what to make of each array in our layout.
+
+    Raises:
+        CheckpointError: tensors hold NaN or infinities; the first are named.
     """
     grouped: dict[str, list[Rule]] = {}
     for rule in table:
         grouped.setdefault(rule.path, []).append(rule)
-    flat = {}
+    flat, broken = {}, Broken()
     for path, parts in grouped.items():
-        arrays = [rule.layout.to_ours(read(rule)) for rule in parts]
+        arrays = [rule.layout.to_ours(broken.seen(rule.official, read(rule))) for rule in parts]
         flat[path] = place(arrays[0] if parts[0].layer is None else np.stack(arrays))
+    broken.refuse()
     return unflatten(flat)
+
+
+class Broken:
+    """Collects the names of tensors that hold NaN or infinities, so that one message names them."""
+
+    def __init__(self) -> None:
+        self._names: list[str] = []
+
+    def seen(self, name: str, array: np.ndarray) -> np.ndarray:
+        """The array, unchanged; its name is kept if it is of floats that are not all finite."""
+        if jnp.issubdtype(array.dtype, np.inexact) and not np.isfinite(array).all():
+            self._names.append(name)
+        return array
+
+    def refuse(self, source: object = "") -> None:
+        """Raises CheckpointError if there was one; `source` is what the message begins with."""
+        if self._names:
+            more = f" and {len(self._names) - 3} more" if len(self._names) > 3 else ""
+            of = f"{source}: " if source else ""
+            raise CheckpointError(
+                f"{of}weights are not finite (NaN or infinity): {', '.join(self._names[:3])}{more}; the training that "
+                "wrote them had failed, or the file is damaged: use an earlier checkpoint"
+            )
+
+
+def check_finite(arrays: Mapping[str, np.ndarray], source: object = "") -> None:
+    """Raises CheckpointError if arrays hold NaN or infinities; the first are named."""
+    broken = Broken()
+    for name, array in arrays.items():
+        broken.seen(name, array)
+    broken.refuse(os.fspath(source) if isinstance(source, os.PathLike) else source)
 
 
 def disassemble(table: Iterable[Rule], variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
@@ -181,8 +227,11 @@ def check_names(found: Iterable[str], expected: Iterable[str], model: str) -> No
     """Raises CheckpointError if a checkpoint of a `model` lacks names or has too many; both are listed, sorted."""
 
     def listing(names: list[str]) -> str:
-        shown = ", ".join(names[:20])
-        return f"{shown}, and {len(names) - 20} more" if len(names) > 20 else shown
+        # Both lists and what comes before them fit a message.
+        ends = itertools.accumulate(len(name) + 2 for name in names)
+        shown = max(1, sum(end <= LONGEST // 3 for end in ends))
+        more = f", and {len(names) - shown} more" if len(names) > shown else ""
+        return ", ".join(names[:shown]) + more
 
     found, expected = set(found), set(expected)
     wrong = {"missing": sorted(expected - found), "not known": sorted(found - expected)}
@@ -201,6 +250,25 @@ def check_shapes(found: Mapping[str, tuple[int, ...]], expected: Mapping[str, tu
     if wrong:
         more = f", and {len(wrong) - 3} more" if len(wrong) > 3 else ""
         raise CheckpointError(f"shapes do not fit the model's configuration: {', '.join(wrong[:3])}{more}")
+
+
+FLOATS = frozenset({"float16", "bfloat16", "float32", "float64"})
+"""Data types of parameters."""
+
+
+def is_float(tensor: TensorSource) -> bool:
+    """Whether a tensor has the data type of a parameter, in either byte order."""
+    return getattr(tensor.dtype, "name", tensor.dtype) in FLOATS
+
+
+def check_dtypes(found: Mapping[str, TensorSource], expected: Iterable[str]) -> None:
+    """Raises CheckpointError if parameters are no numbers with a fraction, or quantised ones; a few are listed."""
+    wrong = [f"{name} is {found[name].dtype}" for name in expected if name in found and not is_float(found[name])]
+    if wrong:
+        more = f", and {len(wrong) - 3} more" if len(wrong) > 3 else ""
+        raise CheckpointError(
+            f"parameters must be float16, bfloat16, float32 or float64, but {', '.join(wrong[:3])}{more}"
+        )
 
 
 def official_shapes(table: Iterable[Rule], ours: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:

@@ -5,10 +5,8 @@ COCO-20i; FSS-1000's splits are in the catalog. Label files are those of HSNet t
 """
 
 import dataclasses
-import io
 import logging
 import os
-import pickle
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -18,12 +16,12 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from vlseg import labels
+from vlseg import labels, torch_files
 from vlseg.data.catalog import fss1000
 from vlseg.data.examples import IGNORE_LABEL, LazySequence, check_sizes
 from vlseg.data.images import read_image, read_label
 from vlseg.data.pairs import read_bytes, read_lines, refuse_absent
-from vlseg.errors import ConfigError, DatasetError
+from vlseg.errors import CheckpointError, ConfigError, DatasetError
 
 FOLDS = 4
 TEST_EPISODES = 1000
@@ -176,20 +174,13 @@ def _drawn(pictures: dict[int, list[str]], asked: Sequence[int]) -> list[tuple[s
     return drawn
 
 
-class _PlainUnpickler(pickle.Unpickler):
-    """Reads containers of numbers and strings, and refuses to look up code."""
-
-    def find_class(self, module: str, name: str) -> None:
-        raise pickle.UnpicklingError(f"it asks for {module}.{name}")
-
-
 def _coco_lists(path: Path, asked: Sequence[int]) -> dict[int, list[str]]:
     """Class -> its pictures, below COCO2014/."""
     stored = read_bytes(path, ABSENT)
     try:
-        content = _PlainUnpickler(io.BytesIO(stored)).load()
-    except Exception as error:  # damaged pickles raise almost anything
-        raise DatasetError(f"{path}: is not a list of pictures by class: {error}") from error
+        content = torch_files.load_plain(stored)
+    except CheckpointError as error:
+        raise DatasetError(f"{path}: is not a list of pictures by class: it {error}") from error
     whole = isinstance(content, dict) and all(
         isinstance(pictures, list) and all(isinstance(picture, str) for picture in pictures)
         for pictures in content.values()

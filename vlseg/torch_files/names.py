@@ -2,13 +2,15 @@
 
 import dataclasses
 import re
+import sys
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NoReturn
 
 import numpy as np
 
 from vlseg.errors import CheckpointError
+from vlseg.torch_files.keys import checked, checked_items
 from vlseg.torch_files.tensors import DTYPE_ALIASES, DTYPES, STORAGES, Storage, elements, tensor_view
 
 
@@ -19,10 +21,10 @@ class Reference:
     """
 
     name: str
-    make: Callable[..., Any] | None = dataclasses.field(default=None, repr=False)
+    make: Callable[..., Any] | None = dataclasses.field(default=None, repr=False, compare=False)
 
 
-@dataclasses.dataclass(eq=False)
+@dataclasses.dataclass(eq=False, slots=True)
 class Record:
     """What a pickle says about an object whose class is not ours to run: the name, and what it was to be filled with.
 
@@ -33,23 +35,30 @@ class Record:
       items: elements appended or added, and (key, value) pairs set.
     """
 
+    # The rest is not in its repr: parts that are shared again and again would make that exponentially long.
     name: str
-    args: tuple[Any, ...] = ()
-    kwargs: dict[str, Any] = dataclasses.field(default_factory=dict)
-    state: Any = None
-    items: list[Any] = dataclasses.field(default_factory=list)
+    args: tuple[Any, ...] = dataclasses.field(default=(), repr=False)
+    kwargs: dict[str, Any] = dataclasses.field(default_factory=dict, repr=False)
+    state: Any = dataclasses.field(default=None, repr=False)
+    items: list[Any] = dataclasses.field(default_factory=list, repr=False)
 
 
 @dataclasses.dataclass(eq=False)
 class NumpyDtype:
-    """A numpy type whose byte order is still to come; replaced by the type itself when it does."""
+    """A numpy type whose byte order is still to come; replaced by the type itself when it does.
+
+    memo: numbers of the pickle's memo under which it may be.
+    """
 
     code: str
+    memo: list[int] = dataclasses.field(default_factory=list)
 
 
 @dataclasses.dataclass(eq=False)
 class NumpyArray:
-    """An array whose content is still to come; replaced by the array itself when it does."""
+    """An array whose content is still to come; replaced by the array itself when it does. `memo` as in `NumpyDtype`."""
+
+    memo: list[int] = dataclasses.field(default_factory=list)
 
 
 def built_dtype(code: str, state: Any) -> Any:
@@ -103,20 +112,30 @@ def _make_encoded(text: Any, encoding: Any = "utf-8") -> bytes:
     return str.encode(text, encoding)
 
 
-def _checked_items(pairs: Any = ()) -> Iterable[tuple[Any, Any]]:
-    for key, value in pairs.items() if isinstance(pairs, dict) else elements(pairs):
-        yield checked_key(key), value
+def _make_device(kind: Any, index: Any = None) -> str:
+    if not isinstance(kind, str) or not isinstance(index, int | None):
+        raise ValueError("a device that is none")
+    return kind if index is None else f"{kind}:{index}"
 
 
-def checked_key(key: Any, depth: int = 2) -> Any:
-    """The key itself, unless it is nested deeper than `depth`: ValueError."""
-    # Hashing nested tuples is recursive and repeats shared parts, so deep ones could crash or stall Python.
-    if isinstance(key, tuple | frozenset):
-        if depth == 0:
-            raise ValueError("a dictionary key that is nested too deeply")
-        for part in key:
-            checked_key(part, depth - 1)
-    return key
+def _make_slice(*bounds: Any) -> slice:
+    # Python's slices may hold anything, and the interpreter crashes on freeing deeply nested ones.
+    if not all(isinstance(bound, int | None) for bound in bounds):
+        raise ValueError("a slice whose bounds are no numbers")
+    return slice(*bounds)
+
+
+def _make_partial(function: Any = None, *args: Any) -> Record:
+    if not isinstance(function, Reference | Record):
+        _refuse("functools.partial")
+    return Record("functools.partial", (function, *args))
+
+
+def _make_item(container: Any, key: Any) -> Record:
+    # What typing.Optional[int] is pickled as.
+    if not isinstance(container, Reference) or not container.name.startswith("typing."):
+        _refuse("operator.getitem")
+    return Record("operator.getitem", (container, key))
 
 
 def _scalar(kind: Callable[..., Any], what: str = "number") -> Callable[..., Any]:
@@ -141,7 +160,7 @@ def _live_table() -> dict[str, Any]:
     table: dict[str, Any] = {f"torch.{name}": dtype for name, dtype in DTYPES.items()}
     table |= {f"torch.{alias}": DTYPES[name] for alias, name in DTYPE_ALIASES.items()}
     makers: dict[str, Callable[..., Any]] = {
-        "collections.OrderedDict": lambda *args: OrderedDict(_checked_items(*args)),
+        "collections.OrderedDict": lambda pairs=(): OrderedDict(checked_items(elements(pairs))),
         "torch._utils._rebuild_tensor": _make_tensor,
         "torch._utils._rebuild_tensor_v2": _make_tensor,
         "torch._utils._rebuild_tensor_v3": _make_typed_tensor,
@@ -149,13 +168,13 @@ def _live_table() -> dict[str, Any]:
         "torch._utils._rebuild_parameter_with_state": lambda data, *_: data,
         "torch._tensor._rebuild_from_type_v2": lambda rebuild, _type, args, *_: call(rebuild, args),
         "torch.Size": lambda values=(): tuple(elements(values)),
-        "torch.device": lambda kind, index=None: str(kind) if index is None else f"{kind}:{index}",
+        "torch.device": _make_device,
         "numpy.dtype": lambda code, *_: NumpyDtype(code),
         "_codecs.encode": _make_encoded,
         "copyreg._reconstructor": lambda kind, _base, state=None: call(kind, () if state is None else (state,)),
-        "builtins.set": lambda values=(): {checked_key(value) for value in elements(values)},
-        "builtins.frozenset": lambda values=(): frozenset(checked_key(value) for value in elements(values)),
-        "builtins.slice": slice,
+        "builtins.set": lambda values=(): set(checked(elements(values))),
+        "builtins.frozenset": lambda values=(): frozenset(checked(elements(values))),
+        "builtins.slice": _make_slice,
         "builtins.range": _scalar(range),
         "builtins.complex": _scalar(complex),
         "builtins.bytes": _make_bytes,
@@ -166,7 +185,9 @@ def _live_table() -> dict[str, Any]:
         "builtins.str": _scalar(str, "text"),
         "builtins.list": lambda values=(): list(elements(values)),
         "builtins.tuple": lambda values=(): tuple(elements(values)),
-        "builtins.dict": lambda *args: dict(_checked_items(*args)),
+        "builtins.dict": lambda pairs=(): dict(checked_items(elements(pairs))),
+        "functools.partial": _make_partial,
+        "operator.getitem": _make_item,
     }
     for core in ("numpy.core", "numpy._core"):
         makers[f"{core}.multiarray.scalar"] = _make_numpy_scalar
@@ -186,8 +207,8 @@ STORAGE_DTYPES = {
 # Python 3 writes these under their Python 2 names in the pickles of protocol 2 that torch.save makes.
 _RENAMED = {"builtins.unicode": "builtins.str", "builtins.long": "builtins.int", "builtins.xrange": "builtins.range"}
 _RENAMED_MODULES = {"__builtin__": "builtins", "copy_reg": "copyreg"}
-# Where the classes come from that training frameworks leave in checkpoints: settings, callbacks, schedules, meters. The
-# classes of a TorchScript program are in __torch__.
+# Modules of training frameworks and libraries whose functions, too, checkpoints call: settings, callbacks, schedules,
+# meters. The classes of a TorchScript program are in __torch__.
 # fmt: off
 _INERT_MODULES = frozenset({
     "__torch__", "argparse", "criterions", "data", "datetime", "enum", "fairseq", "lightning", "lightning_fabric",
@@ -195,26 +216,46 @@ _INERT_MODULES = frozenset({
     "omegaconf", "pathlib", "pytorch_lightning", "tasks", "torch", "torchmetrics", "torchvision", "typing",
     "utils", "uuid",
 })
+_INERT_NAMES = frozenset({
+    "builtins.object", "collections.defaultdict", "collections.Counter", "collections.deque", "decimal.Decimal",
+    "fractions.Fraction", "logging.Logger", "logging.getLogger", "random.Random", "re._compile",
+    "types.SimpleNamespace",
+})
 # fmt: on
-_INERT_NAMES = frozenset({"collections.defaultdict", "collections.Counter", "collections.deque"})
+
+
+def _refuse(name: str) -> NoReturn:
+    raise CheckpointError(f"refuses to load: its pickle calls {name}, which could run code")
 
 
 def resolve(module: str, name: str) -> Any:
-    """What stands for `module.name`; CheckpointError for anything that could run code."""
+    """What stands for `module.name`; CheckpointError for anything that could run code.
+
+    That is what Python's own modules hold, the harmless names above excepted. Of other modules nothing is ever
+    imported: their classes, by their capital letters, are inert, and their functions as long as nothing calls them.
+    """
     module = _RENAMED_MODULES.get(module, module)
     full = f"{module}.{name}"
     full = _RENAMED.get(full, full)
     if full in _LIVE:
         return _LIVE[full]
-    if full in _INERT_NAMES or module.split(".")[0] in _INERT_MODULES:
+    if not all(part.isidentifier() for part in full.split(".")):
+        raise ValueError("a class whose name is none")
+    package = module.split(".")[0]
+    if full in _INERT_NAMES or package in _INERT_MODULES:
         return Reference(full)
-    raise CheckpointError(f"refuses to load: its pickle calls {full}, which could run code")
+    if package in sys.stdlib_module_names:
+        _refuse(full)
+    is_class = name.split(".")[-1].lstrip("_")[:1].isupper()
+    return Reference(full, None if is_class else lambda *_: _refuse(full))
 
 
 def call(target: Any, args: Any, kwargs: Any = None) -> Any:
     """What a call gives: our stand-in's result, or a `Record`."""
     if not isinstance(target, Reference):
         raise ValueError("a call of something that is not a class")
+    if not isinstance(kwargs, dict | None):
+        raise ValueError("named arguments that are no dictionary")
     if target.make is None:
         return Record(target.name, tuple(elements(args)), kwargs or {})
     if kwargs:

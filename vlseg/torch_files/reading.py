@@ -1,34 +1,57 @@
 """Objects and state dicts from archives."""
 
 import os
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
+from typing import Any, NamedTuple
 
 from vlseg.errors import CheckpointError
 from vlseg.files import PathLike
+from vlseg.torch_files import legacy
 from vlseg.torch_files.names import STORAGE_DTYPES, Record, Reference
-from vlseg.torch_files.tensors import Entry, LazyTensor, Storage, one_line, open_archive
+from vlseg.torch_files.tensors import Entry, LazyTensor, Storage, elements, one_line, open_archive, read_head
 from vlseg.torch_files.unpickling import Machine
 
-_MAX_PICKLE_BYTES = 1 << 30
-_MAX_NESTED_MODULES = 100
+STATE_KEYS = ("model", "state_dict", "model_state_dict", "state_dict_ema", "model_ema", "ema", "module")
+"""Where training code keeps a state dict; "module" is DeepSpeed's."""
+
+_MAX_PICKLE_BYTES = 256 << 20
+_MAX_INFLATED, _MAX_INFLATION = 1 << 24, 20
+"""Bytes of a pickle that may be compressed as well as it can be, and how well larger ones may be."""
+
+_MAX_NESTED_MODULES, _LONGEST_NAME = 100, 1000
+_MAX_SHARED, _FREE_BYTES = 16, 1 << 20
+"""How often the tensors of a state dict may use the bytes of the file, on average, and what is allowed besides."""
+
+_MOST_ENTRIES = 200
+"""Of a file, that are looked into for other tensors than the state dict's."""
+
 _OF_PROGRAMS = "constants.pkl"
 """A record that only TorchScript programs have."""
 
 
+class Weights(NamedTuple):
+    """The tensors of a file by name. `beside`: its other entries with tensors, such as an optimizer's state."""
+
+    tensors: dict[str, LazyTensor]
+    beside: tuple[str, ...] = ()
+
+
 def load(path: PathLike) -> Any:
-    """The object in a PyTorch archive; tensors and parameters come as `LazyTensor`.
+    """The object in a PyTorch file; tensors and parameters come as `LazyTensor`.
 
     Dictionaries, lists, tuples, sets, texts, numbers and numpy arrays are what they were; a `torch.Size` is a tuple, a
-    `torch.device` a text, a dtype a numpy dtype, a bare storage a `Storage`, a class a `Reference`, and objects of
-    classes that checkpoints are known to contain (argparse.Namespace, omegaconf, fairseq, Lightning, ...) are inert
-    `Record`s. Nothing in the file is imported or run.
+    `torch.device` a text, a dtype a numpy dtype, a bare storage a `Storage`, a class a `Reference`, and objects of all
+    other classes (argparse.Namespace, omegaconf, Lightning, one's own, ...) are inert `Record`s. Nothing in the file is
+    imported or run.
 
     Raises:
-      CheckpointError: no such file, not an archive of PyTorch >= 1.6, truncated, damaged, or naming something that
-        could run code; or it is a TorchScript program, of which only `load_state_dict` reads the tensors.
+      CheckpointError: no such file, not of PyTorch, truncated, damaged, or naming something that could run code; or it
+        is a TorchScript program, of which only `load_state_dict` reads the tensors.
     """
     path = os.fspath(path)
+    if legacy.is_legacy(read_head(path, 512)):
+        return legacy.load(path)
     records = open_archive(path)
     if _OF_PROGRAMS in records:
         raise CheckpointError(
@@ -37,11 +60,38 @@ def load(path: PathLike) -> Any:
     return _unpickled(path, records)
 
 
+def load_plain(data: bytes) -> Any:
+    """What a pickle of texts, numbers and collections of these makes, without a file of PyTorch around it.
+
+    Raises:
+      CheckpointError: it is damaged, or names a class or function; the message goes on after "it".
+    """
+
+    def refuse(module: str, name: str) -> None:
+        raise CheckpointError(f"asks for {module}.{name}")
+
+    def no_storage(_: Any) -> None:
+        raise ValueError("a tensor")
+
+    try:
+        return Machine(no_storage, refuse).run(data)
+    except CheckpointError:
+        raise
+    # A damaged pickle can fail at any instruction and with any error.
+    except Exception as error:
+        raise CheckpointError(f"is damaged or no pickle: it holds {one_line(error)}") from error
+
+
 def _unpickled(path: str, records: Mapping[str, Entry]) -> Any:
     byteorder = _byteorder(path, records)
     pickled = records["data.pkl"]
     if pickled.size > _MAX_PICKLE_BYTES:
         raise CheckpointError(f"{path}: its data.pkl claims {pickled.size} bytes, which no checkpoint needs")
+    if pickled.size > _MAX_INFLATED + _MAX_INFLATION * pickled.stored_bytes:
+        raise CheckpointError(
+            f"{path}: its data.pkl would grow from {pickled.stored_bytes} to {pickled.size} bytes, which no checkpoint "
+            "needs"
+        )
     data = pickled.read(0, pickled.size).tobytes()
     try:
         return Machine(lambda identifier: _storage(identifier, records, byteorder)).run(data)
@@ -52,36 +102,91 @@ def _unpickled(path: str, records: Mapping[str, Entry]) -> Any:
         raise CheckpointError(f"{path} is damaged: its pickle holds {one_line(error)}") from error
 
 
-def load_state_dict(path: PathLike, keys: Sequence[str] = ("model", "state_dict")) -> dict[str, LazyTensor]:
-    """The tensors of a checkpoint by name.
+def load_state_dict(path: PathLike, keys: Sequence[str] = STATE_KEYS) -> dict[str, LazyTensor]:
+    """The tensors of a checkpoint by name, see `load_weights`."""
+    return load_weights(path, keys).tensors
+
+
+def load_weights(path: PathLike, keys: Sequence[str] = STATE_KEYS) -> Weights:
+    """The tensors of a checkpoint, and what it holds besides.
 
     Args:
-      path: a PyTorch archive.
-      keys: where the state dict may be: under the first of these that the top-level dictionary has; else the top-level
-        dictionary itself, if it holds tensors. Its entries that are not tensors are left out. Of a TorchScript
-        program it is the tensors of its modules, by the same names as in the state dict that it was made of.
+      path: a PyTorch file.
+      keys: where the state dict may be: under the first of these, and then of `STATE_KEYS`, that the top-level
+        dictionary has and that holds tensors, there or again under one of them; else the top-level dictionary itself,
+        if it holds tensors. Its entries that are not tensors are left out. Of a TorchScript program, and of a module
+        that was saved whole, it is the tensors of the modules, by the same names as in their state dict.
 
     Raises:
       CheckpointError: as in `load`, or there is no state dict.
     """
     path = os.fspath(path)
-    records = open_archive(path)
-    top = _unpickled(path, records)
-    if _OF_PROGRAMS in records and isinstance(top, Record):
+    if legacy.is_legacy(read_head(path, 512)):
+        top = legacy.load(path)
+    else:
+        records = open_archive(path)
+        top = _unpickled(path, records)
+        if _OF_PROGRAMS in records and isinstance(top, Record):
+            top = _module_tensors(path, top)
+    if isinstance(top, Record) and _is_module(top):
         top = _module_tensors(path, top)
     if not isinstance(top, Mapping):
         raise CheckpointError(
             f"{path} holds a {_type_name(top)}, not a dictionary of tensors; torch.save a state_dict()"
         )
-    found = next((top[key] for key in keys if key in top), top)
-    items = found.items() if isinstance(found, Mapping) else ()
-    tensors = {name: value for name, value in items if isinstance(name, str) and isinstance(value, LazyTensor)}
-    if not tensors:
+    keys = tuple(dict.fromkeys((*keys, *STATE_KEYS)))
+    found, within = _state_dict(path, top, keys)
+    if not found:
         names = ", ".join(repr(key) if isinstance(key, str) else _type_name(key) for key in list(top)[:20]) or "nothing"
         raise CheckpointError(
             f"{path} has no state dict of tensors under {' or '.join(keys)}; its top-level keys: {names}"
         )
-    return tensors
+    _check_size(path, found)
+    others = (item for item in islice(top.items(), _MOST_ENTRIES) if within and item[0] != within)
+    return Weights(found, tuple(key for key, value in others if isinstance(key, str) and _holds_tensors(value)))
+
+
+def _state_dict(
+    path: str, top: Mapping[Any, Any], keys: Sequence[str], again: bool = True
+) -> tuple[dict[str, LazyTensor], str]:
+    """The first state dict, and the key that it is under, "" if that is none."""
+    for key in keys:
+        value = top.get(key)
+        if isinstance(value, Record) and _is_module(value):
+            value = _module_tensors(path, value)
+        if not isinstance(value, Mapping):
+            continue
+        found = _tensors_of(value)
+        if not found and again:
+            found, _ = _state_dict(path, value, keys, again=False)
+        if found:
+            return found, key
+    return (_tensors_of(top), "") if again else ({}, "")
+
+
+def _tensors_of(items: Mapping[Any, Any]) -> dict[str, LazyTensor]:
+    return {name: value for name, value in items.items() if isinstance(name, str) and isinstance(value, LazyTensor)}
+
+
+def _holds_tensors(value: Any, depth: int = 4) -> bool:
+    """Whether tensors are among the first things in a value, or in those of these: an optimizer has its four deep."""
+    if isinstance(value, Mapping | list | tuple) and depth:
+        inner = value.values() if isinstance(value, Mapping) else value
+        return any(isinstance(item, LazyTensor) or _holds_tensors(item, depth - 1) for item in islice(inner, 5))
+    return isinstance(value, Record) and _is_module(value)
+
+
+def _check_size(path: str, tensors: Mapping[str, LazyTensor]) -> None:
+    total = sum(tensor.nbytes for tensor in tensors.values())
+    if total > _FREE_BYTES + _MAX_SHARED * sum(
+        {tensor.storage.entry: tensor.storage.entry.size for tensor in tensors.values()}.values()
+    ):
+        raise CheckpointError(f"{path} is no checkpoint: its tensors would grow to {total} bytes")
+
+
+def _is_module(record: Record) -> bool:
+    """Whether it is a torch.nn.Module that was saved whole."""
+    return isinstance(record.state, Mapping) and {"_parameters", "_modules"} <= record.state.keys()
 
 
 def _module_tensors(path: str, program: Record) -> dict[str, LazyTensor]:
@@ -95,13 +200,23 @@ def _module_tensors(path: str, program: Record) -> dict[str, LazyTensor]:
         prefix, module = modules.pop()
         if prefix.count(".") > _MAX_NESTED_MODULES:
             raise CheckpointError(f"{path} is damaged: its modules are nested too deeply")
-        for name, value in module.state.items() if isinstance(module.state, Mapping) else ():
+        for name, value in _attributes(module):
             if isinstance(value, LazyTensor):
                 tensors[f"{prefix}{name}"] = value
             elif isinstance(value, Record) and id(value) not in seen:
                 seen.add(id(value))
                 modules.append((f"{prefix}{name}.", value))
     return tensors
+
+
+def _attributes(module: Record) -> Iterator[tuple[str, Any]]:
+    """What a module of either kind consists of: parameters, buffers and modules by their names."""
+    state = module.state if isinstance(module.state, Mapping) else {}
+    parts = [state.get(part) for part in ("_parameters", "_buffers", "_modules")] if _is_module(module) else [state]
+    for part in parts:
+        for name, value in part.items() if isinstance(part, Mapping) else ():
+            if isinstance(name, str):
+                yield name[:_LONGEST_NAME], value
 
 
 def _type_name(value: Any) -> str:
@@ -118,12 +233,13 @@ def _byteorder(path: str, records: Mapping[str, Entry]) -> str:
 
 
 def _storage(identifier: Any, records: Mapping[str, Entry], byteorder: str) -> Any:
-    kind, reference, key, _, count = identifier
-    if kind != "storage" or not isinstance(reference, Reference) or type(count) is not int or count < 0:
+    kind, reference, key, _, count = elements(identifier)
+    named = isinstance(kind, str) and kind == "storage" and isinstance(reference, Reference)
+    if not named or not isinstance(key, str | int) or type(count) is not int or not 0 <= count < 1 << 60:
         raise ValueError("a storage that is not described as PyTorch does")
     if reference.name not in STORAGE_DTYPES:
-        return Record(reference.name, tuple(identifier[2:]))
-    entry = records.get(f"data/{key}")
+        return Record(reference.name, (key, _, count))
+    entry = records.get(f"data/{key}"[:_LONGEST_NAME])
     if entry is None:
         raise CheckpointError(f"is incomplete: it has no record data/{key}; get the file again")
     dtype = STORAGE_DTYPES[reference.name]

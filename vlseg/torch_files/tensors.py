@@ -1,24 +1,30 @@
 """Records of a zip archive, and tensors that are still in theirs: PyTorch's element types, storages and views."""
 
 import dataclasses
-import io
+import itertools
 import math
 import os
 import struct
 import sys
 import zipfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, BinaryIO
 
 import ml_dtypes  # noqa: F401 - which makes bfloat16 and float8 known to numpy
 import numpy as np
 
+from vlseg import files
 from vlseg.errors import CheckpointError
 
-_CHUNK = 1 << 20
-_LEGACY_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
-_MAX_EXPANDED_ELEMENTS = 1 << 28
+_CHUNK = 1 << 18
+_TAR = slice(257, 262)
+_ENCRYPTED = 0x1 | 0x20 | 0x40
+"""Flags of records that are encrypted, in either way, or are changes of another record."""
+
+_MAX_EXPANDED_BYTES = 1 << 12
+_MAX_EMPTY_ELEMENTS = 1 << 28
+_MAX_DIMENSIONS = 32
 
 DTYPES = {
     name: np.dtype(name)
@@ -45,97 +51,163 @@ class Entry:
     start: int
     stored_bytes: int
     size: int
-    deflated: bool
-    crc32: int
+    deflated: bool = False
+    crc32: int = 0
+    header: int = 0
+    _verified: list[bool] = dataclasses.field(default_factory=list, compare=False, repr=False)
 
     def read(self, start: int, length: int) -> np.ndarray:
-        """Bytes [start, start + length) of the uncompressed record, as uint8 [length]; raises as `LazyTensor.read`."""
+        """Bytes [start, start + length) of the uncompressed record, as uint8 [length]; raises as `LazyTensor.read`.
+
+        The first time, all of the record is read, and its checksum verified.
+        """
         if start + length > self.size:
             raise CheckpointError(f"{self.path} is damaged: its record {self.name!r} is too short; get the file again")
         try:
             data = np.empty(length, np.uint8)
             with open(self.path, "rb") as file:
-                complete = self._inflate(file, start, data) if self.deflated else self._copy(file, start, data)
+                if self.deflated or (self.crc32 and not self._verified and length):
+                    complete = self._stream(file, start, data)
+                else:
+                    file.seek(self.start + start)
+                    complete = file.readinto(data.data) == length
         except (OSError, zlib.error, MemoryError) as error:
             raise CheckpointError(f"{self.path}: cannot read its record {self.name!r}: {one_line(error)}") from error
         if not complete:
             raise CheckpointError(f"{self.path} is truncated in its record {self.name!r}; get the file again")
-        if length == self.size and self.crc32 and zlib.crc32(data.data) != self.crc32:
-            raise CheckpointError(f"{self.path} is damaged: checksum of its record {self.name!r}; get the file again")
         return data
 
-    def _copy(self, file: io.BufferedReader, start: int, data: np.ndarray) -> bool:
-        file.seek(self.start + start)
-        return file.readinto(data.data) == len(data)
-
-    def _inflate(self, file: io.BufferedReader, start: int, data: np.ndarray) -> bool:
-        file.seek(self.start)
-        decoder = zlib.decompressobj(-zlib.MAX_WBITS)
-        remaining, position, end = self.stored_bytes, 0, start + len(data)
-        pending = b""
-        while position < end:
-            if not pending and remaining:
-                pending = file.read(min(_CHUNK, remaining))
-                remaining -= len(pending)
-            plain = decoder.decompress(pending, _CHUNK)
-            pending = decoder.unconsumed_tail
-            if not plain and not pending and (decoder.eof or not remaining):
-                return False
+    def _stream(self, file: BinaryIO, start: int, data: np.ndarray) -> bool:
+        """Fills `data` with the record's bytes from `start` on; whether there are as many."""
+        position, end, checksum = 0, start + len(data), 0
+        verify = bool(self.crc32) and not self._verified
+        for plain in self._chunks(file):
             low, high = max(position, start), min(position + len(plain), end)
             if low < high:
                 data[low - start : high - start] = np.frombuffer(plain, np.uint8)[low - position : high - position]
             position += len(plain)
-        return True
+            if verify:
+                checksum = zlib.crc32(plain, checksum)
+            elif position >= end:
+                break
+        if verify and position == self.size:
+            if checksum != self.crc32:
+                raise CheckpointError(
+                    f"{self.path} is damaged: checksum of its record {self.name!r}; get the file again"
+                )
+            self._verified.append(True)
+        return position >= (self.size if verify else end)
+
+    def _chunks(self, file: BinaryIO) -> Iterator[bytes]:
+        """The uncompressed record, at most `_CHUNK` bytes at a time, and no byte more than its size."""
+        file.seek(self.start)
+        decoder = zlib.decompressobj(-zlib.MAX_WBITS)
+        stored, plain = self.stored_bytes, self.size
+        pending = b""
+        while plain:
+            if not pending and stored:
+                pending = file.read(min(_CHUNK, stored))
+                stored -= len(pending)
+                if not pending:
+                    return
+            chunk, rest = pending, b""
+            if self.deflated:
+                chunk = decoder.decompress(pending, min(_CHUNK, plain))
+                rest = decoder.unconsumed_tail
+            if not chunk and not rest and (decoder.eof or not stored):
+                return
+            pending = rest
+            plain -= len(chunk)
+            yield chunk
+
+
+def read_head(path: str, length: int) -> bytes:
+    """The first bytes of a file.
+
+    Raises:
+      CheckpointError: it is missing, a folder, a pipe or the like, cannot be read, or is what stands in the place of a
+        file: nothing, a web page, a pointer of Git LFS, or a tar archive of PyTorch's first format.
+    """
+    if os.path.isdir(path):
+        raise CheckpointError(f"{path} is a directory; name the checkpoint file in it")
+    files.check_regular(path, CheckpointError)
+    try:
+        with open(path, "rb") as file:
+            head = file.read(length)
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {one_line(error)}") from error
+    if not head:
+        raise CheckpointError(f"{path} is empty; get the file again")
+    if kind := files.kind_of(head):
+        raise CheckpointError(f"{path} is {kind}")
+    if head[_TAR] == b"ustar":
+        raise CheckpointError(
+            f"{path} is a tar archive, PyTorch's format from before 0.1.10; load it in PyTorch and torch.save it again"
+        )
+    return head
 
 
 def open_archive(path: str) -> dict[str, Entry]:
-    """The records of the archive by their names within it ("data.pkl", "data/0", ...)."""
-    try:
-        if os.path.isdir(path):
-            raise CheckpointError(f"{path} is a directory; name the checkpoint file in it")
-        with open(path, "rb") as file:
-            _check_kind(path, file.read(len(_LEGACY_MAGIC)))
-            with zipfile.ZipFile(file) as archive:
-                entries = [_entry(path, file, info) for info in archive.infolist() if not info.is_dir()]
-    except CheckpointError:
-        raise
-    except FileNotFoundError:
-        raise CheckpointError(f"{path}: no such file") from None
-    except OSError as error:
-        raise CheckpointError(f"{path} cannot be read: {one_line(error)}") from error
-    # zipfile answers a damaged directory with errors of many classes.
-    except Exception as error:
-        raise CheckpointError(f"{path} is truncated or damaged ({one_line(error)}); get the file again") from error
+    """The records of the archive by their names within it ("data.pkl", "data/0", ...).
+
+    Raises:
+      CheckpointError: as `read_head`; or it is no such archive, truncated, or its records overlap or share a name.
+    """
+    if not read_head(path, 512).startswith(b"PK"):
+        raise CheckpointError(f"{path} is not a PyTorch zip archive")
+    entries = zip_records(path)
     roots = [entry.name.removesuffix("data.pkl") for entry in entries if entry.name.split("/")[1:] == ["data.pkl"]]
     if len(roots) != 1:
         raise CheckpointError(f"{path} is not a PyTorch zip archive: it has no record data.pkl")
     return {entry.name.removeprefix(roots[0]): entry for entry in entries if entry.name.startswith(roots[0])}
 
 
-def _check_kind(path: str, head: bytes) -> None:
-    if not head:
-        raise CheckpointError(f"{path} is empty; get the file again")
-    if head.startswith(_LEGACY_MAGIC):
-        raise CheckpointError(
-            f"{path} has PyTorch's old format from before 1.6; load it in any PyTorch >= 1.6 and torch.save it again"
-        )
-    if not head.startswith(b"PK"):
-        raise CheckpointError(f"{path} is not a PyTorch zip archive")
+def zip_records(path: str) -> list[Entry]:
+    """The records of any zip archive; raises as `open_archive`."""
+    try:
+        with open(path, "rb") as file, zipfile.ZipFile(file) as archive:
+            size = os.fstat(file.fileno()).st_size
+            entries = [_entry(path, file, size, info) for info in archive.infolist() if not info.is_dir()]
+    except CheckpointError:
+        raise
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {one_line(error)}") from error
+    # zipfile answers a damaged directory with errors of many classes.
+    except Exception as error:
+        raise CheckpointError(f"{path} is truncated or damaged ({one_line(error)}); get the file again") from error
+    _check_together(path, entries)
+    return entries
 
 
-def _entry(path: str, file: BinaryIO, info: zipfile.ZipInfo) -> Entry:
-    if info.flag_bits & 0x1 or info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+def _entry(path: str, file: BinaryIO, size: int, info: zipfile.ZipInfo) -> Entry:
+    if info.flag_bits & _ENCRYPTED or info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         raise CheckpointError(f"{path}: its record {info.filename!r} is encrypted or compressed in an unknown way")
+    if info.volume:
+        raise CheckpointError(f"{path} is one part of an archive in several; put them together first")
     file.seek(info.header_offset)
-    signature, name_length, extra_length = struct.unpack("<4s22xHH", file.read(30))
+    signature, compression, name_length, extra_length = struct.unpack("<4s4xH16xHH", file.read(30))
+    name = file.read(name_length).decode("utf-8" if info.flag_bits & 0x800 else "cp437")
     start = info.header_offset + 30 + name_length + extra_length
-    deflated = info.compress_type == zipfile.ZIP_DEFLATED
-    end = start + info.compress_size
-    if signature != b"PK\x03\x04" or end > os.fstat(file.fileno()).st_size:
+    if signature != b"PK\x03\x04" or start + info.compress_size > size:
         raise CheckpointError(f"{path} is truncated or damaged at its record {info.filename!r}; get the file again")
-    if not deflated and info.compress_size != info.file_size:
+    stored = info.compress_type == zipfile.ZIP_STORED
+    outside = name.startswith("/") or "\\" in name or ".." in name.split("/")
+    if (name, compression, name) != (info.orig_filename, info.compress_type, info.filename) or outside:
+        raise CheckpointError(f"{path} is damaged: its record {info.filename!r} is described in two ways, or misnamed")
+    if stored and info.compress_size != info.file_size:
         raise CheckpointError(f"{path} is damaged at its record {info.filename!r}; get the file again")
-    return Entry(path, info.filename, start, info.compress_size, info.file_size, deflated, info.CRC)
+    return Entry(
+        path, info.filename, start, info.compress_size, info.file_size, not stored, info.CRC, info.header_offset
+    )
+
+
+def _check_together(path: str, entries: list[Entry]) -> None:
+    if len({entry.name for entry in entries}) < len(entries):
+        raise CheckpointError(f"{path} is damaged: it has several records of one name")
+    ordered = sorted(entries, key=lambda entry: entry.header)
+    for entry, following in itertools.pairwise(ordered):
+        if entry.start + entry.stored_bytes > following.header:
+            raise CheckpointError(f"{path} is damaged: its records {entry.name!r} and {following.name!r} overlap")
 
 
 def one_line(error: BaseException) -> str:
@@ -176,6 +248,11 @@ class LazyTensor:
     offset: int
     stride: tuple[int, ...]
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the values."""
+        return math.prod(self.shape) * self.dtype.itemsize
+
     def read(self) -> np.ndarray:
         """The values, a new array [*shape] in C order and native byte order. Reads only this tensor's part of the file.
 
@@ -210,16 +287,17 @@ def elements(values: Any) -> Any:
 
 
 def tensor_view(storage: Any, dtype: np.dtype, offset: Any, shape: Any, stride: Any) -> LazyTensor:
-    """A view of a storage; ValueError if it would reach beyond or claim absurd amounts of memory."""
-    shape, stride = tuple(elements(shape)), tuple(elements(stride))
-    if not all(type(number) is int and number >= 0 for number in (offset, *shape, *stride)):
-        raise ValueError("a tensor with a negative or fractional size, stride or offset")
-    if len(shape) != len(stride) or len(shape) > 32:
+    """A view of a storage; ValueError if it would reach beyond, or be larger than the storage is."""
+    if len(elements(shape)) != len(elements(stride)) or len(shape) > _MAX_DIMENSIONS:
         raise ValueError(f"a tensor of {len(shape)} dimensions with {len(stride)} strides")
+    shape, stride = tuple(shape), tuple(stride)
+    if not all(type(number) is int and 0 <= number < 1 << 63 for number in (offset, *shape, *stride)):
+        raise ValueError("a tensor with a negative, fractional or absurd size, stride or offset")
     available = storage.count * storage.dtype.itemsize // dtype.itemsize
     if offset + _extent(shape, stride) > available:
         raise ValueError(f"a tensor of shape {shape} does not fit its storage of {available} elements")
-    # Views may repeat elements (stride 0), so a few bytes in the file can claim any amount of memory.
-    if math.prod(max(length, 1) for length in shape) > max(available, _MAX_EXPANDED_ELEMENTS):
+    # Views may repeat elements (stride 0), so a few bytes in the file could claim any amount of memory.
+    expanded = math.prod(shape) > max(available, _MAX_EXPANDED_BYTES // dtype.itemsize)
+    if expanded or math.prod(max(length, 1) for length in shape) > max(available, _MAX_EMPTY_ELEMENTS):
         raise ValueError(f"a tensor of shape {shape} on a storage of only {available} elements")
     return LazyTensor(shape, dtype, storage, offset, stride)

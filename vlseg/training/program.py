@@ -21,6 +21,7 @@ from jax.sharding import Mesh, NamedSharding
 from vlseg import progress, sharding
 from vlseg.segmenter import Segmenter
 from vlseg.sharding import ParameterAxes
+from vlseg.training.finite import NonFiniteLossError, listed, not_finite
 
 METRICS = ("mIoU", "mAcc", "aAcc")
 """Of a labelled data set."""
@@ -108,6 +109,7 @@ class Prepared(NamedTuple):
     epoch: updates until all images were seen once, None where there are none.
     validate: scores of a model by the names in `metrics`, where `config.validation` names no data set.
     report: writes what else there is to say of the finished model into the working directory.
+    replaced: names of classes that it is trained on, and which of `words` stand for them, where the two differ.
     """
 
     task: Task
@@ -121,6 +123,7 @@ class Prepared(NamedTuple):
     validate: Callable[[Segmenter], Mapping[str, float]] | None = None
     metrics: tuple[str, ...] = METRICS
     report: Callable[[Segmenter, Path], None] | None = None
+    replaced: tuple[tuple[str, str], ...] = ()
 
 
 class Program(NamedTuple):
@@ -235,10 +238,17 @@ def run_in_memory(
     """The state after some updates on one device, without checkpoints; with a `title`, progress is shown.
 
     Updates take over the buffers of `state`.
+
+    Raises:
+        NonFiniteLossError: what came of it holds NaN or infinities.
     """
     update = compile_step(task.update)
     for step in progress.over(range(steps), steps, title or "", "step", shown=title is not None):
         state, _ = update(state, constants, batches(step) if batches else None, np.int32(step))
+    if broken := not_finite(state):
+        raise NonFiniteLossError(
+            f"the state after {steps} steps is not finite ({listed(broken)}): lower the learning rate"
+        )
     return state
 
 

@@ -6,6 +6,7 @@ CLIPTextModelWithProjection on the weights of `golden_tensor`.
 
 import dataclasses
 import json
+import os
 import re
 import struct
 import zipfile
@@ -361,6 +362,74 @@ def test_names_that_are_missing_or_not_known(tmp_path, hugging_face, openai, tim
         assert message.endswith((f"missing: {name}", f": it has no {name}"))
         message = refusal(read, write(tmp_path / f"found{index}.npz", changed(state, stranger=np.ones(2))))
         assert message.endswith("not known: stranger")
+
+
+def under(prefix, state):
+    return {f"{prefix}{name}": value for name, value in state.items()}
+
+
+@pytest.mark.parametrize(
+    ("prefix", "read", "kind"),
+    [
+        ("module.", read_image, "torchvision"),
+        ("model.", read_text, "openai"),
+        pytest.param("module.backbone.", read_image, "timm", marks=pytest.mark.slow),
+        pytest.param("_orig_mod.", read_text, "hugging_face", marks=pytest.mark.slow),
+    ],
+)
+def test_wrapped_encoders_with_extra_heads(tmp_path, caplog, request, prefix, read, kind):
+    state = request.getfixturevalue(kind)
+    extra = {"aux_classifier.0.weight": np.ones(2, np.float32), "decode_head.bias": np.ones(2, np.float32)}
+    found = read(write(tmp_path / "wrapped.safetensors", under(prefix, state | extra)))
+    (record,) = caplog.records
+    assert "aux_classifier (1 tensor), decode_head (1 tensor)" in record.message
+    assert (f"{prefix!r}" in record.message) == (prefix != "_orig_mod.")
+    plain = read(write(tmp_path / "plain.safetensors", state))
+    assert found[0] == plain[0]
+    assert_equal(found[1], plain[1])
+
+
+def test_missing_parameters_behind_a_prefix_are_named(tmp_path, torchvision):
+    lost = under("module.", changed(torchvision, ["layer3.0.bn2.running_var"]))
+    message = refusal(read_image, write(tmp_path / "a.safetensors", lost | {"aux.weight": np.ones(2, np.float32)}))
+    assert message.endswith("missing: layer3.0.bn2.running_var")
+
+
+@pytest.mark.parametrize("name", ["blocks.0.ls1.gamma", "norm_pre.weight", "dist_token"])
+def test_what_changes_the_computation_is_not_left_out(tmp_path, timm, name):
+    path = write(tmp_path / "a.safetensors", timm | {name: np.ones(2, np.float32)})
+    assert refusal(read_image, path).endswith(f"not known: {name}")
+
+
+@pytest.mark.parametrize(("suffix", "dtype"), [(".safetensors", np.int8), (".npz", bool), (".pt", np.complex64)])
+def test_parameters_that_are_no_floats(tmp_path, torchvision, suffix, dtype):
+    state = torchvision | {"bn1.weight": torchvision["bn1.weight"].astype(dtype)}
+    message = refusal(read_image, write(tmp_path / f"a{suffix}", state))
+    assert message.endswith(f"but bn1.weight is {np.dtype(dtype)}")
+
+
+def test_floats_of_the_other_byte_order(tmp_path, torchvision):
+    other = {name: value.astype(value.dtype.newbyteorder(">")) for name, value in torchvision.items()}
+    found = read_image(write(tmp_path / "other.npz", other))[1]
+    assert_equal(found, read_image(write(tmp_path / "a.npz", torchvision))[1])
+
+
+def test_parts_of_a_recipe_that_are_no_floats(tmp_path, hugging_face):
+    name = "text_model.encoder.layers.1.self_attn.k_proj.bias"
+    state = hugging_face | {name: hugging_face[name].astype(np.int32)}
+    assert "is int32" in refusal(read_text, write(tmp_path / "a.safetensors", state))
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".npz", ".pt", ".bin"])
+def test_what_stands_in_the_place_of_weights(tmp_path, suffix):
+    path = tmp_path / f"a{suffix}"
+    path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 5\n")
+    assert "Git LFS pointer" in refusal(read_image, path)
+    path.write_text("<!doctype html><title>Sign in</title>")
+    assert "HTML page" in refusal(read_image, path)
+    path.unlink()
+    os.mkfifo(path)
+    assert "a pipe" in refusal(read_image, path)
 
 
 def test_an_encoder_without_layers_is_refused(tmp_path, hugging_face, torchvision):

@@ -9,6 +9,7 @@ from PIL import Image
 
 from tests import samples
 from tests.samples import SIZE
+from tests.vlseg import torch_files_cases as cases
 from vlseg.data.episodes import TEST_EPISODES, open_benchmark
 from vlseg.errors import ConfigError, DatasetError
 
@@ -100,6 +101,12 @@ def test_split_files_that_cannot_be_used(coco, pascal, capsys):
     assert "brought along" not in capsys.readouterr().out
     path.write_bytes(b"nothing")
     refused("is not a list of pictures by class")
+    path.write_bytes(b"\x80\x02Nr\xff\xff\xff\x7f.")  # a memo number that would take gigabytes
+    refused("for each of the 20 classes")
+    path.write_bytes(b"\x80\x02}" + cases.SHARED + b"Ns.")
+    refused("it is damaged or no pickle: it holds a dictionary key that is nested")
+    path.write_bytes(b"\x80\x02" + cases.tensor() + b".")
+    refused(r"it asks for torch\._utils\._rebuild_tensor_v2")
     path.write_bytes(pickle.dumps({**lists, 6: []}))
     refused("for each of the 20 classes")
     path.write_bytes(pickle.dumps([1]))

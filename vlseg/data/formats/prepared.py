@@ -24,8 +24,9 @@ from PIL import Image
 from vlseg import fields, files, json_files, remote
 from vlseg.data.examples import Encoded, RecordDataset
 from vlseg.data.images import decode_label
-from vlseg.errors import ConfigError, DatasetError, StorageError, VlsegError, one_line
+from vlseg.errors import ConfigError, DatasetError, StorageError, VlsegError, VocabularyError, one_line
 from vlseg.fields import CountOrNone, Length, Range
+from vlseg.labels import check_names
 from vlseg.progress import Progress
 
 INFO_FILE = "prepared.json"
@@ -71,7 +72,11 @@ def open_prepared(root: str | os.PathLike[str]) -> RecordDataset:
         raise DatasetError(f"{root}: is not a prepared data set, or is damaged: {one_line(error)}") from error
     if found != info.examples:
         raise DatasetError(f"{root}: holds {found} examples, not {info.examples}: prepare it anew")
-    return RecordDataset(info.names, info.ignore_label, records, _unpack, decode_label)
+    try:
+        names = check_names(info.names, source=os.fspath(root / INFO_FILE), ignore_case=False)
+    except VocabularyError as error:
+        raise DatasetError(str(error)) from error
+    return RecordDataset(names, info.ignore_label, records, _unpack, decode_label)
 
 
 def _info(content: bytes, source: object) -> _Info:
