@@ -380,5 +380,5 @@ def test_a_config_file_that_holds_anything(directory, content, message):
 @pytest.mark.parametrize("embedding", [np.ones(7, np.float32), np.ones((2, 24), np.float32), np.full(24, np.nan, "f4")])
 def test_embeddings_of_labels_that_do_not_fit(directory, embedding):
     save_file({"cat": embedding}, directory / checkpoint.LABELS_FILE)
-    with pytest.raises(CheckpointError, match="labels.safetensors: .*cat"):
+    with pytest.raises(CheckpointError, match=r"labels\.safetensors: .*cat"):
         lseg_jax.load(directory)
