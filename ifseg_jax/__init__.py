@@ -5,6 +5,7 @@ model = ifseg_jax.load("tiny").adapt(["grass", "water", "house"])
 model.segment("photo.jpg").overlay().show()
 """
 
+import vlseg  # noqa: F401 - first, as it watches over the other imports
 from ifseg_jax.model import IFSeg, load
 from ifseg_jax.package import PACKAGE
 from ifseg_jax.postprocess import knn_average

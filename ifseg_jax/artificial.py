@@ -26,19 +26,23 @@ def resize_map(seed_map: jax.Array, map_size: tuple[jax.Array, jax.Array], heigh
     return seed_map[rows[:, None], columns[None, :]]
 
 
+MAX_SIDE = 2**14
+
+
 def sides(artificial_image_type: str) -> tuple[int, int] | None:
     """The range of a word map's height and width, from the first to before the second; None for "norand_k".
 
     Raises:
-        ConfigError: it is none of "norand_k", "rand_k" (which is rand_k-1-33) and "rand_k-L-R", 1 <= L < R.
+        ConfigError: it is none of "norand_k", "rand_k" (which is rand_k-1-33) and "rand_k-L-R", 1 <= L < R <= MAX_SIDE.
     """
     if artificial_image_type == "norand_k":
         return None
     found = re.fullmatch(r"rand_k(?:-(\d+)-(\d+))?", artificial_image_type)
     first, end = (int(side or usual) for side, usual in zip(found.groups(), (1, 33), strict=True)) if found else (0, 0)
-    if not 1 <= first < end:
+    if not 1 <= first < end <= MAX_SIDE:
         raise ConfigError(
-            f"artificial_image_type {artificial_image_type!r} is none of rand_k, norand_k and rand_k-L-R (1 <= L < R)"
+            f"artificial_image_type {artificial_image_type!r} is none of rand_k, norand_k and rand_k-L-R "
+            f"(1 <= L < R <= {MAX_SIDE})"
         )
     return first, end
 

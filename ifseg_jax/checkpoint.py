@@ -20,7 +20,7 @@ from ifseg_jax import official
 from ifseg_jax.config import OFAConfig
 from ifseg_jax.ofa import OFA
 from ifseg_jax.weights import WEIGHTS
-from vlseg import torch_files
+from vlseg import devices, torch_files
 from vlseg.checkpoints import directory, rules, state_dicts
 from vlseg.checkpoints.directory import Place, Stored
 from vlseg.checkpoints.rules import ArrayTensor
@@ -70,8 +70,9 @@ def parameter_shapes(config: OFAConfig) -> dict[str, tuple[int, ...]]:
     """Path in our variables -> shape, of every parameter of a model of this configuration.
 
     Raises:
-        ConfigError: no model can be built from it.
+        ConfigError: no model can be built from it, or there is no device.
     """
+    devices.check()
     try:
         images = jnp.zeros((1, config.stride, config.stride, 3))
         variables = jax.eval_shape(OFA(config).init, jax.random.key(0), images, jnp.arange(1))

@@ -2,12 +2,13 @@
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
 from ifseg_jax.prompt import PROMPT
-from vlseg import settings
-from vlseg.checks import DTYPES, check_choices, check_switches
+from vlseg import fields
+from vlseg.checks import DTYPES, check_choices
 from vlseg.errors import ConfigError
+from vlseg.fields import Layers, Length, Range, Share, Width
 from vlseg.nn.resnet import trunk_stride
 
 DECODER_POSITIONS = ("segmentation", "encoder_image")
@@ -15,6 +16,8 @@ DECODER_INPUT_TYPES = ("encoder_output", "encoder_input")
 REMAT = ("none", "elementwise", "attention", "layer")
 INITIAL_DEVIATION = 0.02
 """Of the normal distribution that fresh linear layers, embeddings and tables are drawn from (alinlab/ifseg)."""
+
+QueryBlocks = Annotated[int, Range(1, 2**14)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,36 +50,36 @@ class OFAConfig:
         query_blocks: attention is computed in this many blocks of queries, so that scores stay small.
     """
 
-    width: int = 768
-    ffn_width: int = 3072
-    heads: int = 12
-    encoder_layers: int = 6
-    decoder_layers: int = 6
-    resnet_stages: tuple[int, ...] = (3, 4, 23)
-    resnet_width: int = 64
-    vocabulary_size: int = 59457
-    image_grid: int = 32
-    segmentation_grid: int = 32
-    image_bucket: int = 42
-    token_bucket: int = 256
-    max_positions: int = 1024
-    dropout: float = 0.1
-    drop_path: float = 0.1
+    width: Width = 768
+    ffn_width: Width = 3072
+    heads: Annotated[int, Range(1, 1024)] = 12
+    encoder_layers: Layers = 6
+    decoder_layers: Layers = 6
+    resnet_stages: Annotated[tuple[Annotated[int, Range(1, 128)], ...], Length(1, 4)] = (3, 4, 23)
+    resnet_width: Annotated[int, Range(1, 2048)] = 64
+    vocabulary_size: Annotated[int, Range(4, 2**24)] = 59457
+    image_grid: Annotated[int, Range(1, 256)] = 32
+    segmentation_grid: Annotated[int, Range(1, 256)] = 32
+    image_bucket: Annotated[int, Range(1, 256)] = 42
+    token_bucket: Annotated[int, Range(2, 2**14)] = 256
+    max_positions: Annotated[int, Range(1, 2**16)] = 1024
+    dropout: Share = 0.1
+    drop_path: Share = 0.1
     decoder_positions: str = "segmentation"
     decoder_input_type: str = "encoder_output"
     full_context_alignment: bool = False
     prompt_prefix: str = PROMPT
-    category_rows: int = 0
+    category_rows: Annotated[int, Range(0, 2**20)] = 0
     dtype: str = "float32"
     remat: str = "attention"
-    query_blocks: int = 4
+    query_blocks: QueryBlocks = 4
 
     def __post_init__(self) -> None:
+        fields.check(self)
         if self.width % self.heads:
             raise ConfigError(f"width {self.width} is not a multiple of heads {self.heads}")
         check_choices(self, decoder_positions=DECODER_POSITIONS, remat=REMAT, dtype=DTYPES)
         check_choices(self, decoder_input_type=DECODER_INPUT_TYPES)
-        check_switches(self, "full_context_alignment")
         if max(self.image_grid, self.segmentation_grid) > self.image_bucket:
             raise ConfigError(f"grids of more than {self.image_bucket} cells a side do not fit the position tables")
 
@@ -101,8 +104,8 @@ class OFAConfig:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "OFAConfig":
-        """Inverse of `to_dict`. Unknown names raise ConfigError."""
-        return settings.read(cls, values, "model")
+        """Inverse of `to_dict`. ConfigError as `vlseg.fields.read`."""
+        return fields.read(cls, values, "model")
 
 
 def _size(width: int, layers: tuple[int, int], heads: int, resnet: tuple[int, ...]) -> OFAConfig:

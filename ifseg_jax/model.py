@@ -18,12 +18,13 @@ from ifseg_jax.postprocess import GridScores, ImageScores, best_categories
 from ifseg_jax.prompt import WordEmbeddings, Words, embed_words, encode_categories, report_untrained, rows_of, word_ids
 from ifseg_jax.settings import Adaptation, Inference, Options, stored_adaptation
 from ifseg_jax.vocabulary import UNK, Tokenizer, load_tokenizer
+from vlseg import fields
 from vlseg import settings as settings_of
 from vlseg.checkpoints import directory, rules
 from vlseg.checkpoints.directory import Stored, Weights
 from vlseg.data import images as image_files
 from vlseg.data.arrays import Picture
-from vlseg.errors import CheckpointError, ConfigError, VocabularyError
+from vlseg.errors import ConfigError, VocabularyError
 from vlseg.labels.distinct import check_embeddings, check_known, check_tokens
 from vlseg.nn.inputs import check_pixels
 from vlseg.scores import Scores
@@ -364,18 +365,20 @@ def load(
         tokenizer = words_file.parent
     if tokenizer is not None and not callable(tokenizer):
         tokenizer = load_tokenizer(tokenizer)
-    try:
-        seen = settings_of.read(Inference, stored.settings.get("inference", {}), "inference")
-    except (AttributeError, ConfigError) as error:
-        raise CheckpointError(f"{path / directory.CONFIG_FILE} cannot be used: {error}") from error
+    told = stored.settings
+    with directory.usable(path / directory.CONFIG_FILE):
+        seen = fields.read(Inference, told.get("inference", {}), "inference")
+        adaptation = stored_adaptation(told.get("adaptation", {}))
+        categories = fields.as_tuples(told.get("categories", ()))
+        fields.check_value(categories, tuple[str, ...], "categories")
     chosen = {name: value for name, value in dataclasses.asdict(given).items() if value is not None}
     return IFSeg(
         config=dataclasses.replace(stored.config, **chosen),
         variables=stored.weights.variables,
         tokenizer=tokenizer,
         inference=seen,
-        adaptation=stored_adaptation(stored.settings.get("adaptation", {})),
-        categories=tuple(stored.settings.get("categories", ())),
+        adaptation=adaptation,
+        categories=categories,
         carried=stored.weights.carried,
         tied=stored.weights.tied,
         fresh=stored.weights.fresh,

@@ -129,7 +129,7 @@ def embed_ids(table: jax.Array, ids: WordIds) -> WordEmbeddings:
     """Looks up the embeddings of categories and prompt in the word table [V, D]."""
     given = (ids.categories >= 0)[..., None]
     subwords = jnp.where(given, table[ids.categories], 0.0)
-    categories = subwords.sum(axis=1) / given.sum(axis=1)
+    categories = subwords.sum(axis=1) / given.sum(axis=1).astype(table.dtype)
     return WordEmbeddings(categories, table[ids.prompt][None], table[BOS])
 
 

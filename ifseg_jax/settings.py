@@ -2,16 +2,16 @@
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 from ml_collections import ConfigDict
 
 from ifseg_jax.artificial import sides
-from ifseg_jax.config import OFAConfig
-from vlseg import overrides, settings
-from vlseg.checks import check_numbers, check_switches
+from ifseg_jax.config import OFAConfig, QueryBlocks
+from vlseg import fields, overrides, settings
 from vlseg.errors import ConfigError
 from vlseg.evaluation.crf import CRF
+from vlseg.fields import LARGEST_INTEGER, Count, CountOrNone, Positive, Range, Seed, Share, Side
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,17 +26,16 @@ class Inference:
         crf: of the probabilities that come of it all, at the image's size.
     """
 
-    short_side: int = 512
-    long_side: int = 2048
-    knn_k: int = 3
-    knn_iterations: int = 25
+    short_side: Side = 512
+    long_side: Annotated[int, Range(1, 2**16)] = 2048
+    knn_k: Annotated[int, Range(1, 2**14)] = 3
+    knn_iterations: Annotated[int, Range(0, 2**16)] = 25
     crf: CRF = dataclasses.field(default_factory=CRF)
 
     needs: ClassVar[Mapping[str, str]] = {"knn_k": "knn_iterations"}
 
     def __post_init__(self) -> None:
-        check_numbers(self, "short_side", "long_side", "knn_k", least=1, whole=True)
-        check_numbers(self, "knn_iterations", whole=True)
+        fields.check(self)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,36 +64,29 @@ class Adaptation:
         seed: of everything random.
     """
 
-    steps: int = 2000
-    batch_size: int = 16
-    learning_rate: float = 5e-5
-    warmup_steps: int = 0
-    b1: float = 0.9
-    b2: float = 0.999
-    epsilon: float = 1e-8
-    weight_decay: float = 0.1
-    clip_norm: float = 1.0
-    image_size: int | None = None
+    steps: Count = 2000
+    batch_size: Annotated[int, Range(1, 2**20)] = 16
+    learning_rate: Positive = 5e-5
+    warmup_steps: CountOrNone = 0
+    b1: Share = 0.9
+    b2: Share = 0.999
+    epsilon: Positive = 1e-8
+    weight_decay: Positive = 0.1
+    clip_norm: Positive = 1.0
+    image_size: Side | None = None
     artificial_image_type: str = "rand_k-1-33"
-    label_smoothing: float = 0.0
+    label_smoothing: Share = 0.0
     upscale_lprobs: bool = True
     freeze_embedding: bool = True
-    freeze_embedding_iter: int = -1
+    freeze_embedding_iter: Annotated[int, Range(-1, LARGEST_INTEGER)] = -1
     freeze_entire_resnet: bool = True
     freeze_resnet: bool = False
-    row_block: int = 16
-    accumulation_steps: int = 1
-    seed: int = 0
+    row_block: Side = 16
+    accumulation_steps: Count = 1
+    seed: Seed = 0
 
     def __post_init__(self) -> None:
-        counts = ("steps", "batch_size", "image_size", "row_block", "accumulation_steps")
-        check_numbers(self, *counts, least=1, whole=True)
-        check_numbers(self, "seed", "warmup_steps", whole=True)
-        check_numbers(self, "learning_rate", "weight_decay", "clip_norm")
-        check_numbers(self, "label_smoothing", below=1)
-        check_numbers(self, "freeze_embedding_iter", least=-1, whole=True)
-        switches = "upscale_lprobs", "freeze_embedding", "freeze_entire_resnet", "freeze_resnet"
-        check_switches(self, *switches)
+        fields.check(self)
         sides(self.artificial_image_type)
         if self.freeze_embedding and self.freeze_embedding_iter != -1:
             raise ConfigError("freeze_embedding_iter needs freeze_embedding=False: frozen embeddings stay frozen")
@@ -118,11 +110,18 @@ class Adaptation:
         return side
 
 
-def stored_adaptation(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Fields of `Adaptation` as a model directory has them, of which older ones call rand_k-1-(S + 1) max_side S."""
-    found = dict(values)
+def stored_adaptation(values: Any) -> dict[str, Any]:
+    """Fields of `Adaptation` as a model directory has them, of which older ones call rand_k-1-(S + 1) max_side S.
+
+    Raises:
+        ConfigError: `values` are no such fields.
+    """
+    found = dict(fields.mapping(values, "adaptation"))
     if "max_side" in found:
-        found["artificial_image_type"] = f"rand_k-1-{found.pop('max_side') + 1}"
+        side = found.pop("max_side")
+        fields.check_value(side, Side, "adaptation.max_side")
+        found["artificial_image_type"] = f"rand_k-1-{side + 1}"
+    fields.read(Adaptation, found, "adaptation")
     return found
 
 
@@ -130,15 +129,18 @@ def stored_adaptation(values: Mapping[str, Any]) -> dict[str, Any]:
 class Options:
     """Options of a loaded model that change none of its parameters, see `OFAConfig`; None for the model's own."""
 
-    dropout: float | None = None
-    drop_path: float | None = None
+    dropout: Share | None = None
+    drop_path: Share | None = None
     decoder_positions: str | None = None
     decoder_input_type: str | None = None
     full_context_alignment: bool | None = None
     prompt_prefix: str | None = None
     dtype: str | None = None
     remat: str | None = None
-    query_blocks: int | None = None
+    query_blocks: QueryBlocks | None = None
+
+    def __post_init__(self) -> None:
+        fields.check(self)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -8,14 +8,24 @@ white-space separated word on its own, with one leading space, and no special id
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vlseg.errors import VocabularyError, one_line
-from vlseg.labels.tokens import FAST, MERGES, VOCABULARY, tokenizer_directory
+from vlseg import json_files
+from vlseg.errors import VocabularyError
+from vlseg.labels.tokens import (
+    FAST,
+    MERGES,
+    VOCABULARY,
+    check_merges,
+    library_errors,
+    names_in,
+    read_text,
+    read_vocabulary,
+    tokenizer_directory,
+)
 
 if TYPE_CHECKING:
     import tokenizers
@@ -53,7 +63,7 @@ def load_tokenizer(directory_or_hub_name: str | os.PathLike[str]) -> Tokenizer:
         neither be fetched nor found in the cache.
     """
     directory = tokenizer_directory(directory_or_hub_name, _EXPECTED)
-    present = {entry.name for entry in directory.iterdir()}
+    present = names_in(directory)
     for files, load in (
         (_OFFICIAL, _load_official),
         (_WORDS, _load_words),
@@ -70,7 +80,7 @@ def load_tokenizer(directory_or_hub_name: str | os.PathLike[str]) -> Tokenizer:
 
 def _load_official(directory: Path) -> Tokenizer:
     encoder_path, merges_path, dictionary_path = (directory / name for name in _OFFICIAL)
-    bpe = _byte_level_bpe(_read_vocabulary(encoder_path), encoder_path, _read_merges(merges_path), merges_path)
+    bpe = _byte_level_bpe(read_vocabulary(encoder_path), encoder_path, _read_merges(merges_path), merges_path)
     ofa_ids = _read_dictionary(dictionary_path)
 
     def tokenize(text: str) -> list[int]:
@@ -103,28 +113,29 @@ def _load_hugging_face_fast(directory: Path) -> Tokenizer:
     import tokenizers
 
     path = directory / FAST
-    text = _read_text(path)
-    try:
+    text = read_text(path)
+    content = json_files.parse(text, f"{path} is not a tokenizer, fetch it again: it", VocabularyError)
+    check_merges(content, path)
+    with library_errors(f"{path} is not a tokenizer"):
         tokenizer = tokenizers.Tokenizer.from_str(text)
-    except Exception as error:  # the library raises nothing more specific
-        raise VocabularyError(f"{path} is not a tokenizer ({one_line(error)}): fetch it again") from error
-    # Ids must not depend on a batch that this function never makes.
-    tokenizer.no_padding()
-    tokenizer.no_truncation()
+        # Ids must not depend on a batch that this function never makes.
+        tokenizer.no_padding()
+        tokenizer.no_truncation()
     _check_specials({index: tokenizer.id_to_token(index) for index in range(len(SPECIALS))}, path)
     return lambda text: _encode_words(tokenizer, text)
 
 
 def _load_hugging_face_bpe(directory: Path) -> Tokenizer:
     vocabulary_path, merges_path = (directory / name for name in _HUGGING_FACE_BPE)
-    vocabulary = _read_vocabulary(vocabulary_path)
+    vocabulary = read_vocabulary(vocabulary_path)
     _check_specials({index: token for token, index in vocabulary.items()}, vocabulary_path)
     bpe = _byte_level_bpe(vocabulary, vocabulary_path, _read_merges(merges_path), merges_path)
     return lambda text: _encode_words(bpe, text)
 
 
 def _encode_words(tokenizer: tokenizers.Tokenizer, text: str) -> list[int]:
-    return [index for word in text.split() for index in tokenizer.encode(f" {word}", add_special_tokens=False).ids]
+    with library_errors("the tokenizer cannot be used"):
+        return [index for word in text.split() for index in tokenizer.encode(f" {word}", add_special_tokens=False).ids]
 
 
 def _byte_level_bpe(
@@ -142,7 +153,8 @@ def _byte_level_bpe(
                 f"{merges_path} merges {left!r} and {right!r}, which {vocabulary_path} does not know: "
                 "take both files from one tokenizer"
             )
-    tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE(vocab=vocabulary, merges=merges))
+    with library_errors(f"{vocabulary_path} and {merges_path} are not a tokenizer"):
+        tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE(vocab=vocabulary, merges=merges))
     tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
     return tokenizer
 
@@ -155,16 +167,6 @@ def _check_specials(tokens: Mapping[int, str | None], path: Path) -> None:
                 f"{path} is not OFA's vocabulary (id {index} is {tokens[index]!r}, not {special}): "
                 "give the tokenizer of an OFA or BART model"
             )
-
-
-def _read_vocabulary(path: Path) -> dict[str, int]:
-    try:
-        vocabulary = json.loads(_read_text(path))
-    except json.JSONDecodeError as error:
-        raise VocabularyError(f"{path} is not JSON ({one_line(error)}): fetch it again") from error
-    if not isinstance(vocabulary, dict) or not all(type(i) is int and i >= 0 for i in vocabulary.values()):
-        raise VocabularyError(f"{path} does not map pieces to ids: fetch it again")
-    return vocabulary
 
 
 def _read_merges(path: Path) -> list[tuple[str, str]]:
@@ -193,14 +195,7 @@ def _read_dictionary(path: Path) -> dict[str, int]:
 
 
 def _read_lines(path: Path) -> list[str]:
-    lines = _read_text(path).rstrip("\n").split("\n")
+    lines = read_text(path).rstrip("\n").split("\n")
     if lines == [""]:
         raise VocabularyError(f"{path} is empty: fetch it again")
     return lines
-
-
-def _read_text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise VocabularyError(f"{path} cannot be read ({one_line(error)}): fetch it again") from error

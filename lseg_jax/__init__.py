@@ -5,6 +5,7 @@ model = lseg_jax.load("demo_e200.ckpt")
 model.segment("photo.jpg", ["cat", "grass", "other"]).overlay().show()
 """
 
+import vlseg  # noqa: F401 - first, as it watches over the other imports
 from lseg_jax.model import LSeg, load
 from lseg_jax.package import PACKAGE
 from vlseg.evaluation.crf import CRF

@@ -16,10 +16,10 @@ import numpy as np
 from lseg_jax import official
 from lseg_jax.config import ACTIVATIONS, PLACE, LSegConfig
 from lseg_jax.lseg import LSegNet
-from vlseg import torch_files
+from vlseg import devices, torch_files
 from vlseg.checkpoints import directory, rules, state_dicts
 from vlseg.checkpoints.directory import Place, Stored
-from vlseg.errors import CheckpointError, ConfigError
+from vlseg.errors import CheckpointError, ConfigError, one_line
 from vlseg.safetensors_files import open_safetensors
 
 FORMAT = "lseg_jax"
@@ -97,11 +97,21 @@ def _parse(values: Mapping[str, Any]) -> tuple[LSegConfig, directory.Shapes]:
 
 
 def known_labels(stored: Stored) -> dict[str, np.ndarray]:
-    """The embeddings of labels, float32 [C] each, that a directory holds."""
+    """The embeddings of labels, float32 [C] each, that a directory holds.
+
+    Raises:
+        CheckpointError: the file is broken, or holds something else.
+    """
     path = stored.directory and stored.directory / LABELS_FILE
     if not path or not path.exists():
         return {}
-    found = {label: tensor.read() for label, tensor in open_safetensors(path).items()}
+    found, shape = {}, (stored.config.text.features,)
+    for label, tensor in open_safetensors(path).items():
+        if tuple(tensor.shape) != shape:
+            raise CheckpointError(f"{path}: the embedding of {label!r} is {list(tensor.shape)}, not {list(shape)}")
+        found[label] = tensor.read()
+        if found[label].dtype != np.float32:
+            raise CheckpointError(f"{path}: the embedding of {label!r} is of {found[label].dtype}, not float32")
     rules.check_finite(found, path)
     return found
 
@@ -189,8 +199,16 @@ def _hyperparameters(content: Any) -> Mapping[str, Any]:
 
 @functools.cache
 def parameter_shapes(config: LSegConfig) -> dict[str, tuple[int, ...]]:
-    """Path in our variables -> shape, of every parameter of a model of this configuration."""
-    return {name: leaf.shape for name, leaf in rules.flatten(abstract_variables(config)).items()}
+    """Path in our variables -> shape, of every parameter of a model of this configuration.
+
+    Raises:
+        ConfigError: no model can be built from it, or there is no device.
+    """
+    devices.check()
+    try:
+        return {name: leaf.shape for name, leaf in rules.flatten(abstract_variables(config)).items()}
+    except Exception as error:  # settings come from files, and layers refuse wrong ones with errors of many types
+        raise ConfigError(f"no model can be built from its settings: {one_line(error)}") from error
 
 
 @functools.cache

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Annotated, Any
 
 from lseg_jax.encoders import KINDS
 from lseg_jax.encoders.base import ImageEncoder, TextEncoder
@@ -11,8 +11,10 @@ from lseg_jax.encoders.clip_image import CLIPImageConfig
 from lseg_jax.encoders.minilm import SentenceConfig
 from lseg_jax.encoders.resnet import RESNET_101, ResNetConfig
 from lseg_jax.encoders.vit import VIT_BASE_32, VIT_LARGE_16, ViTConfig
-from vlseg.checks import DTYPES, check_choices, check_numbers
+from vlseg import fields
+from vlseg.checks import DTYPES, check_choices
 from vlseg.errors import ConfigError
+from vlseg.fields import Range, Width
 
 __all__ = [
     "ACTIVATIONS",
@@ -58,22 +60,22 @@ class LSegConfig:
 
     text: TextEncoder = TEXT_VIT
     image: ImageEncoder = VIT_LARGE_16
-    features: int = 256
+    features: Width = 256
     block: str = "none"
-    block_depth: int = 0
+    block_depth: Annotated[int, Range(0, 2000)] = 0
     activation: str = "lrelu"
     template: str = PLACE
     dtype: str = "float32"
     remat: str = "none"
 
     def __post_init__(self) -> None:
-        check_numbers(self, "features", least=1, whole=True)
-        check_choices(self, block=BLOCKS, activation=ACTIVATIONS, dtype=DTYPES, remat=REMAT)
         if not isinstance(self.template, str) or self.template.count(PLACE) != 1:
             raise ConfigError(f"template {self.template!r} must hold {PLACE} once, where the label goes")
+        check_choices(self, block=BLOCKS, activation=ACTIVATIONS, dtype=DTYPES, remat=REMAT)
         fitting = isinstance(self.block_depth, int) and min(self.block_depth, 1) == (self.block != "none")
         if not fitting:
             raise ConfigError(f"block {self.block!r} does not go with depth {self.block_depth}")
+        fields.check(self)
 
     @property
     def mean(self) -> tuple[float, ...]:
@@ -105,23 +107,21 @@ class LSegConfig:
         Raises:
             ConfigError: an unknown field or kind, or a value that cannot be.
         """
-        try:
-            chosen = dict(values)
-            for part, kinds in KINDS.items():
-                fields = dict(chosen.get(part, {}))
-                kind = fields.pop("kind", next(iter(kinds)))
-                if kind not in kinds:
-                    raise ConfigError(f"{part} encoder {kind!r} is none of {', '.join(kinds)}")
-                chosen[part] = kinds[kind](**_own(kinds[kind], fields, kinds.values()))
-            return cls(**chosen)
-        except (TypeError, ValueError) as error:
-            raise ConfigError(f"model settings: {error}") from error
+        said = "model settings"
+        chosen = dict(fields.mapping(values, said))
+        for part, kinds in KINDS.items():
+            own = dict(fields.mapping(chosen.get(part, {}), f"{said}: {part}"))
+            kind = own.pop("kind", next(iter(kinds)))
+            if not isinstance(kind, str) or kind not in kinds:
+                raise ConfigError(f"{said}: {part} encoder {kind!r} is none of {', '.join(kinds)}")
+            chosen[part] = fields.read(kinds[kind], _own(kinds[kind], own, kinds.values()), f"{said}: {part}")
+        return fields.read(cls, chosen)
 
 
-def _own(kind: type, fields: Mapping[str, Any], kinds: Iterable[type]) -> dict[str, Any]:
+def _own(kind: type, given: Mapping[str, Any], kinds: Iterable[type]) -> dict[str, Any]:
     """The fields of an encoder without those that another kind has left behind, lists as tuples."""
-    plain = {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}
+    plain = {name: fields.as_tuples(value) for name, value in given.items()}
     if plain.keys() <= {field.name for field in dataclasses.fields(kind)}:
         return plain
-    left = {(field.name, field.default) for other in kinds if other is not kind for field in dataclasses.fields(other)}
+    left = [(field.name, field.default) for other in kinds if other is not kind for field in dataclasses.fields(other)]
     return {name: value for name, value in plain.items() if (name, value) not in left}

@@ -46,8 +46,9 @@ def cached(
 
 def _load(path: Path, shape: tuple[int, ...]) -> np.ndarray | None:
     try:
+        files.check_regular(path, StorageError)
         stored = np.load(path, allow_pickle=False)
-        return stored if stored.shape == shape and stored.dtype == np.float32 else None
+        return stored if stored.shape == shape and stored.dtype == np.float32 and np.isfinite(stored).all() else None
     except Exception:  # the library fails in many ways over a damaged file
         return None
 

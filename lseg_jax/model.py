@@ -16,13 +16,13 @@ from lseg_jax.config import DTYPES, LSegConfig
 from lseg_jax.inference import WindowScores
 from lseg_jax.lseg import LSegNet
 from lseg_jax.tokenizers import Tokenizer, check_labels, load_tokenizer
-from vlseg import settings
-from vlseg.checkpoints.directory import CONFIG_FILE, Stored, Weights
+from vlseg import fields
+from vlseg.checkpoints.directory import CONFIG_FILE, Stored, Weights, usable
 from vlseg.checkpoints.rules import TensorSource
 from vlseg.data import arrays
 from vlseg.data import images as image_files
 from vlseg.data.arrays import Picture
-from vlseg.errors import CheckpointError, ConfigError, VocabularyError
+from vlseg.errors import ConfigError
 from vlseg.evaluation.sliding_window import Scheme
 from vlseg.labels.binding import find
 from vlseg.labels.distinct import check_embeddings, check_known, check_tokens
@@ -208,12 +208,12 @@ def load(
     config = stored.config if dtype is None else dataclasses.replace(stored.config, dtype=dtype)
     if tokenizer is not None and not callable(tokenizer):
         tokenizer = load_tokenizer(tokenizer)
-    try:
-        scheme = settings.read(Scheme, stored.settings.get("inference", {}), "inference")
-        labels = stored.settings.get("labels")
+    with usable(path / CONFIG_FILE):
+        scheme = fields.read(Scheme, stored.settings.get("inference", {}), "inference")
+        labels = fields.as_tuples(stored.settings.get("labels") or ())
+        if not isinstance(labels, str):  # of which `check_labels` says more
+            fields.check_value(labels, tuple[str, ...], "labels")
         names = check_labels(labels) if labels else ()
-    except (AttributeError, ConfigError, VocabularyError) as error:
-        raise CheckpointError(f"{path / CONFIG_FILE} cannot be used: {error}") from error
     return LSeg(
         config=config,
         variables=stored.weights.variables,

@@ -1,17 +1,17 @@
 """Settings of a training run."""
 
 import dataclasses
-import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
 from ml_collections import ConfigDict
 
 from lseg_jax.config import LSegConfig
-from vlseg import overrides, settings
-from vlseg.checks import check_choices, check_numbers
+from vlseg import fields, overrides, settings
+from vlseg.checks import check_choices
 from vlseg.errors import ConfigError
 from vlseg.evaluation.sliding_window import Scheme
+from vlseg.fields import Count, CountOrNone, Positive, Range, Seed, Share, Side
 
 OPTIMIZERS = ("sgd", "adamw")
 DECAYS = ("epoch", "step")
@@ -52,36 +52,32 @@ class Training:
         seed: of everything random.
     """
 
-    epochs: int = 240
-    steps: int | None = None
-    stop_after: int | None = None
-    batch_size: int = 12
-    accumulation_steps: int = 1
-    learning_rate: float = 0.00025
+    epochs: Count = 240
+    steps: Count | None = None
+    stop_after: Count | None = None
+    batch_size: Annotated[int, Range(1, 2**20)] = 12
+    accumulation_steps: Count = 1
+    learning_rate: Positive = 0.00025
     scale_with_batch: bool = False
-    decoder_factor: float = 10.0
+    decoder_factor: Positive = 10.0
     optimizer: str = "sgd"
-    weight_decay: float = 1e-4
-    b1: float = 0.9
-    b2: float = 0.999
-    power: float = 0.9
+    weight_decay: Positive = 1e-4
+    b1: Share = 0.9
+    b2: Share = 0.999
+    power: Positive = 0.9
     decay: str = "epoch"
-    warmup_steps: int = 0
-    clip_norm: float = 0.0
-    base_size: int = 520
-    crop_size: int = 480
-    scale_range: tuple[float, float] = (0.5, 2.0)
+    warmup_steps: CountOrNone = 0
+    clip_norm: Positive = 0.0
+    base_size: Side = 520
+    crop_size: Side = 480
+    scale_range: tuple[Annotated[float, Range(0, 64)], Annotated[float, Range(0, 64)]] = (0.5, 2.0)
     loss_mean: str = "images"
-    margin: float = 0.0
-    row_block: int = 16
-    seed: int = 0
+    margin: Positive = 0.0
+    row_block: Side = 16
+    seed: Seed = 0
 
     def __post_init__(self) -> None:
-        counts = ("epochs", "steps", "stop_after", "batch_size", "accumulation_steps")
-        check_numbers(self, *counts, "base_size", "crop_size", "row_block", least=1, whole=True)
-        check_numbers(self, "seed", "warmup_steps", whole=True)
-        check_numbers(self, "learning_rate", "decoder_factor", "weight_decay", "power", "margin", "clip_norm")
-        check_numbers(self, "b1", "b2", below=1)
+        fields.check(self)
         check_choices(self, optimizer=OPTIMIZERS, decay=DECAYS, loss_mean=LOSS_MEANS)
         if self.batch_size % self.accumulation_steps:
             raise ConfigError(
@@ -89,7 +85,7 @@ class Training:
             )
         if self.crop_size % 32:
             raise ConfigError(f"crop_size is {self.crop_size}; it must be a multiple of 32")
-        if len(self.scale_range) != 2 or not 0 < self.scale_range[0] <= self.scale_range[1] < math.inf:
+        if not 0 < self.scale_range[0] <= self.scale_range[1]:
             raise ConfigError(f"scale_range is {self.scale_range}; it must be two rising positive numbers")
 
     @property

@@ -17,9 +17,21 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from vlseg import json_files
 from vlseg.errors import VocabularyError
 from vlseg.labels import check_names, shown
-from vlseg.labels.tokens import FAST, MERGES, VOCABULARY, token_ids, tokenizer_directory
+from vlseg.labels.tokens import (
+    FAST,
+    MERGES,
+    VOCABULARY,
+    check_merges,
+    library_errors,
+    names_in,
+    read_text,
+    read_vocabulary,
+    token_ids,
+    tokenizer_directory,
+)
 
 if TYPE_CHECKING:
     import tokenizers
@@ -86,7 +98,13 @@ def load_tokenizer(source: str | os.PathLike[str]) -> Tokenizer:
     tokenizer.no_padding()
     tokenizer.no_truncation()
     clean = _cleaner()
-    return lambda text: tokenizer.encode(clean(text), add_special_tokens=False).ids
+
+    def encode(text: str) -> Sequence[int]:
+        with library_errors("the tokenizer cannot be used"):
+            ids: Sequence[int] = tokenizer.encode(clean(text), add_special_tokens=False).ids
+            return ids
+
+    return encode
 
 
 def tokenize(labels: Sequence[str], tokenizer: Tokenizer, *, context: int = 77, vocabulary: int = 49408) -> np.ndarray:
@@ -172,7 +190,18 @@ def _read(directory: Path) -> tokenizers.Tokenizer:
         raise VocabularyError(f"tokenizer directory {directory} lacks {missing[0]}: put it beside the rest")
     from tokenizers.pre_tokenizers import ByteLevel
 
-    try:
+    # The library also reads settings that lie beside these.
+    for name in sorted(names_in(directory)):
+        if name in files:
+            text = read_text(directory / name)
+            if name.endswith(".json"):
+                source = f"{directory / name} cannot be read, fetch it again: it"
+                check_merges(json_files.parse(text, source, VocabularyError), directory / name)
+        elif name.endswith((".json", ".jinja", ".txt")):
+            read_text(directory / name)
+    if VOCABULARY in files:
+        read_vocabulary(directory / VOCABULARY)
+    with library_errors(f"{' and '.join(files)} of {directory} cannot be read"):
         tokenizer = (
             import_transformers().CLIPTokenizer.from_pretrained(directory, local_files_only=True).backend_tokenizer
         )
@@ -181,10 +210,6 @@ def _read(directory: Path) -> tokenizers.Tokenizer:
         if not all({byte, byte + _END_OF_WORD} <= known for byte in ByteLevel.alphabet()):
             raise ValueError("some of the 512 tokens of single bytes are missing")
         return tokenizer
-    except Exception as error:  # the library raises nothing more specific
-        raise VocabularyError(
-            f"{' and '.join(files)} of {directory} cannot be read ({' '.join(str(error).split())}): fetch them again"
-        ) from error
 
 
 def _encode(tokenizer: Tokenizer, label: str, vocabulary: int) -> list[int]:

@@ -25,7 +25,8 @@ def check_numbers(
     for name in names:
         value = getattr(settings, name)
         for number in value if isinstance(value, tuple) else (value,):
-            fits = number is None or (isinstance(number, int if whole else (int, float)) and least <= number < below)
+            is_number = isinstance(number, int if whole else (int, float)) and not isinstance(number, bool)
+            fits = number is None or (is_number and least <= number < below)
             if not fits:
                 limits = f"in [{least:g}, {below:g})" if below < math.inf else f"{least:g} or more"
                 raise ConfigError(f"{where}{name} is {value!r}; it must be {limits}{', an integer' if whole else ''}")

@@ -1,18 +1,21 @@
 """How every command starts and ends: flags, one-line errors, exit codes, quiet logs.
 
 Exit codes: 0 done (or --help shown), 1 a fault of the program, with its traceback, 2 an error the user can act on,
-3 done but for what was damaged and passed over (--skip_damaged), 130 interrupted, 134 another process is lost;
-training: 143 stopped by SIGTERM, and saved; verify: 1 without a traceback, a check failed. With VLSEG_TRACEBACK=1 in
-the environment an error of the user also shows where it was raised.
+3 done but for what was damaged and passed over (--skip_damaged), 130 interrupted, 134 another process is lost, 141
+nobody reads what is printed (as with `| head`); training: 143 stopped by SIGTERM, and saved; verify: 1 without a
+traceback, a check failed. With VLSEG_TRACEBACK=1 in the environment an error of the user also shows where it was
+raised.
 """
 
 import codecs
+import contextlib
 import errno
 import inspect
 import io
 import logging
 import os
 import re
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -21,13 +24,21 @@ from typing import Any, NoReturn
 from absl import app, flags
 from absl import logging as absl_logging
 
-from vlseg import files
+from vlseg import devices, files
 from vlseg.errors import VlsegError, is_of_jax, one_line
 
 _ESCAPED = "vlseg.escaped"
 _HELP = frozenset({"-h", "-?", "-help", "--help", "-helpshort", "--helpshort"})
 _HELP_ALL = frozenset({"-helpfull", "--helpfull"})
-_STORAGE_ERRNOS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES})
+_OWN_ERRNOS = frozenset(
+    {
+        *(errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE, errno.EFBIG),
+        *(errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENAMETOOLONG, errno.ELOOP, errno.EADDRINUSE),
+    }
+)
+"""What is wrong with the machine, or with a name that was given."""
+INTERRUPTED, UNREAD = 130, 141
+_OUT_OF_MEMORY = re.compile("RESOURCE_EXHAUSTED|[Oo]ut of memory")
 LOST = 134
 """Exit code of a process that cannot go on without another one, which JAX also ends with: it is worth another try."""
 
@@ -46,22 +57,83 @@ def run(main: Callable[[list[str]], Any], usage: str | None = None) -> NoReturn:
     """
     _quiet_native_logs()
     _print_any_name()
+    _watch_over_the_end()
     try:
-        app.run(_with_quiet_logs(main), flags_parser=lambda argv: _parse(argv, main, usage))
+        try:
+            app.run(_with_quiet_logs(main), flags_parser=lambda argv: _parse(argv, main, usage))
+        finally:
+            if sys.stdout is not None:
+                sys.stdout.flush()  # else a full or closed output is only seen when nothing can be said any more
     except (VlsegError, app.UsageError) as error:
         fail(str(error))
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        sys.exit(130)
+        _interrupted()
+    except BrokenPipeError:
+        _give_up_output()
+        _end_children()
+        _end_at_once(UNREAD)
     except Exception as error:
-        if isinstance(error, OSError) and error.errno in _STORAGE_ERRNOS:
-            place = f": {os.fsdecode(error.filename)}" if isinstance(error.filename, str | bytes) else ""
-            fail(f"{error.strerror}{place}")
+        if said := _own_mistake(error):
+            fail(said)
         if _works_with_others():
             traceback.print_exc()
             _end_at_once(LOST if _is_of_another(error) else 1)
         raise
     sys.exit(0)
+
+
+def _own_mistake(error: Exception) -> str | None:
+    """The message for an error that is no fault of the program: of the machine, or of what it was given."""
+    if isinstance(error, OSError):
+        if error.errno in _OWN_ERRNOS:
+            place = f": {os.fsdecode(error.filename)}" if isinstance(error.filename, str | bytes) else ""
+            return f"{error.strerror or type(error).__name__}{place}"
+        if "No usable temporary directory" in str(error):
+            return f"{error.strerror}; free some space there, or set TMPDIR to another folder"
+    if isinstance(error, MemoryError) or (is_of_jax(error) and _OUT_OF_MEMORY.search(str(error))):
+        return (
+            f"out of memory ({one_line(error)[:200] or 'of this machine'}); take smaller images, batches or models, "
+            "or a machine with more"
+        )
+    if isinstance(error, RuntimeError) and "can't start new thread" in str(error):
+        return "no more threads can be started: fewer of them (--config.loading.threads), or a higher ulimit -u"
+    return devices.absent(error) if devices.is_absent(error) else None
+
+
+def _interrupted() -> NoReturn:
+    """Ends an interrupted command with one line, whatever its threads and processes are about."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    print("interrupted", file=sys.stderr)
+    _end_children()
+    with contextlib.suppress(OSError):
+        _end_at_once(INTERRUPTED)
+    os._exit(INTERRUPTED)
+
+
+def _watch_over_the_end() -> None:
+    """Ends a command with one line, too, that is interrupted while Python waits for its threads at exit."""
+    before = sys.unraisablehook
+
+    def hook(problem: "sys.UnraisableHookArgs") -> None:
+        if isinstance(problem.exc_value, KeyboardInterrupt):
+            _interrupted()
+        before(problem)
+
+    sys.unraisablehook = hook
+
+
+def _end_children() -> None:
+    """Ends processes of workers, which an end at once would leave behind."""
+    multiprocessing = sys.modules.get("multiprocessing")
+    for child in multiprocessing.active_children() if multiprocessing else ():
+        child.terminate()
+
+
+def _give_up_output() -> None:
+    """Sends what is still to be printed nowhere."""
+    with contextlib.suppress(OSError, ValueError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
 
 
 def _parse(argv: Sequence[str], main: Callable[..., Any], usage: str | None) -> list[str]:
@@ -137,9 +209,19 @@ def _flag_message(message: str) -> str:
     return f"{message.rstrip('.')} (--help lists the flags)"
 
 
+def _in_one_line(record: logging.LogRecord) -> bool:
+    """Makes a message of ours one short line, whatever file names and words it quotes."""
+    packages = sys.modules.get("vlseg.packages")
+    own = ("vlseg", *(packages.registered() if packages else ()))
+    if record.name.partition(".")[0] in own and not record.exc_info:
+        record.msg, record.args = one_line(record.getMessage()), ()
+    return True
+
+
 def _with_quiet_logs(main: Callable[[list[str]], Any]) -> Callable[[list[str]], Any]:
     def run_main(argv: list[str]) -> Any:
         _quiet_python_logs()
+        absl_logging.get_absl_handler().addFilter(_in_one_line)
         try:
             return main(argv)
         except app.UsageError as error:

@@ -1,10 +1,14 @@
 """Several processes that work as one: how they find each other, and what only one of them does."""
 
+import contextlib
+import fcntl
 import functools
 import json
 import os
+import re
 import signal
 import sys
+import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
@@ -60,10 +64,12 @@ def initialize(*, saves: bool = False) -> None:
             return
     elif missing:
         raise ConfigError(f"--coordinator, --num_processes and --process_id go together: {', '.join(missing)} missing")
-    elif ":" not in options.coordinator:
+    elif not re.fullmatch(r"\S+:\d{1,5}", options.coordinator) or int(options.coordinator.rpartition(":")[2]) > 65535:
         raise ConfigError(f"--coordinator {options.coordinator} is not like 10.0.0.1:8476")
     elif options.process_id >= options.num_processes:
         raise ConfigError(f"--process_id {options.process_id} is not below --num_processes {options.num_processes}")
+    if options.coordinator is not None:
+        _claim(options.coordinator, options.process_id)
     _join(options.coordinator, options.num_processes, options.process_id, options.coordinator_timeout)
     if not saves:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -152,12 +158,35 @@ def wait_for_all(what: str) -> None:
         multihost_utils.sync_global_devices(what)
 
 
+_claims: list[Any] = []
+"""Open files, whose locks end with this process."""
+
+
+def _claim(coordinator: str, process: int) -> None:
+    """Refuses a --process_id that another process of this host has: JAX ends one of the two with a stack trace.
+
+    Raises:
+        ConfigError: there is such a process.
+    """
+    name = f"vlseg-{os.getuid()}-{re.sub(r'[^a-zA-Z0-9.]', '-', coordinator)}-{process}.lock"
+    with contextlib.suppress(OSError):
+        lock = open(os.path.join(tempfile.gettempdir(), name), "ab")  # noqa: SIM115 - held until this process ends
+        _claims.append(lock)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ConfigError(
+                f"another process on this host has --process_id {process} at {coordinator} already: give each its own"
+            ) from None
+
+
 def _join(coordinator: str | None, processes: int | None, process: int | None, timeout: int) -> None:
     def give_up() -> None:
         where = coordinator or "the cluster's coordinator"
         whom = f"not all of the {processes or 'other'} processes came to" if process == 0 else "no process answers at"
         print(
-            f"error: {whom} {where} within {timeout} s; check that all are started, the address, and the firewall",
+            f"error: {whom} {where} within {timeout} s; check that all are started, each "
+            "with a --process_id of its own, the address, and the firewall",
             file=sys.stderr,
             flush=True,
         )

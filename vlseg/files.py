@@ -19,6 +19,7 @@ import re
 import shutil
 import socket
 import stat
+import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -217,8 +218,11 @@ def _finite(obj: Any) -> Any:
 
 
 def cache_directory() -> Path:
-    """Where downloads and computed embeddings are kept: $VLSEG_CACHE, or ~/.cache/vlseg without that."""
-    return Path(os.environ.get("VLSEG_CACHE") or "~/.cache/vlseg").expanduser()
+    """Where downloads and computed embeddings are kept: $VLSEG_CACHE, ~/.cache/vlseg, or without a home /tmp."""
+    try:
+        return Path(os.environ.get("VLSEG_CACHE") or "~/.cache/vlseg").expanduser()
+    except RuntimeError:  # a user without a home, as in many containers
+        return Path(tempfile.gettempdir()) / f"vlseg-{os.getuid()}"
 
 
 def stored_path(path: PathLike) -> str:

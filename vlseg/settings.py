@@ -11,8 +11,8 @@ file does not say. So every setting is a flag, and a file can be copied anywhere
 import dataclasses
 import types
 import typing
-from collections.abc import Iterable, Mapping
-from typing import Any, TypeVar
+from collections.abc import Iterable
+from typing import Any
 
 from absl import flags
 from ml_collections import ConfigDict, FieldReference, config_dict
@@ -20,8 +20,7 @@ from ml_collections.config_flags import config_flags
 
 from vlseg import packages
 from vlseg.errors import ConfigError
-
-T = TypeVar("T")
+from vlseg.fields import read as read
 
 # The flag belongs to the command that calls `define_flag`, so its --help shows it.
 flags.disclaim_key_flags()
@@ -192,34 +191,6 @@ def as_config(settings: Any) -> ConfigDict:
             value = config_dict.placeholder(kind)
         config[field.name] = value
     return config
-
-
-def read(kind: type[T], values: Mapping[str, Any], where: str) -> T:
-    """A dataclass from settings by name; lists become tuples, and mappings the dataclasses that its fields are.
-
-    Args:
-        kind: a dataclass, which checks its values itself.
-        values: names of its fields -> values; what is left out has its default.
-        where: what a message calls them, such as "config.adaptation".
-
-    Raises:
-        ConfigError: a name that does not exist, or a value that cannot be.
-    """
-    known = [field.name for field in dataclasses.fields(kind)]  # type: ignore[arg-type]
-    plain = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
-    unknown = sorted(plain.keys() - set(known))
-    if unknown:
-        raise ConfigError(f"{where} has no setting {', '.join(unknown)}; there are {', '.join(known)}")
-    hints = typing.get_type_hints(kind)
-    for name, value in plain.items():
-        if dataclasses.is_dataclass(hints[name]) and isinstance(value, Mapping | ConfigDict):
-            plain[name] = read(hints[name], value, f"{where}.{name}")
-    try:
-        return kind(**plain)
-    except ConfigError as error:
-        raise ConfigError(f"{where}.{error}") from error
-    except (TypeError, ValueError) as error:
-        raise ConfigError(f"{where}: {error}") from error
 
 
 def complete(config: ConfigDict) -> ConfigDict:

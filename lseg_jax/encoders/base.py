@@ -5,7 +5,6 @@ An encoder is a module of this package whose configuration, a frozen dataclass o
 """
 
 import abc
-import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Self
 
@@ -17,7 +16,6 @@ import numpy as np
 from lseg_jax.encoders.foreign import Format, Shapes
 from lseg_jax.tokenizers import Tokenizer
 from vlseg.checkpoints.rules import Rule
-from vlseg.checks import check_numbers
 
 STRIDES = (4, 8, 16, 32)
 """Pixels per position of the four levels that an image encoder gives the decoder."""
@@ -193,8 +191,3 @@ def normalized(x: jax.Array) -> jax.Array:
     """`x` divided by its l2 norm along the last axis, float32."""
     x = x.astype(jnp.float32)
     return x / jnp.linalg.norm(x, axis=-1, keepdims=True)
-
-
-def check_sizes(config: Any) -> None:
-    """Raises ConfigError unless all fields of a configuration hold positive integers."""
-    check_numbers(config, *(field.name for field in dataclasses.fields(config)), least=1, whole=True)

@@ -6,7 +6,7 @@ import hashlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import flax.linen as nn
 import jax
@@ -15,11 +15,13 @@ import numpy as np
 
 from lseg_jax import labels
 from lseg_jax.encoders import transformer
-from lseg_jax.encoders.base import TextEncoder, check_sizes, normalized
+from lseg_jax.encoders.base import TextEncoder, normalized
 from lseg_jax.encoders.foreign import Format, Recipe, Shapes, concatenated, count, shape_of
 from lseg_jax.tokenizers import Tokenizer, clip_tokenizer, import_transformers, tokenize
+from vlseg import fields
 from vlseg.checkpoints.rules import LINEAR, SAME, Rule, each, flatten, linear, norm, stacked
 from vlseg.errors import CheckpointError
+from vlseg.fields import Range, Width
 from vlseg.nn.layers import LayerNorm
 
 NORM_EPSILON = 1e-5
@@ -127,15 +129,15 @@ class TextConfig(TextEncoder):
     carried = rf"{re.escape(OFFICIAL)}(visual\.|logit_scale$)"
     axes = (*transformer.AXES, (r"/text/(token_embedding|positions|projection)$", ("embed",)))
 
-    width: int = 512
-    heads: int = 8
-    layers: int = 12
-    features: int = 512
-    context: int = 77
-    vocabulary: int = 49408
+    width: Width = 512
+    heads: Annotated[int, Range(1, 1024)] = 8
+    layers: Annotated[int, Range(1, 2**13)] = 12
+    features: Width = 512
+    context: Annotated[int, Range(1, 2**16)] = 77
+    vocabulary: Annotated[int, Range(1, 2**24)] = 49408
 
     def __post_init__(self) -> None:
-        check_sizes(self)
+        fields.check(self)
         transformer.check_heads(self.width, self.heads)
 
     def module(self) -> nn.Module:

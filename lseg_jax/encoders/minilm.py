@@ -20,9 +20,10 @@ import numpy as np
 from einops import rearrange
 
 from lseg_jax import labels
-from lseg_jax.encoders.base import TextEncoder, check_sizes
+from lseg_jax.encoders.base import TextEncoder
 from lseg_jax.encoders.transformer import exact_gelu
 from lseg_jax.tokenizers import Tokenizer, report_cut
+from vlseg import fields
 from vlseg.checkpoints.rules import (
     SAME,
     Rule,
@@ -36,6 +37,7 @@ from vlseg.checkpoints.rules import (
     stacked,
 )
 from vlseg.errors import CheckpointError, VocabularyError
+from vlseg.fields import Width
 from vlseg.labels.tokens import check_text
 from vlseg.nn.attention import MASKED, KeyBlock, QueryBlock, attend
 from vlseg.nn.layers import LayerNorm
@@ -69,10 +71,10 @@ class SentenceConfig(TextEncoder):
     unknown = 100
     context = MAX_LENGTH
 
-    features: int = WIDTH
+    features: Width = WIDTH
 
     def __post_init__(self) -> None:
-        check_sizes(self)
+        fields.check(self)
 
     def module(self) -> nn.Module:
         return MiniLM()
@@ -147,7 +149,7 @@ class MiniLM(nn.Module):
         )
         x, _ = scanned(name="layers")(x, jnp.where(mask, 0.0, MASKED)[:, None, None])
         # The sum has the direction of the average.
-        x = jnp.sum(x * mask[..., None], axis=1)
+        x = jnp.sum(jnp.where(mask[..., None], x, 0), axis=1)
         return x / jnp.linalg.norm(x, axis=-1, keepdims=True)
 
 

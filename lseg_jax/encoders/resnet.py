@@ -3,20 +3,25 @@
 import dataclasses
 import re
 from collections.abc import Sequence
+from typing import Annotated
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from lseg_jax.encoders.base import STRIDES, ImageEncoder, check_sizes
+from lseg_jax.encoders.base import STRIDES, ImageEncoder
 from lseg_jax.encoders.foreign import Format, Shapes, count, shape_of
+from vlseg import fields
 from vlseg.checkpoints.rules import Rule, residual_stages, stem
 from vlseg.errors import ConfigError
+from vlseg.fields import Length, Range
 from vlseg.nn import resnet
 
 STAGES = tuple(f"layer{number}" for number in range(1, len(STRIDES) + 1))
 OFFICIAL_STAGES = ("pretrained.layer1.4", *(f"pretrained.{stage}" for stage in STAGES[1:]))
 """Officially "layer1" is the stem, a pooling and the first stage."""
+
+MAX_BLOCKS = 256
 
 TORCHVISION = Format(
     "a ResNet by the names of torchvision",
@@ -42,11 +47,11 @@ class ResNetConfig(ImageEncoder):
     deviation = (0.229, 0.224, 0.225)
     heads = 0
 
-    stages: tuple[int, ...] = (3, 4, 23, 3)
-    width: int = 64
+    stages: Annotated[tuple[Annotated[int, Range(1, 2**11)], ...], Length(0, 16)] = (3, 4, 23, 3)
+    width: Annotated[int, Range(1, 2048)] = 64
 
     def __post_init__(self) -> None:
-        check_sizes(self)
+        fields.check(self)
         if len(self.stages) != len(STRIDES):
             raise ConfigError(f"{len(self.stages)} stages are not four")
 
@@ -55,6 +60,8 @@ class ResNetConfig(ImageEncoder):
         return tuple(4 * self.width * 2**stage for stage in range(len(self.stages)))
 
     def module(self, dtype: str = "float32", remat: str = "none") -> nn.Module:
+        if sum(self.stages) > MAX_BLOCKS:  # each is compiled for itself
+            raise ConfigError(f"{sum(self.stages)} blocks are more than {MAX_BLOCKS}")
         return resnet.ResNet(self.stages, self.width, jnp.dtype(dtype))
 
     def levels(

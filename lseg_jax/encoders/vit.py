@@ -4,7 +4,7 @@ import dataclasses
 import math
 import re
 from collections.abc import Callable, Sequence
-from typing import ClassVar, NamedTuple
+from typing import Annotated, ClassVar, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -15,10 +15,12 @@ from flax.typing import Initializer
 
 from lseg_jax import dpt
 from lseg_jax.encoders import transformer
-from lseg_jax.encoders.base import STRIDES, ImageEncoder, check_sizes
+from lseg_jax.encoders.base import STRIDES, ImageEncoder
 from lseg_jax.encoders.foreign import Format, Recipe, Shapes, count, shape_of
+from vlseg import fields
 from vlseg.checkpoints.rules import CONVOLUTION, LINEAR, POINTWISE, SAME, Layout, Rule, each, linear, norm, stacked
 from vlseg.errors import ConfigError
+from vlseg.fields import Length, Range, Width
 from vlseg.nn.initializers import KERNEL, uniform
 from vlseg.nn.layers import LayerNorm
 from vlseg.nn.resize import resize_bilinear
@@ -144,15 +146,15 @@ class ViTConfig(ImageEncoder):
     style: ClassVar[Style] = TIMM_STYLE
     axes = (*transformer.AXES, (r"/image/(patch_kernel|positions)$", ("embed",)), *dpt.REASSEMBLY_AXES)
 
-    patch: int = 16
-    width: int = 1024
-    heads: int = 16
-    layers: int = 24
-    grid: int = 24
-    reassembled: tuple[int, ...] = (256, 512, 1024, 1024)
+    patch: Annotated[int, Range(1, 256)] = 16
+    width: Width = 1024
+    heads: Annotated[int, Range(1, 1024)] = 16
+    layers: Annotated[int, Range(1, 2**13)] = 24
+    grid: Annotated[int, Range(1, 2**11)] = 24
+    reassembled: Annotated[tuple[Width, ...], Length(0, 16)] = (256, 512, 1024, 1024)
 
     def __post_init__(self) -> None:
-        check_sizes(self)
+        fields.check(self)
         transformer.check_heads(self.width, self.heads)
         if len(self.reassembled) != DEPTHS:
             raise ConfigError(f"{len(self.reassembled)} reassembled levels are not four")

@@ -29,6 +29,6 @@ def test_every_parameter_has_a_shape(micro_config: OFAConfig, decoder_positions:
 
 @pytest.mark.parametrize("settings", [{"resnet_stages": ()}, {"ffn_width": 2.5}, {"vocabulary_size": -1}])
 def test_settings_that_no_model_can_have(micro_config: OFAConfig, settings: dict):
-    with pytest.raises(ConfigError, match="no model can be built from its settings") as caught:
+    with pytest.raises(ConfigError, match=f"{next(iter(settings))} (is|has)") as caught:
         parameter_shapes(dataclasses.replace(micro_config, **settings))
     assert "\n" not in str(caught.value)

@@ -6,6 +6,7 @@ import json
 import jax
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 import lseg_jax
 from lseg_jax import checkpoint, official
@@ -310,7 +311,7 @@ def test_weights_that_are_cut(directory, name):
         ({"format": "ifseg_jax"}, "format 'ifseg_jax', not 'lseg_jax'"),
         ({"model": {"colour": 1}}, r"config\.json cannot be used: .*colour"),
         ({"model": {"features": "16"}}, r"config\.json cannot be used: features is '16'"),
-        ({"model": []}, r"model\.safetensors: "),
+        ({"model": []}, r"config\.json cannot be used"),
         ({"model": None}, r"config\.json cannot be used"),
         ({"inference": []}, r"config\.json cannot be used"),
         ({"inference": {"crop_size": 100}}, r"config\.json cannot be used: .*crop_size"),
@@ -355,3 +356,29 @@ def test_places_that_cannot_be_written(directory, micro_model, tmp_path):
     with pytest.raises(ConfigError, match=r"encodes labels alone, not in .a photo of"):
         checkpoint.write_official(tmp_path / "a.ckpt", Stored(photos, weights_of(micro_model)))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model"]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b'{"a":' * 100_000, "nested deeper"),
+        (b"[]", "it must hold settings by name"),
+        (b"<!DOCTYPE html>", "an HTML page"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "a Git LFS pointer"),
+        (b'{"format": ["lseg_jax"]}', "format is"),
+        (b'{"format": "lseg_jax", "model": {}, "version": 2}', "version is 2"),
+        (b'{"format": "lseg_jax", "model": {}, "tied": [1]}', "tied is"),
+        (b'{"format": "lseg_jax", "model": {"image": {"layers": 1000000000}}}', "layers is 1000000000"),
+    ],
+)
+def test_a_config_file_that_holds_anything(directory, content, message):
+    (directory / "config.json").write_bytes(content)
+    with pytest.raises(CheckpointError, match=message):
+        lseg_jax.load(directory)
+
+
+@pytest.mark.parametrize("embedding", [np.ones(7, np.float32), np.ones((2, 24), np.float32), np.full(24, np.nan, "f4")])
+def test_embeddings_of_labels_that_do_not_fit(directory, embedding):
+    save_file({"cat": embedding}, directory / checkpoint.LABELS_FILE)
+    with pytest.raises(CheckpointError, match=r"labels\.safetensors: .*cat"):
+        lseg_jax.load(directory)

@@ -1,9 +1,12 @@
 """Commands end with one line and the right code, whatever goes wrong."""
 
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -43,6 +46,14 @@ def main(argv):
             raise OSError(errno.ENOSPC, "No space left on device", "/disk/a.pt")
         case "read-only":
             raise OSError(errno.EROFS, "Read-only file system")
+        case "files":
+            raise OSError(errno.EMFILE, "Too many open files", "/data/a.png")
+        case "memory":
+            raise MemoryError("Unable to allocate 8 TiB")
+        case "threads":
+            raise RuntimeError("can't start new thread")
+        case "device":
+            raise RuntimeError("Unable to initialize backend 'tpu': no libtpu")
         case "denied":
             raise PermissionError(errno.EACCES, "Permission denied", "/root/a")
         case "absent":
@@ -55,7 +66,9 @@ def main(argv):
             absl_logging.info("info")
             absl_logging.warning("library warning")
             logging.getLogger("library").warning("library warning")
-            logging.getLogger("vlseg.data").warning("own warning")
+            logging.getLogger("vlseg.data").warning("own %s", "warning")
+        case "names":
+            logging.getLogger("vlseg.data").warning("%s is odd", "a\\nb\\x1b[2J" + "c" * 1000)
         case "jax":
             import jax
 
@@ -120,6 +133,7 @@ def test_the_exit_code_is_what_main_returns(folder: Path) -> None:
         (["--images=a", "--mode=full"], "No space left on device: /disk/a.pt"),
         (["--images=a", "--mode=read-only"], "Read-only file system"),
         (["--images=a", "--mode=denied"], "Permission denied: /root/a"),
+        (["--images=a", "--mode=files"], "Too many open files: /data/a.png"),
         ([], "--images is required (--help lists the flags)"),
         (["--images"], "Missing value for flag --images (--help lists the flags)"),
         (["--images=a", "--colour=3"], "Unknown command line flag 'colour' (--help lists the flags)"),
@@ -161,6 +175,17 @@ def test_errors_of_the_user_are_one_line(folder: Path, arguments: list[str], lin
 
 
 @pytest.mark.parametrize(
+    ("mode", "said"),
+    [("memory", "out of memory (Unable to allocate 8 TiB)"), ("threads", "threads"), ("device", "JAX finds no device")],
+)
+def test_what_is_wrong_with_a_machine_is_one_line(folder: Path, mode: str, said: str) -> None:
+    result = run(folder, "--images=a", f"--mode={mode}", JAX_PLATFORMS="")
+    assert result.returncode == 2
+    assert len(result.stderr.splitlines()) == 1
+    assert said in result.stderr
+
+
+@pytest.mark.parametrize(
     ("arguments", "error"),
     [
         (["--images=a", "--mode=bug"], "ZeroDivisionError: bug"),
@@ -186,6 +211,36 @@ def test_the_traceback_is_there_on_demand(folder: Path) -> None:
 def test_interruption(folder: Path) -> None:
     result = run(folder, "--images=a", "--mode=interrupt")
     assert (result.returncode, result.stderr) == (130, "interrupted\n")
+
+
+@pytest.mark.parametrize("moment", ["import", "end"])
+def test_interruption_at_any_moment(tmp_path: Path, moment: str) -> None:
+    waiting = "import time; print('here', flush=True); time.sleep(60)"
+    ending = f"import threading; threading.Thread(target=lambda: exec({waiting!r})).start()"
+    (tmp_path / "package").mkdir()
+    (tmp_path / "package/__init__.py").write_text("import vlseg\n" + (waiting if moment == "import" else ""))
+    (tmp_path / "package/paint.py").write_text(f"from vlseg import cli\ncli.run(lambda _: exec({ending!r}), 'x')\n")
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen([sys.executable, "-m", "package.paint"], cwd=tmp_path, env=environment, **pipes) as process:
+        assert process.stdout and process.stderr
+        assert process.stdout.readline() == "here\n"
+        time.sleep(0.3 if moment == "end" else 0)
+        process.send_signal(signal.SIGINT)
+        assert (process.wait(20), process.stderr.read()) == (130, "interrupted\n")
+
+
+def test_output_that_nobody_reads_or_that_is_full_is_no_fault_of_the_program(folder: Path) -> None:
+    command = [sys.executable, "-m", "paint", "--images=a"]
+    options: dict[str, Any] = {"cwd": folder, "env": {**os.environ, "PYTHONPATH": str(ROOT)}, "timeout": 60}
+    reading, writing = os.pipe()
+    os.close(reading)
+    result = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, **options)
+    os.close(writing)
+    assert (result.returncode, result.stderr) == (141, b"")
+    with open("/dev/full", "w") as full:
+        result = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, **options)
+    assert (result.returncode, result.stderr) == (2, b"error: No space left on device\n")
 
 
 @pytest.mark.parametrize("flag", ["--help", "-h", "--helpshort"])
@@ -228,6 +283,11 @@ def test_logs_of_libraries_are_quiet_unless_asked_for(folder: Path) -> None:
     assert quiet[0].endswith("own warning")
     loud = run(folder, "--images=a", "--mode=logs", "--verbosity=0").stderr.splitlines()
     assert [line.split("] ")[-1] for line in loud] == ["info", "library warning", "library warning", "own warning"]
+
+
+def test_warnings_are_one_short_line_whatever_they_quote(folder: Path) -> None:
+    (line,) = run(folder, "--images=a", "--mode=names").stderr.splitlines()
+    assert len(line) < 600 and line.isprintable() and line.endswith("is odd")
 
 
 def test_jax_starts_without_a_word(folder: Path) -> None:

@@ -6,19 +6,20 @@ official.safetensors   tensors that only the official code needs, if there are a
 ...                    whatever else the package keeps beside them
 """
 
+import contextlib
 import dataclasses
-import json
 import os
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 
-from vlseg import files, remote, safetensors_files, storage
+from vlseg import devices, fields, files, json_files, remote, safetensors_files, storage
 from vlseg.checkpoints import download, rules, runs
 from vlseg.checkpoints.rules import TensorSource, Variables
-from vlseg.errors import CheckpointError, ConfigError
+from vlseg.errors import CheckpointError, ConfigError, VocabularyError
+from vlseg.fields import Range
 
 VERSION = 1
 CONFIG_FILE, WEIGHTS_FILE = runs.CONFIG_FILE, runs.WEIGHTS
@@ -61,6 +62,19 @@ class Stored(NamedTuple):
     others: Mapping[str, bytes] = {}
 
 
+@dataclasses.dataclass(frozen=True)
+class _Told:
+    """What every config.json says; packages have settings of their own beside these."""
+
+    model: Mapping[str, Any]
+    version: Annotated[int, Range(1, VERSION)] = VERSION
+    tied: tuple[str, ...] = ()
+    fresh: tuple[str, ...] = ()
+
+
+_TOLD = tuple(field.name for field in dataclasses.fields(_Told))
+
+
 def read(
     path: Path,
     package: str,
@@ -79,6 +93,7 @@ def read(
             fit its configuration are named.
     """
     settings = read_settings(path)
+    config_file = (runs.frozen(path) if runs.is_step(path) else path) / CONFIG_FILE
     if settings["format"] != package:
         raise CheckpointError(f"{path} holds a model of format {settings['format']!r}, not {package!r}")
     trained: Mapping[str, TensorSource] = {}
@@ -87,18 +102,15 @@ def read(
         path = runs.frozen(path)
     elif settings.get("part") == runs.FROZEN:
         raise CheckpointError(f"{path} is only the frozen part of a run: load {path.parent}")
-    try:
-        config, shapes = parse(settings["model"])
-        tied, fresh = (tuple(settings.get(name, ())) for name in ("tied", "fresh"))
-    except KeyError as error:
-        raise CheckpointError(f"{path / CONFIG_FILE} cannot be used: it lacks {error}") from error
-    except (ValueError, TypeError, AttributeError, ArithmeticError, ConfigError) as error:
-        raise CheckpointError(f"{path / CONFIG_FILE} cannot be used: {error}") from error
+    devices.check()
+    with usable(config_file):
+        told = fields.read(_Told, {name: settings[name] for name in _TOLD if name in settings})
+        config, shapes = parse(told.model)
     variables = safetensors_files.read_variables(path / WEIGHTS_FILE, shapes, "the model", place, trained)
     carried: Mapping[str, TensorSource] = {}
     if (path / OFFICIAL_FILE).exists():
         carried = safetensors_files.open_safetensors(path / OFFICIAL_FILE)
-    return Stored(config, Weights(variables, carried, tied, fresh), settings, path)
+    return Stored(config, Weights(variables, carried, told.tied, told.fresh), settings, path)
 
 
 def read_settings(path: Path) -> Mapping[str, Any]:
@@ -109,18 +121,24 @@ def read_settings(path: Path) -> Mapping[str, Any]:
     """
     if runs.is_step(path):
         return runs.settings_of_step(read_settings(runs.frozen(path)), path.name)
-    try:
-        settings = json.loads((path / CONFIG_FILE).read_text())
-        if not isinstance(settings["format"], str):
-            raise TypeError("its format is not a name")
-    except FileNotFoundError as error:
-        raise CheckpointError(f"{path} is not a model directory: it has no {CONFIG_FILE}") from error
-    except KeyError as error:
-        raise CheckpointError(f"{path / CONFIG_FILE} cannot be used: it lacks {error}") from error
-    except (ValueError, TypeError, OSError) as error:
-        raise CheckpointError(f"{path / CONFIG_FILE} cannot be used: {error}") from error
-    found: Mapping[str, Any] = settings
+    if not (path / CONFIG_FILE).exists():
+        raise CheckpointError(f"{path} is not a model directory: it has no {CONFIG_FILE}")
+    settings = json_files.read(path / CONFIG_FILE, CheckpointError)
+    with usable(path / CONFIG_FILE):
+        found = fields.mapping(settings, "it")
+        if "format" not in found:
+            raise ConfigError("it lacks 'format'")
+        fields.check_value(found["format"], str, "format")
     return found
+
+
+@contextlib.contextmanager
+def usable(config_file: Path) -> Iterator[None]:
+    """Turns what the block says of settings out of a config.json into a CheckpointError that names the file."""
+    try:
+        yield
+    except (ConfigError, VocabularyError) as error:
+        raise CheckpointError(f"{config_file} cannot be used: {error}") from error
 
 
 def write_frozen(run: str | os.PathLike[str], package: str, stored: Stored, trained: Collection[str]) -> None:

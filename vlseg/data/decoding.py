@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from vlseg import json_files
+from vlseg import files, json_files
+from vlseg.data import matlab_files
 from vlseg.data.evidence import Evidence
 from vlseg.data.examples import IGNORE_LABEL, Decoder
 from vlseg.data.images import read_label, read_label_colours
@@ -200,22 +201,16 @@ def matlab(path: Path, *keys: str) -> NDArray[np.int32]:
     Raises:
         ImageError: the file is missing, damaged, of a newer version, or has no such array.
     """
-    import scipy.io
-
-    if not path.is_file():
-        raise ImageError(f"{path}: no such file")
+    content = files.read_regular(path, ImageError)
     try:
-        value = scipy.io.loadmat(path, squeeze_me=True, struct_as_record=False)[keys[0]]
-        for key in keys[1:]:
-            value = getattr(value, key)
-        array = np.asarray(value)
-        if array.ndim != 2 or array.dtype.kind not in "iuf" or array.min() < 0 or array.max() > MAX_VALUE:
-            raise ImageError(f"{path}: {'.'.join(keys)} is not a map of labels")
-        return array.astype(np.int32)
-    except ImageError:
-        raise
-    except Exception as error:  # the library raises almost anything on damaged files
-        raise ImageError(f"{path}: is not a MATLAB file with {'.'.join(keys)}, or is damaged") from error
+        array = matlab_files.read(content, keys)
+    except ValueError as error:
+        kind = files.kind_of(content) or f"not a MATLAB file with {'.'.join(keys)}, or is damaged"
+        raise ImageError(f"{path}: is {kind} ({error})") from error
+    whole = array.ndim == 2 and array.size and np.isfinite(array).all()
+    if not whole or array.min() < 0 or array.max() > MAX_VALUE:
+        raise ImageError(f"{path}: {'.'.join(keys)} is not a map of labels")
+    return array.astype(np.int32)
 
 
 def _packed(colour: NDArray[np.integer]) -> NDArray[np.integer]:

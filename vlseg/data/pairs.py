@@ -229,18 +229,18 @@ def refuse(folder: Path, kind: str, missing: list[str]) -> None:
 
 def read_bytes(path: Path, absent: str = "no such file") -> bytes:
     """The content of a file; DatasetError if it is not there, which `absent` says, or cannot be read."""
-    try:
-        return path.read_bytes()
-    except FileNotFoundError:
-        raise DatasetError(f"{path}: {absent}") from None
-    except OSError as error:
-        raise DatasetError(f"{path}: cannot be read: {error}") from error
+    if not os.path.lexists(path):
+        raise DatasetError(f"{path}: {absent}")
+    return files.read_regular(path, DatasetError)
 
 
 def read_lines(path: Path, absent: str = "no such file") -> list[str]:
     """The lines of a text file in UTF-8 that are not blank, of which there must be one; errors as of `read_bytes`."""
+    content = read_bytes(path, absent)
+    if content and (kind := files.kind_of(content)):
+        raise DatasetError(f"{path}: is {kind}")
     try:
-        lines = [line for line in read_bytes(path, absent).decode("utf-8").splitlines() if line.strip()]
+        lines = [line for line in content.decode("utf-8").splitlines() if line.strip()]
     except UnicodeDecodeError as error:
         raise DatasetError(f"{path}: cannot be read: {error}") from error
     if not lines:

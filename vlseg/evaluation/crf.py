@@ -13,13 +13,14 @@ and the lattice hardly (0.3 % of the pixels of a photograph), so that here they 
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import numpy as np
 
-from vlseg.checks import check_numbers
+from vlseg import fields
 from vlseg.errors import ConfigError, ImageError
 from vlseg.evaluation.permutohedral import Lattice
+from vlseg.fields import Positive, Range
 
 LEAST_PROBABILITY = 1e-5
 """Smaller probabilities are taken for this one, as in pydensecrf's `unary_from_softmax`."""
@@ -32,6 +33,8 @@ BLOCK = 2**18
 
 COLUMNS = 16
 """Labels that the lattice filters at once, so that many labels need little memory."""
+
+Deviation = Annotated[float, Range(0.1, 1e6)]
 
 Kernel = Callable[[np.ndarray], np.ndarray]
 """Weighted sums over all pixels of values [H * W, M], in the dtype of the values."""
@@ -53,12 +56,12 @@ class CRF:
         ConfigError: a number is out of its range.
     """
 
-    iterations: int = 0
-    gaussian_deviation: float = 1.0
-    gaussian_weight: float = 3.0
-    bilateral_deviation: float = 67.0
-    colour_deviation: float = 3.0
-    bilateral_weight: float = 4.0
+    iterations: Annotated[int, Range(0, 10_000)] = 0
+    gaussian_deviation: Deviation = 1.0
+    gaussian_weight: Positive = 3.0
+    bilateral_deviation: Deviation = 67.0
+    colour_deviation: Deviation = 3.0
+    bilateral_weight: Positive = 4.0
     exact: bool = False
 
     needs: ClassVar[Mapping[str, str]] = dict.fromkeys(
@@ -71,9 +74,7 @@ class CRF:
     """See `vlseg.overrides`."""
 
     def __post_init__(self) -> None:
-        check_numbers(self, "iterations", whole=True)
-        check_numbers(self, "gaussian_weight", "bilateral_weight")
-        check_numbers(self, "gaussian_deviation", "bilateral_deviation", "colour_deviation", least=0.1)
+        fields.check(self)
 
 
 def refine(probabilities: np.ndarray, image: np.ndarray, settings: CRF) -> np.ndarray:

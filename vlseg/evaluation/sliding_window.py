@@ -17,21 +17,26 @@ import functools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vlseg.checks import check_numbers
+from vlseg import fields
 from vlseg.errors import ConfigError
 from vlseg.evaluation import tiles
 from vlseg.evaluation.crf import CRF
 from vlseg.evaluation.tiles import Taps, Tile
+from vlseg.fields import Length, Range, Side
 from vlseg.nn.resize import aligned_taps
 
 OFFICIAL_SCALES = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
 """The scales of the published scores."""
+
+
+MAX_WINDOWS = 2**16
+"""Of an image; the official evaluation has fifty."""
 
 
 @dataclass(frozen=True)
@@ -50,15 +55,15 @@ class Scheme:
         ConfigError: a value outside these ranges.
     """
 
-    base_size: int = 520
-    crop_size: int = 480
-    stride_rate: float = 2 / 3
-    scales: tuple[float, ...] = (1.0,)
+    base_size: Side = 520
+    crop_size: Side = 480
+    stride_rate: Annotated[float, Range(0, 1)] = 2 / 3
+    scales: Annotated[tuple[Annotated[float, Range(0, 64)], ...], Length(0, 64)] = (1.0,)
     flip: bool = False
     crf: CRF = field(default_factory=CRF)
 
     def __post_init__(self) -> None:
-        check_numbers(self, "base_size", "crop_size", least=1, whole=True)
+        fields.check(self)
         if self.crop_size % 32:
             raise ConfigError(f"crop_size is {self.crop_size}; make it a multiple of 32")
         if not 0 < self.stride_rate <= 1 or self.stride < 1:
@@ -67,6 +72,12 @@ class Scheme:
             raise ConfigError("scales is empty; name at least one, such as 1.0")
         if not all(0 < scale < math.inf for scale in self.scales):
             raise ConfigError(f"scales are {self.scales}; make all of them positive")
+        count = sum((self.base_size * scale / self.stride + 1) ** 2 for scale in self.scales)
+        if count > MAX_WINDOWS:
+            raise ConfigError(
+                f"base_size {self.base_size} at these scales, in steps of {self.stride} pixels, makes about "
+                f"{count:.0f} windows of an image; at most {MAX_WINDOWS} are looked at"
+            )
 
     @property
     def stride(self) -> int:

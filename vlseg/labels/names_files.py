@@ -27,6 +27,7 @@ from vlseg.labels import structured
 from vlseg.labels.names import check_names, shown
 from vlseg.labels.structured import Colour, Entry
 
+_MAX_LINE = 10_000
 _MAX_BYTES = 32_000_000
 _LONGEST = 200
 """Characters of a name: what is longer is a sentence, or another kind of file."""
@@ -105,6 +106,8 @@ def _text(path: Path) -> str:
 
 def _entries(text: str, suffix: str) -> list[Entry]:
     start = text.lstrip()
+    if not start.startswith(("{", "[")) and (longest := max(map(len, text.splitlines()), default=0)) > _MAX_LINE:
+        raise _Unclear(f"has a line of {longest:,} characters, which is no name")
     try:
         if suffix == ".json" or start.startswith(("{", "[")):
             return structured.from_json(text)

@@ -108,7 +108,7 @@ def _accumulate(logits: jax.Array, target: jax.Array, options: _Options, *, with
         tall = jnp.einsum("yh,bhwm->bywm", rows, logits, precision="highest")
         pixels = jnp.einsum("xw,bywm->byxm", columns, tall, precision="highest")
         counted = _counted(target, categories, options.ignore_label)
-        hit = jnp.arange(categories) == target[..., None]
+        hit = (jnp.arange(categories) == target[..., None]).astype(jnp.float32)
         pixels = pixels - options.margin * hit
         peak = jnp.max(pixels, axis=-1, keepdims=True)
         exponentials = jnp.exp(pixels - peak)
@@ -116,7 +116,7 @@ def _accumulate(logits: jax.Array, target: jax.Array, options: _Options, *, with
         desired: jax.Array = hit
         if options.label_smoothing:
             desired = (1 - options.label_smoothing) * hit + options.label_smoothing / categories
-        chosen = jnp.sum(jnp.where(desired, desired * pixels, 0.0), axis=-1)
+        chosen = jnp.sum(jnp.where(desired != 0, desired * pixels, 0.0), axis=-1)
         losses = (jnp.log(partition) + peak)[..., 0] - chosen
         total += jnp.sum(jnp.where(counted, losses, 0.0), axis=(1, 2))
         if with_gradient:

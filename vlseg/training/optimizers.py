@@ -19,9 +19,14 @@ def learning_rate_schedule(base: float, steps: int, warmup_steps: int = 0, kind:
         after = optax.constant_schedule(base)
     else:
         after = optax.cosine_decay_schedule(base, max(steps - warmup_steps, 1))
-    if not warmup_steps:
-        return after
-    return optax.join_schedules([optax.linear_schedule(0.0, base, warmup_steps), after], [warmup_steps])
+    if warmup_steps:
+        after = optax.join_schedules([optax.linear_schedule(0.0, base, warmup_steps), after], [warmup_steps])
+
+    def rate(step: jax.Array | int) -> jax.Array:
+        with jax.numpy_dtype_promotion("standard"):  # which optax needs, whatever the user has chosen
+            return jnp.asarray(after(step))
+
+    return rate
 
 
 def adamw(
@@ -51,7 +56,7 @@ def _scale_by_adam(b1: float, b2: float, epsilon: float) -> optax.GradientTransf
         mu = jax.tree.map(lambda m, g: b1 * m + (1 - b1) * g, state.mu, gradients)
         nu = jax.tree.map(lambda v, g: b2 * v + (1 - b2) * g**2, state.nu, gradients)
         count = optax.safe_increment(state.count)
-        scale = jnp.sqrt(1 - jnp.float32(b2) ** count) / (1 - jnp.float32(b1) ** count)
+        scale = jnp.sqrt(1 - jax.lax.pow(jnp.float32(b2), count)) / (1 - jax.lax.pow(jnp.float32(b1), count))
         updates = jax.tree.map(lambda m, v: scale * m / (jnp.sqrt(v) + epsilon), mu, nu)
         return updates, optax.ScaleByAdamState(count, mu, nu)
 

@@ -9,22 +9,23 @@ root/00000-of-00012.array_record   a record for each example: picture as it was 
 last; and it is read from a copy in the cache, see `vlseg.remote`.
 """
 
+import dataclasses
 import io
-import json
 import os
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import msgpack
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from vlseg import files, remote
+from vlseg import fields, files, json_files, remote
 from vlseg.data.examples import Encoded, RecordDataset
 from vlseg.data.images import decode_label
-from vlseg.errors import DatasetError, StorageError, VlsegError, VocabularyError, one_line
+from vlseg.errors import ConfigError, DatasetError, StorageError, VlsegError, VocabularyError, one_line
+from vlseg.fields import CountOrNone, Length, Range
 from vlseg.labels import check_names
 from vlseg.progress import Progress
 
@@ -32,6 +33,19 @@ INFO_FILE = "prepared.json"
 FORMAT = "vlseg prepared data set 1"
 NAMES = "surrogateescape"
 """How names of examples become bytes: those of files need not be UTF-8."""
+
+_PARTS = {"name": str, "image": bytes, "label": bytes}
+
+
+@dataclasses.dataclass(frozen=True)
+class _Info:
+    """What INFO_FILE says."""
+
+    format: str
+    names: tuple[str, ...]
+    ignore_label: Annotated[int, Range(0, 2**16 - 1)]
+    examples: CountOrNone
+    files: Annotated[tuple[str, ...], Length(0, 2**20)]
 
 
 def open_prepared(root: str | os.PathLike[str]) -> RecordDataset:
@@ -45,27 +59,47 @@ def open_prepared(root: str | os.PathLike[str]) -> RecordDataset:
 
     _check_encoding(root, DatasetError)
     root = _fetched(os.fspath(root)) if files.is_remote(root) else Path(root)
+    info = _info(files.read_regular(root / INFO_FILE, DatasetError), root / INFO_FILE)
+    paths = [root / name for name in info.files]
+    if missing := [path.name for path in paths if not path.exists()]:
+        raise DatasetError(f"{root}: {', '.join(missing)} are missing: copy or prepare the data set anew")
+    for path in paths:
+        files.check_regular(path, DatasetError)
     try:
-        info = json.loads((root / INFO_FILE).read_text())
-        if info["format"] != FORMAT:
-            raise DatasetError(f"{root / INFO_FILE}: is of format {info['format']!r}, not {FORMAT!r}")
-        paths = [root / name for name in info["files"]]
-        missing = [path.name for path in paths if not path.is_file()]
-        if missing:
-            raise DatasetError(f"{root}: {', '.join(missing)} are missing: copy or prepare the data set anew")
         records = ArrayRecordDataSource(paths)
-        if len(records) != info["examples"]:
-            raise DatasetError(f"{root}: holds {len(records)} examples, not {info['examples']}: prepare it anew")
-        names = check_names(info["names"], source=os.fspath(root / INFO_FILE), ignore_case=False)
-        return RecordDataset(names, int(info["ignore_label"]), records, _unpack, decode_label)
-    except (DatasetError, VocabularyError) as error:
-        raise DatasetError(str(error)) from error
+        found = len(records)
     except Exception as error:  # the library raises several kinds on damaged files
         raise DatasetError(f"{root}: is not a prepared data set, or is damaged: {one_line(error)}") from error
+    if found != info.examples:
+        raise DatasetError(f"{root}: holds {found} examples, not {info.examples}: prepare it anew")
+    try:
+        names = check_names(info.names, source=os.fspath(root / INFO_FILE), ignore_case=False)
+    except VocabularyError as error:
+        raise DatasetError(str(error)) from error
+    return RecordDataset(names, info.ignore_label, records, _unpack, decode_label)
+
+
+def _info(content: bytes, source: object) -> _Info:
+    try:
+        told = json_files.parse(content, INFO_FILE, ConfigError)
+        if (said := fields.mapping(told, INFO_FILE).get("format")) != FORMAT:
+            raise DatasetError(f"{source}: is of format {said!r}, not {FORMAT!r}")
+        info = fields.read(_Info, told)
+    except ConfigError as error:
+        raise DatasetError(f"{source}: is not a prepared data set, or is damaged: {error}") from error
+    # A name must not lead out of the folder.
+    if outside := [name for name in info.files if name != Path(name).name or "\0" in name]:
+        raise DatasetError(f"{source}: a file lies outside, {outside[0]!r}")
+    if not info.names or info.ignore_label in range(len(info.names)):
+        raise DatasetError(f"{source}: has {len(info.names)} classes and the ignore_label {info.ignore_label}")
+    return info
 
 
 def _unpack(record: bytes, _: int) -> Encoded:
-    return Encoded(**msgpack.unpackb(record, unicode_errors=NAMES))
+    parts = msgpack.unpackb(record, unicode_errors=NAMES)
+    if not isinstance(parts, dict) or {name: type(part) for name, part in parts.items()} != _PARTS:
+        raise DatasetError("it is no example: prepare the data set anew")
+    return Encoded(**parts)
 
 
 def is_prepared(root: str | os.PathLike[str]) -> bool:
@@ -85,14 +119,8 @@ def _check_encoding(root: str | os.PathLike[str], error: type[VlsegError]) -> No
 
 def _fetched(url: str) -> Path:
     """A local copy of a prepared data set in a bucket."""
-    try:
-        names = json.loads(remote.read(f"{url.rstrip('/')}/{INFO_FILE}", DatasetError))["files"]
-        # A name must not lead out of the folder.
-        if not all(name == Path(name).name for name in names):
-            raise ValueError("a file lies outside")
-    except (ValueError, KeyError, TypeError) as error:
-        raise DatasetError(f"{url}: is not a prepared data set, or is damaged: {one_line(error)}") from error
-    return remote.fetch(url, [*names, INFO_FILE], DatasetError)
+    info = _info(remote.read(f"{url.rstrip('/')}/{INFO_FILE}", DatasetError), url)
+    return remote.fetch(url, [*info.files, INFO_FILE], DatasetError)
 
 
 def check_absent(target: str | os.PathLike[str]) -> None:

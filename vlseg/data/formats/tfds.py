@@ -5,15 +5,16 @@ several ("cityscapes/semantic_segmentation"), and may end with a version ("scene
 newest). SPLIT may be a part ("train[:90%]") or a sum ("train+validation").
 """
 
+import contextlib
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from vlseg import files
+from vlseg import files, json_files
 from vlseg.data import catalog, decoding
 from vlseg.data.catalog.entry import EVALUATION, table
 from vlseg.data.catalog.scenes import ADE20K, CITYSCAPES, CITYSCAPES_CLASSES, CITYSCAPES_VOID
@@ -21,7 +22,8 @@ from vlseg.data.decoding import Converter
 from vlseg.data.examples import IGNORE_LABEL, Encoded, RecordDataset
 from vlseg.data.images import decode_image, decode_label
 from vlseg.data.orientation import check_rule
-from vlseg.errors import ConfigError, DatasetError, VocabularyError, one_line
+from vlseg.errors import ConfigError, DatasetError, VlsegError, VocabularyError, one_line
+from vlseg.fields import Range, check_value
 from vlseg.labels import check_names, names_from
 from vlseg.labels.binding import NO_CLASS, bind
 
@@ -31,6 +33,7 @@ FILE_FORMAT = "array_record"
 IGNORE_KEY = "ignore_label"
 """What the metadata of a data set may say of pixels that do not count."""
 
+_CLASSES = "tensorflow_datasets.core.features."
 _EVALUATION_SPLITS = ("validation", "val", "test")
 _INSTALL = 'data sets of TFDS need tensorflow-datasets: pip install "vlseg-jax[tfds]"'
 _NAME_FEATURES = ("file_name", "filename", "image_id", "image/filename", "image/id", "id")
@@ -128,32 +131,87 @@ def open_tfds(
     tfds = library()
     name, data_dir, given = parse_source(source)
     builder = _builder(tfds, name, data_dir)
-    features = dict(sorted(builder.info.features.items()))
-    known = _known(builder.name, features)
+    with _damage(name):
+        features = dict(sorted(builder.info.features.items()))
+        known = _known(builder.name, features)
     if known:
         image_feature, label_feature = image_feature or known.image, label_feature or known.label
-    found = _fields(tfds, name, features, image_feature, label_feature)
+    with _damage(name):
+        found = _fields(tfds, name, features, image_feature, label_feature)
     known_label = known if known and found.label == known.label else None
     if names or not known_label:
-        by_default = (builder.info.metadata or {}).get(IGNORE_KEY, IGNORE_LABEL)
-        ignore_label = by_default if ignore_label is None else ignore_label
-        named = _names(name, features[found.label], names)
+        with _damage(name):
+            by_default = (builder.info.metadata or {}).get(IGNORE_KEY, IGNORE_LABEL)
+            named = _names(name, features[found.label], names)
+        if ignore_label is None:
+            check_value(by_default, Annotated[int, Range(-1, decoding.MAX_VALUE)], f"{name}: {IGNORE_KEY}")
+            ignore_label = by_default
         convert = decoding.counted(name, named, ignore_label, label_offset, ignore_zero)
         labels = Labels(named, ignore_label, convert)
     elif ignore_label in (None, IGNORE_LABEL) and not label_offset and not ignore_zero:
         labels = known_label.labels
     else:
         raise ConfigError(f"{name}: what its labels mean is known; to read them in another way, also give their names")
-    split = given or _split(builder, name, split, known)
-    records = _records(tfds, builder, name, split)
+    with _damage(name):
+        split = given or _split(builder, name, split, known)
+        records = _records(tfds, builder, name, split)
+        unpack = _unpacker(tfds, features, found)
+        len(records)
     red = known_label is not None and known_label.red
 
     def decode(stored: Any, name: str) -> NDArray[np.int32]:
-        return labels.convert(_numbers(stored, name, red), name)
+        with _damage(name):
+            return labels.convert(_numbers(stored, name, red), name)
 
-    unpack, rule = _unpacker(tfds, features, found), check_rule(label_orientation)
-    evidence = getattr(labels.convert, "evidence", None)
+    with _damage(name):
+        unpack = _unpacker(tfds, features, found)
+    rule, evidence = check_rule(label_orientation), getattr(labels.convert, "evidence", None)
     return RecordDataset(labels.names, labels.ignore_label, records, unpack, decode, rule, evidence)
+
+
+@contextlib.contextmanager
+def _damage(name: str) -> Iterator[None]:
+    """Turns what the library raises on damaged files, almost anything and at any moment, into a DatasetError."""
+    try:
+        yield
+    except VlsegError:
+        raise
+    except Exception as error:
+        raise DatasetError(f"{name}: cannot be read by TFDS, or is damaged: {one_line(error)}") from error
+
+
+def _check_files(folder: Path) -> None:
+    """Checks the description of a data set before the library sees it.
+
+    Raises:
+        DatasetError: it is not JSON, is nested without end, or names classes of Python outside of the library, which
+            that would import; a file is a pipe, or leads nowhere.
+    """
+    for path in folder.iterdir():
+        if not path.is_dir():
+            files.check_regular(path, DatasetError)
+        if path.suffix == ".json":
+            source = f"{folder}: cannot be read by TFDS: {path.name}"
+            _check_description(json_files.parse(files.read_regular(path, DatasetError), source, DatasetError), path)
+
+
+def _check_description(value: Any, path: Path) -> None:
+    if isinstance(value, list):
+        for item in value:
+            _check_description(item, path)
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            is_class = key == "pythonClassName" or (key == "type" and "content" in value)
+            if is_class and not (isinstance(item, str) and item.startswith(_CLASSES)):
+                raise DatasetError(f"{path}: has a feature of the class {item!r}, which TFDS itself does not have")
+            if key in ("numClasses", "num_classes"):
+                _check_count(item, path)
+            _check_description(item, path)
+
+
+def _check_count(item: Any, path: Path) -> None:
+    if not str(item).isdecimal() or len(str(item)) > 6 or int(item) > decoding.MAX_VALUE + 1:
+        raise DatasetError(f"{path}: has {one_line(item)} classes; at most {decoding.MAX_VALUE + 1} are read")
 
 
 def _unpacker(tfds: Any, features: Mapping[str, Any], found: Fields) -> Callable[[bytes, int], Encoded]:
@@ -191,11 +249,12 @@ def _builder(tfds: Any, name: str, data_dir: str) -> Any:
     if files.is_remote(data_dir):
         raise ConfigError(f"{data_dir} is no local folder, and the ArrayRecord files of TFDS can be read from one only")
     folder = _prepared_folder(name, Path(data_dir).expanduser())
+    _check_files(folder)
     try:
         builder = tfds.builder_from_directory(folder)
+        stored = builder.info.file_format.file_suffix
     except Exception as error:  # the library raises several kinds on damaged files
         raise DatasetError(f"{folder}: cannot be read by TFDS: {one_line(error)}") from error
-    stored = builder.info.file_format.file_suffix
     if stored != FILE_FORMAT:
         raise DatasetError(
             f"{folder}: is stored as {stored}, which needs TensorFlow; {_how_to_prepare(name, data_dir)}"

@@ -12,6 +12,7 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from tests.commands import ROOT, Commands, files_in
+from tests.fuzz.readers import examples
 from tests.samples import CITYSCAPES_IDS, ade20k, camvid_original, cityscapes, fss
 from tests.vlseg.data.formats.test_prepared import assert_same
 from vlseg import labels, settings
@@ -362,3 +363,29 @@ def test_names_that_do_not_bind(given):
     feature = types.SimpleNamespace(num_classes=3, names=["sky", "wet  grass", "road"])
     with pytest.raises(ConfigError, match=r"^set: "):
         formats_tfds._names("set", feature, given)
+
+
+@pytest.mark.parametrize(
+    ("file", "before", "after", "message"),
+    [
+        ("features.json", "tensorflow_datasets.core.features.text_feature.Text", "evil.Text", "a feature of the class"),
+        ("features.json", '"numClasses": "', '"numClasses": "99999999999', "classes; at most"),
+        ("features.json", '"shape"', '"sh4pe"', "cannot be read by TFDS"),
+        ("dataset_info.json", '"array_record"', '["array_record"]', "cannot be read by TFDS"),
+        ("dataset_info.json", '"1.0.0"', '"1"', "cannot be read by TFDS"),
+        ("metadata.json", "255", '"x"', "ignore_label is 'x'"),
+        ("metadata.json", "255", "1099511627776", "ignore_label is 1099511627776"),
+        ("metadata.json", "{", "", "cannot be read by TFDS"),
+    ],
+)
+def test_descriptions_that_are_damaged_or_would_import_code(tmp_path, monkeypatch, file, before, after, message):
+    (tmp_path / "evil.py").write_text("import pathlib; pathlib.Path('evil.txt').write_text('ran')")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    tfds_builder.write({"train": examples()}, tmp_path, "small")
+    path = tmp_path / "small/1.0.0" / file
+    assert before in path.read_text()
+    path.write_text(path.read_text().replace(before, after, 1))
+    with pytest.raises((DatasetError, ConfigError), match=message):
+        open_dataset(f"tfds:small:{tmp_path}:train")
+    assert not (tmp_path / "evil.txt").exists()

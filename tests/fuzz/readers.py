@@ -1,0 +1,415 @@
+"""Every reader of files of this project, with small files that it reads: a new format is one line in `READERS`."""
+
+import hashlib
+import json
+import pickle
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from PIL import Image
+
+FIXTURES = Path(__file__).parent.parent / "fixtures"
+NAMES = ("wall", "building", "sky", "tree", "road", "grass", "dog", "cat", "car", "person", "bed", "window", "lamp",
+         "door", "table", "plant", "rock", "water")  # fmt: skip
+
+
+class Reader(NamedTuple):
+    """make: from an empty folder to the names of the files made in it that are broken, one at a time.
+    read: from the folder to what is read, which can be compared.
+    checked: whether checksums in the files show any damage. slow: takes too long for the fast tests.
+    """
+
+    make: Callable[[Path], Sequence[str]]
+    read: Callable[[Path], Any]
+    checked: bool = False
+    slow: bool = False
+
+
+def digest(value: Any) -> Any:
+    """What arrays, and anything that holds them, are told apart by."""
+    if isinstance(value, np.ndarray):
+        return value.dtype.str, value.shape, hashlib.sha256(value.tobytes()).hexdigest()
+    if isinstance(value, dict):
+        return {key: digest(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [digest(item) for item in value]
+    return value
+
+
+def picture(form: str, mode: str = "RGB", **options: Any) -> Callable[[Path], Sequence[str]]:
+    def make(folder: Path) -> Sequence[str]:
+        pixels = np.add.outer(np.arange(24) * 7, np.arange(33) * 3)[..., None] + np.array([0, 60, 120])
+        name = f"a.{form.lower()}"
+        Image.fromarray(pixels.astype(np.uint8)).convert(mode).save(folder / name, form, **options)
+        return [name]
+
+    return make
+
+
+def read_picture(folder: Path) -> Any:
+    from vlseg.data.images import read_image
+
+    return digest(read_image(next(folder.glob("a.*"), folder / "a.png")))
+
+
+def label(mode: str) -> Callable[[Path], Sequence[str]]:
+    def make(folder: Path) -> Sequence[str]:
+        ids = np.random.default_rng(0).integers(0, 18, (6, 9)).repeat(4, 0).repeat(4, 1)
+        if mode == "P":
+            image = Image.fromarray(ids.astype(np.uint8), "P")
+            image.putpalette(bytes(range(54)))
+        else:
+            image = Image.fromarray(ids.astype(np.uint8 if mode == "L" else np.uint16))
+        image.save(folder / "a.png")
+        return ["a.png"]
+
+    return make
+
+
+def read_label(folder: Path) -> Any:
+    from vlseg.data.images import read_label
+
+    return digest(read_label(folder / "a.png"))
+
+
+def texts(**contents: str) -> Callable[[Path], Sequence[str]]:
+    """Text files by their name, in which _ stands for a dot."""
+
+    def make(folder: Path) -> Sequence[str]:
+        for name, content in contents.items():
+            (folder / name.replace("_", ".")).write_text(content)
+        return [name.replace("_", ".") for name in contents]
+
+    return make
+
+
+def read_names(folder: Path) -> Any:
+    from vlseg.labels import read_names
+
+    return read_names(folder / "names.txt")
+
+
+def read_list(folder: Path) -> Any:
+    from vlseg.data.pairs import read_lines
+
+    return read_lines(folder / "list.txt")
+
+
+def ifseg_directory(folder: Path) -> Sequence[str]:
+    from tests import micro
+
+    micro.save_ifseg(folder / "model", inference={"short_side": 64}, adaptation={"steps": 3}, categories=["cat", "dog"])
+    return ["model/config.json"] * 4 + ["model/model.safetensors", "model/words.txt"]
+
+
+def read_ifseg(folder: Path) -> Any:
+    import ifseg_jax
+
+    model = ifseg_jax.load(folder / "model")
+    return str((model.config, model.inference, model.categories))
+
+
+def lseg_directory(folder: Path) -> Sequence[str]:
+    from lseg_jax import checkpoint
+    from tests import micro
+    from vlseg.checkpoints import directory
+
+    variables = micro.variables(checkpoint.parameter_shapes(micro.LSEG))
+    settings = {"labels": ["cat", "dog"], "inference": {"base_size": 64, "crop_size": 32, "scales": [1.0]}}
+    known = {"cat": np.ones(24, np.float32)}
+    stored = directory.Stored(micro.LSEG, directory.Weights(variables), settings, arrays={"labels.safetensors": known})
+    directory.write(folder / "model", checkpoint.FORMAT, stored)
+    return ["model/config.json"] * 4 + ["model/model.safetensors", "model/labels.safetensors"]
+
+
+def read_lseg(folder: Path) -> Any:
+    import lseg_jax
+
+    model = lseg_jax.load(folder / "model")
+    return str((model.config, model.inference, model.labels))
+
+
+def safetensors(folder: Path) -> Sequence[str]:
+    from safetensors.numpy import save_file
+
+    arrays: dict[str, np.ndarray] = {"a": np.ones((3, 4), np.float32), "b": np.arange(5), "c": np.zeros((), np.float16)}
+    save_file(arrays, folder / "a.safetensors")
+    return ["a.safetensors"]
+
+
+def read_safetensors(folder: Path) -> Any:
+    from vlseg.safetensors_files import open_safetensors
+
+    return {name: digest(tensor.read()) for name, tensor in open_safetensors(folder / "a.safetensors").items()}
+
+
+def npz(folder: Path) -> Sequence[str]:
+    np.savez(folder / "a.npz", a=np.ones((3, 4), np.float32), b=np.arange(5.0))
+    return ["a.npz"]
+
+
+def read_npz(folder: Path) -> Any:
+    from lseg_jax.encoders.foreign import open_tensors
+
+    return {name: digest(tensor.read()) for name, tensor in open_tensors(folder / "a.npz")[0].items()}
+
+
+def torch_archive(fixture: str) -> Callable[[Path], Sequence[str]]:
+    def make(folder: Path) -> Sequence[str]:
+        (folder / "a.pt").write_bytes((FIXTURES / "torch" / fixture).read_bytes())
+        return ["a.pt"]
+
+    return make
+
+
+def legacy_archive(folder: Path) -> Sequence[str]:
+    """PyTorch's format of before 1.6: pickles one after another, then the storages."""
+    ordered = b"\x80\x02}q\x00X\x01\x00\x00\x00wctorch._utils\n_rebuild_tensor_v2\n((X\x07\x00\x00\x00storagectorch\n"
+    tensor = b"FloatStorage\nX\x01\x00\x00\x000X\x03\x00\x00\x00cpuK\x06NtQK\x00K\x02K\x03\x86K\x03K\x01\x86\x89ccollec"
+    rest = b"tions\nOrderedDict\n)RtRs."
+    heads = [0x1950A86A20F9469CFC6C, 1001, {"little_endian": True, "protocol_version": 1001, "type_sizes": {}}]
+    parts = [*(pickle.dumps(head, 2) for head in heads), ordered + tensor + rest, pickle.dumps(["0"], 2)]
+    values = np.arange(6, dtype="<f4")
+    (folder / "a.pt").write_bytes(b"".join(parts) + np.int64(6).tobytes() + values.tobytes())
+    return ["a.pt"]
+
+
+def read_torch(folder: Path) -> Any:
+    from vlseg import torch_files
+
+    torch_files.load(folder / "a.pt")
+    state = torch_files.load_state_dict(folder / "a.pt")
+    return {name: digest(np.asarray(tensor.read())) for name, tensor in state.items()}
+
+
+def read_legacy(folder: Path) -> Any:
+    from vlseg.errors import CheckpointError
+
+    try:
+        return read_torch(folder)
+    except CheckpointError as error:
+        return str(error)
+
+
+def few_shot(folder: Path) -> Sequence[str]:
+    path = folder / "splits/coco/val/fold0.pkl"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(pickle.dumps({number: [f"val2014/{number}.jpg"] for number in range(80)}))
+    return ["splits/coco/val/fold0.pkl"]
+
+
+def read_few_shot(folder: Path) -> Any:
+    from vlseg.data import episodes
+
+    return episodes._coco_lists(folder / "splits/coco/val/fold0.pkl", range(0, 80, 4))
+
+
+def matlab(compressed: bool) -> Callable[[Path], Sequence[str]]:
+    def make(folder: Path) -> Sequence[str]:
+        import scipy.io
+
+        ids = np.arange(16 * 20, dtype=np.uint8).reshape(16, 20) % 21
+        nested = {"GTcls": {"Boundaries": np.zeros(3), "Segmentation": ids}}
+        scipy.io.savemat(folder / "a.mat", nested, do_compression=compressed)
+        return ["a.mat"]
+
+    return make
+
+
+def read_matlab(folder: Path) -> Any:
+    from vlseg.data.decoding import matlab
+
+    return digest(matlab(folder / "a.mat", "GTcls", "Segmentation"))
+
+
+def panoptic(folder: Path) -> Sequence[str]:
+    segments = [{"id": 1, "category_id": 7}, {"id": 300, "category_id": 9}]
+    described = {"annotations": [{"file_name": "a.png", "segments_info": segments}]}
+    (folder / "a.json").write_text(json.dumps(described))
+    ids = np.full((12, 16), 1)
+    ids[4:] = 300
+    Image.fromarray(np.stack([ids % 256, ids // 256, ids * 0], -1).astype(np.uint8)).save(folder / "a.png")
+    return ["a.json", "a.json", "a.png"]
+
+
+def read_panoptic(folder: Path) -> Any:
+    from vlseg.data.decoding import panoptic
+
+    return digest(panoptic(folder / "a.json", (7, 9))(folder / "a.png"))
+
+
+def annotations(kind: str) -> Callable[[Path], Sequence[str]]:
+    def make(folder: Path) -> Sequence[str]:
+        from tests.vlseg.data.formats import test_broken_annotations as broken
+
+        path, content = getattr(broken, kind)(folder)
+        path.write_text(content if isinstance(content, str) else json.dumps(content))
+        return [str(path.relative_to(folder))]
+
+    return make
+
+
+def read_annotations(source: str) -> Callable[[Path], Any]:
+    """source: as --data has it, in which {} stands for the folder."""
+
+    def read(folder: Path) -> Any:
+        from vlseg.data.sources import open_dataset
+
+        return digest([tuple(example) for example in open_dataset(source.format(folder))])
+
+    return read
+
+
+class Examples(list[Any]):
+    """A small data set, as `vlseg.data.sources` has them."""
+
+    names, ignore_label = NAMES, 255
+
+
+def examples() -> Examples:
+    from vlseg.data.examples import Example
+
+    rng = np.random.default_rng(0)
+    pixels, ids = rng.integers(0, 256, (2, 12, 16, 3), np.uint8), rng.integers(0, 18, (2, 12, 16)).astype(np.int32)
+    return Examples(Example(pixels[number], ids[number], f"{number}") for number in range(2))
+
+
+def prepared(folder: Path) -> Sequence[str]:
+    from vlseg.data.formats import prepared
+
+    prepared.write(examples(), folder / "set")
+    return ["set/prepared.json", "set/00000-of-00001.array_record"]
+
+
+def read_prepared(folder: Path) -> Any:
+    from vlseg.data.formats.prepared import open_prepared
+
+    return digest([tuple(example) for example in open_prepared(folder / "set")])
+
+
+def tfds(folder: Path) -> Sequence[str]:
+    from vlseg.data.formats import tfds_builder
+
+    tfds_builder.write({"train": examples()}, folder, "small")
+    names = (path for path in (folder / "small").rglob("*") if path.is_file())
+    return sorted(str(path.relative_to(folder)) for path in names)
+
+
+def read_tfds(folder: Path) -> Any:
+    from vlseg.data.formats.tfds import open_tfds
+
+    return digest([tuple(example) for example in open_tfds(f"small:{folder}:train")])
+
+
+def words(folder: Path) -> Sequence[str]:
+    (folder / "words.txt").write_text("\n".join(NAMES))
+    return ["words.txt"]
+
+
+PIECES = {"Ġcat": 4, "Ġgrass": 5, "Ġdog": 6, "s": 7}
+
+
+def official_pieces(folder: Path) -> Sequence[str]:
+    from tests import byte_pairs
+
+    byte_pairs.write_dictionary(folder, PIECES)
+    return ["encoder.json", "vocab.bpe", "dict.txt"]
+
+
+def hub_pieces(folder: Path) -> Sequence[str]:
+    from tests import byte_pairs
+
+    specials = ("<s>", "<pad>", "</s>", "<unk>")
+    ids = {piece: index for index, piece in enumerate([*specials, *byte_pairs.alphabet().values(), "ca", "cat"])}
+    byte_pairs.write(folder, ids, [("c", "a"), ("ca", "t")])
+    return ["vocab.json", "merges.txt"]
+
+
+def fast_pieces(folder: Path) -> Sequence[str]:
+    import tokenizers
+
+    ids = {piece: index for index, piece in enumerate(["<s>", "<pad>", "</s>", "<unk>", *"catdog"[:3], "ca", "cat"])}
+    merges = [("c", "a"), ("ca", "t")]
+    tokenizers.Tokenizer(tokenizers.models.BPE(ids, merges, unk_token="<unk>")).save(str(folder / "tokenizer.json"))
+    return ["tokenizer.json"]
+
+
+def read_tokenizer(folder: Path) -> Any:
+    from ifseg_jax.vocabulary import load_tokenizer
+
+    return list(load_tokenizer(folder)("cat"))
+
+
+def clip_pieces(folder: Path) -> Sequence[str]:
+    from tests import byte_pairs
+
+    letters = list(byte_pairs.alphabet().values())
+    pieces = [*letters, *(f"{letter}</w>" for letter in letters), "ca", "cat</w>", "<|startoftext|>", "<|endoftext|>"]
+    ids = {piece: index for index, piece in enumerate(pieces)}
+    byte_pairs.write(folder, ids, [("c", "a"), ("ca", "t</w>")])
+    return ["vocab.json", "merges.txt"]
+
+
+def read_clip(folder: Path) -> Any:
+    from lseg_jax.tokenizers import load_tokenizer
+
+    return list(load_tokenizer(folder)("cat"))
+
+
+def step(folder: Path) -> Sequence[str]:
+    import orbax.checkpoint as ocp
+
+    state = {"params": {"a/kernel": np.ones((3, 4), np.float32)}, "optimizer": {"a/kernel": np.zeros(3)}}
+    target = folder / "checkpoints/7/default"
+    target.parent.mkdir(parents=True)
+    ocp.PyTreeCheckpointer().save(target, state)
+    return [str(path.relative_to(folder)) for path in sorted(target.rglob("*")) if path.is_file()]
+
+
+def read_step(folder: Path) -> Any:
+    from vlseg.checkpoints import runs
+
+    return digest(runs.read_parts(folder / "checkpoints/7"))
+
+
+READERS = {
+    "png": Reader(picture("PNG"), read_picture, checked=True),
+    "jpeg": Reader(picture("JPEG"), read_picture),
+    "tiff": Reader(picture("TIFF"), read_picture),
+    "tiff lzw": Reader(picture("TIFF", compression="tiff_lzw"), read_picture),
+    "gif": Reader(picture("GIF", "P"), read_picture),
+    "webp": Reader(picture("WEBP"), read_picture),
+    "bmp": Reader(picture("BMP"), read_picture),
+    "ppm": Reader(picture("PPM"), read_picture),
+    "label grey": Reader(label("L"), read_label, checked=True),
+    "label palette": Reader(label("P"), read_label, checked=True),
+    "label 16 bits": Reader(label("I;16"), read_label, checked=True),
+    "names": Reader(texts(names_txt="\n".join(NAMES)), read_names),
+    "list": Reader(texts(list_txt="2007_000033\n2007_000042\n"), read_list),
+    "panoptic": Reader(panoptic, read_panoptic),
+    "coco instances": Reader(annotations("instances"), read_annotations("coco:{}/instances_val2017.json")),
+    "coco panoptic": Reader(annotations("panoptic"), read_annotations("coco:{}/panoptic.json")),
+    "labelme": Reader(annotations("labelme"), read_annotations("labelme:{}")),
+    "cvat": Reader(annotations("cvat"), read_annotations("cvat:{}/annotations.xml")),
+    "matlab": Reader(matlab(compressed=False), read_matlab),
+    "matlab compressed": Reader(matlab(compressed=True), read_matlab),
+    "few-shot pickle": Reader(few_shot, read_few_shot),
+    "safetensors": Reader(safetensors, read_safetensors),
+    "npz": Reader(npz, read_npz, checked=True),
+    "torch model": Reader(torch_archive("torch_2_13_model.pt"), read_torch, checked=True),
+    "torch training state": Reader(torch_archive("torch_2_13_training_state.pt"), read_torch, checked=True),
+    "torch legacy": Reader(legacy_archive, read_legacy),
+    "words": Reader(words, read_tokenizer),
+    "official pieces": Reader(official_pieces, read_tokenizer),
+    "hub pieces": Reader(hub_pieces, read_tokenizer),
+    "fast pieces": Reader(fast_pieces, read_tokenizer),
+    "clip pieces": Reader(clip_pieces, read_clip),
+    "prepared": Reader(prepared, read_prepared),
+    "prepared records": Reader(lambda folder: prepared(folder)[1:], read_prepared, checked=True),
+    "tfds": Reader(tfds, read_tfds),
+    "step of a run": Reader(step, read_step, slow=True),
+    "ifseg directory": Reader(ifseg_directory, read_ifseg),
+    "lseg directory": Reader(lseg_directory, read_lseg),
+}
