@@ -16,7 +16,7 @@ from vlseg.data.episodes import Episode, FewShotDataset
 from vlseg.data.examples import IGNORE_LABEL
 from vlseg.evaluation import foreground
 from vlseg.evaluation.foreground import ForegroundMetrics
-from vlseg.training.checkpoints import Place
+from vlseg.training.workdir import Place
 
 METRICS = ("mIoU", "FB-IoU")
 

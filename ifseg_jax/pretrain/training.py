@@ -20,8 +20,8 @@ from ifseg_jax.vocabulary import PAD
 from vlseg.checkpoints import directory, rules
 from vlseg.checkpoints.directory import Stored, Weights
 from vlseg.data import tiny_world
-from vlseg.training import checkpoints, loop, optimizers
-from vlseg.training.checkpoints import Place
+from vlseg.training import loop, optimizers
+from vlseg.training.workdir import Place, open_workdir
 
 SPECIAL_WORDS = 4
 
@@ -106,7 +106,7 @@ def pretrain(config: ml_collections.ConfigDict, workdir: str | Path) -> Place:
         ConfigError: `workdir` holds a run of another configuration.
         StorageError: it cannot be written.
     """
-    workdir = checkpoints.open_workdir(workdir, config.to_dict())
+    workdir = open_workdir(workdir, config.to_dict())
     vocabulary = checkpoint.BUNDLED_MODELS["tiny"] / checkpoint.WORDS_FILE
     listed = vocabulary.read_text().split()
     words = tasks.TaskWords.from_ids({word: index + SPECIAL_WORDS for index, word in enumerate(listed)})

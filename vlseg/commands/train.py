@@ -29,11 +29,12 @@ from vlseg.evaluation.scoring import Candidates, choose, score
 from vlseg.labels import names_from
 from vlseg.packages import Package
 from vlseg.segmenter import Segmenter, Variant
-from vlseg.training import checkpoints, loop, program
-from vlseg.training.checkpoints import Place
+from vlseg.training import loop, program
+from vlseg.training import workdir as workdirs
 from vlseg.training.program import METRICS, Prepared
 from vlseg.training.telemetry import Work
 from vlseg.training.validation import History, Validation
+from vlseg.training.workdir import Place
 
 MOVABLE = ("data.source", "validation.source", "validation.score_labels", "checkpoint", "tokenizer")
 """Settings with paths whose parent folder may change on resume."""
@@ -67,7 +68,7 @@ def train(config: ml_collections.ConfigDict, workdir: str | Path) -> Place:
     validated = open_scored(config.validation, "config.validation", prepared.words)
     validation = open_validation(config.validation, validated, prepared, mesh)
     settings_that_move = (*MOVABLE, *package.movable)
-    path = checkpoints.open_workdir(
+    path = workdirs.open_workdir(
         workdir, config.to_dict(), (*loop.FREE, *package.free), settings_that_move, without_folders
     )
     task, finish, report = prepared.task, prepared.finish, prepared.report
