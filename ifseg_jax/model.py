@@ -17,6 +17,7 @@ from ifseg_jax.postprocess import GridScores, ImageScores, best_categories, knn_
 from ifseg_jax.prompt import WordEmbeddings, Words, embed_words, encode_categories, word_ids
 from ifseg_jax.settings import Adaptation, Inference, Options, stored_adaptation
 from ifseg_jax.vocabulary import Tokenizer, load_tokenizer
+from ifseg_jax.weights import official_tokenizer
 from vlseg import settings as settings_of
 from vlseg.checkpoints import directory, rules
 from vlseg.checkpoints.directory import Stored, Weights
@@ -340,7 +341,8 @@ def load(
         source: "tiny" (bundled), the name of an official checkpoint such as "ofa_base" (downloaded once), an official
             `.pt`, a directory written by `IFSeg.save`, or the folder of a training run; each also in a bucket
             (`gs://...`, copied once).
-        tokenizer: a callable from a text to ids, or what `load_tokenizer` takes; by default the model's own, if any.
+        tokenizer: a callable from a text to ids, or what `load_tokenizer` takes; by default the model's own, if any;
+            of official models the one that is fetched beside them (`ifseg_jax.weights`).
         step: of a training run: one that it has kept; by default the model that it ended with.
         options: fields of `ifseg_jax.settings.Options`, e.g. `dtype="bfloat16"`.
 
@@ -355,6 +357,8 @@ def load(
         words_file = stored.directory / checkpoint.WORDS_FILE
     if tokenizer is None and words_file is not None:
         tokenizer = words_file.parent
+    if tokenizer is None and stored.config.vocabulary_size >= OFAConfig.vocabulary_size:
+        tokenizer = official_tokenizer(source)
     if tokenizer is not None and not callable(tokenizer):
         tokenizer = load_tokenizer(tokenizer)
     try:

@@ -42,5 +42,6 @@ PACKAGE = register(
         weights=WEIGHTS,
         official=Official((".pt",), checkpoint.write_official, _with_category_tables),
         flags=FLAGS,
+        filled=("model", "inference", "adaptation.image_size"),
     )
 )

@@ -27,7 +27,9 @@ from vlseg.data.sources import Dataset, open_section, split_sources
 from vlseg.data.stream import prefetched
 from vlseg.errors import ConfigError
 from vlseg.evaluation.sliding_window import Scheme
+from vlseg.packages import Checked
 from vlseg.segmenter import without_variables
+from vlseg.training import inputs
 from vlseg.training.program import Inference, Outline, Prepared
 
 
@@ -49,11 +51,30 @@ def read_settings(config: ml_collections.ConfigDict) -> tuple[Training, Scheme]:
     return training, overrides.changed(scheme, config.inference, "config.inference.")
 
 
+def check(config: ml_collections.ConfigDict, mesh: Mesh) -> Checked:
+    """See `vlseg.packages.Package.check`."""
+    training, _ = read_settings(config)
+    sharding.check_batch(mesh, training.batch_size // training.accumulation_steps)
+    _check_start(config)
+    if config.tokenizer:
+        load_tokenizer(config.tokenizer)
+    open_source(config, training, sharding.own_rows(mesh, training.batch_size))
+    benchmark = config.benchmark
+    if not benchmark.name:
+        return Checked()
+    parts = [open_benchmark(benchmark.name, benchmark.root, benchmark.fold, part) for part in ("train", "test")]
+    return Checked(
+        inputs={
+            f"benchmark.root ({part})": inputs.of_data(one) for part, one in zip(("train", "test"), parts, strict=True)
+        }
+    )
+
+
 def prepare(config: ml_collections.ConfigDict, mesh: Mesh) -> Prepared:
     """See `vlseg.packages.Package.prepare`."""
     training, scheme = read_settings(config)
-    sharding.check_batch(mesh, training.batch_size // training.accumulation_steps)
     source = open_source(config, training, sharding.own_rows(mesh, training.batch_size))
+    steps = training.scheduled_steps(source.examples)
     benchmark = config.benchmark
     tested = open_benchmark(benchmark.name, benchmark.root, benchmark.fold) if benchmark.name else None
     model = dataclasses.replace(initial_model(config, training), inference=scheme, labels=source.labels)
@@ -74,6 +95,7 @@ def prepare(config: ml_collections.ConfigDict, mesh: Mesh) -> Prepared:
         validate=functools.partial(zero_shot.scores, tested) if tested else None,
         metrics=zero_shot.METRICS,
         report=functools.partial(zero_shot.report, tested) if tested else None,
+        filled={"model": model.config.to_dict(), "training.steps": steps, "inference": dataclasses.asdict(scheme)},
     )
 
 
@@ -89,22 +111,29 @@ def initial_model(config: ml_collections.ConfigDict, training: Training) -> LSeg
         computed = {name: config.model[name] for name in ("dtype", "remat")}
         return dataclasses.replace(given, config=dataclasses.replace(given.config, **computed))
     model = LSegConfig.from_dict(config.model.to_dict())
+    _check_start(config)
     parts = []
     if config.pretrained.text:
         text, variables = encoders.read_text(config.pretrained.text)
         model = dataclasses.replace(model, text=text)
         parts.append(variables)
-    elif not model.text.trained_apart:
-        raise ConfigError(
-            "training starts from a trained text encoder: give --config.pretrained.text=FILE with CLIP's weights, or "
-            "--config.checkpoint, or --config.model.text.kind=minilm"
-        )
     if config.pretrained.image:
         image, variables = encoders.read_image(config.pretrained.image)
         model = dataclasses.replace(model, image=image)
         parts.append(variables)
     fresh = jax.jit(checkpoint.initializer(model))(jax.random.key(training.seed))
     return LSeg(model, merge(fresh, *parts), load_tokenizer(tokenizer) if tokenizer else None)
+
+
+def _check_start(config: ml_collections.ConfigDict) -> None:
+    """Raises ConfigError where there is no trained text encoder to start from."""
+    if config.checkpoint or config.pretrained.text:
+        return
+    if not LSegConfig.from_dict(config.model.to_dict()).text.trained_apart:
+        raise ConfigError(
+            "training starts from a trained text encoder: give --config.pretrained.text=FILE with CLIP's weights, or "
+            "--config.checkpoint, or --config.model.text.kind=minilm"
+        )
 
 
 class Source(NamedTuple):
@@ -139,6 +168,8 @@ def open_source(config: ml_collections.ConfigDict, training: Training, rows: np.
     datasets = open_datasets(config.data)
     examples = sum(len(dataset) for dataset in datasets)
     labels = datasets[0].names if len(datasets) == 1 else ()
+    if len(datasets) == 1:
+        _refuse_weights(config.data, "one")
     if config.label_sets == "names":
         names = [dataset.names for dataset in datasets]
         batches = named_batches(datasets, training, weights=read_weights(config.data), **reading)

@@ -39,6 +39,12 @@ def define_flags() -> None:
     flags.DEFINE_integer("coordinator_timeout", TIMEOUT, "Seconds to wait for the other processes.", lower_bound=1)
 
 
+def is_asked_for() -> bool:
+    """Whether the command line asks for several processes that work together."""
+    options = flags.FLAGS
+    return bool(options.distributed or options.coordinator or options.num_processes or options.process_id is not None)
+
+
 def initialize(*, saves: bool = False) -> None:
     """Joins the other processes if the command line says so; must come before anything asks for a device.
 

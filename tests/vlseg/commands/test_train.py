@@ -147,7 +147,8 @@ def test_working_directories_that_cannot_be(commands, training, run, tmp_path, c
     (tmp_path / "file").write_text("")
     assert "cannot make the working directory" in commands.refusal(capsys, "train", *training(tmp_path / "file"))
     assert "--config is required" in commands.refusal(capsys, "train", f"--workdir={tmp_path / 'run'}")
-    assert "--workdir is required" in commands.refusal(capsys, "train", training("")[0])
+    line = commands.refusal(capsys, "train", training("")[0], "--distributed")
+    assert "--workdir is required with several processes" in line
     assert files_in(tmp_path) == {"file"}
 
 
