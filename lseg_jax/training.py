@@ -55,19 +55,15 @@ def check(config: ml_collections.ConfigDict, mesh: Mesh) -> Checked:
     """See `vlseg.packages.Package.check`."""
     training, _ = read_settings(config)
     sharding.check_batch(mesh, training.batch_size // training.accumulation_steps)
-    _check_start(config)
     if config.tokenizer:
         load_tokenizer(config.tokenizer)
     open_source(config, training, sharding.own_rows(mesh, training.batch_size))
-    benchmark = config.benchmark
-    if not benchmark.name:
-        return Checked()
-    parts = [open_benchmark(benchmark.name, benchmark.root, benchmark.fold, part) for part in ("train", "test")]
-    return Checked(
-        inputs={
-            f"benchmark.root ({part})": inputs.of_data(one) for part, one in zip(("train", "test"), parts, strict=True)
-        }
-    )
+    benchmark, found = config.benchmark, {}
+    for part in ("train", "test") if benchmark.name else ():
+        opened = open_benchmark(benchmark.name, benchmark.root, benchmark.fold, part)
+        found[f"benchmark.root ({part})"] = inputs.of_data(opened)
+    _check_start(config)
+    return Checked(inputs=found)
 
 
 def prepare(config: ml_collections.ConfigDict, mesh: Mesh) -> Prepared:
