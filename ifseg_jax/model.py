@@ -304,6 +304,27 @@ def adapted(model: IFSeg, categories: tuple[str, ...]) -> Callable[[Mapping[str,
     return lambda flat: build(rules.unflatten(flat))
 
 
+def _words_file(stored: Stored) -> Path | None:
+    path = stored.directory and stored.directory / checkpoint.WORDS_FILE
+    return path if path and path.exists() else None
+
+
+def own_tokenizer(
+    stored: Stored, given: Tokenizer | str | os.PathLike[str] | None = None, source: str | os.PathLike[str] = ""
+) -> Tokenizer | None:
+    """The tokenizer that is given, or else the model's own, or that of the official models; None if there is none.
+
+    Args:
+        stored: the model. source: what it was read from, if it may be the name of an official model.
+    """
+    words_file = _words_file(stored)
+    if given is None and words_file is not None:
+        given = words_file.parent
+    if given is None and stored.config.vocabulary_size >= OFAConfig.vocabulary_size:
+        given = official_tokenizer(source)
+    return load_tokenizer(given) if given is not None and not callable(given) else given
+
+
 def _labels(labels: Sequence[str] | None, categories: Sequence[str] | None) -> Sequence[str] | None:
     if labels is not None and categories is not None:
         raise VocabularyError("labels and categories mean the same: give one of them")
@@ -352,15 +373,8 @@ def load(
     given = settings_of.read(Options, options, "a loaded model")
     path = checkpoint.resolve(source, step)
     stored = checkpoint.read(path, place=lambda array: jnp.asarray(array, jnp.float32))
-    words_file = None
-    if stored.directory is not None and (stored.directory / checkpoint.WORDS_FILE).exists():
-        words_file = stored.directory / checkpoint.WORDS_FILE
-    if tokenizer is None and words_file is not None:
-        tokenizer = words_file.parent
-    if tokenizer is None and stored.config.vocabulary_size >= OFAConfig.vocabulary_size:
-        tokenizer = official_tokenizer(source)
-    if tokenizer is not None and not callable(tokenizer):
-        tokenizer = load_tokenizer(tokenizer)
+    words_file = _words_file(stored)
+    tokenizer = own_tokenizer(stored, tokenizer, source)
     try:
         seen = settings_of.read(Inference, stored.settings.get("inference", {}), "inference")
     except (AttributeError, ConfigError) as error:

@@ -197,6 +197,8 @@ def load(
         activation=activation,
     )
     config = stored.config if dtype is None else dataclasses.replace(stored.config, dtype=dtype)
+    if tokenizer is not None and stored.config.text.trained_apart:
+        raise VocabularyError("a tokenizer has no effect: the text encoder of this model has its own; leave it out")
     if tokenizer is not None and not callable(tokenizer):
         tokenizer = load_tokenizer(tokenizer)
     try:

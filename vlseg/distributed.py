@@ -62,6 +62,8 @@ def initialize(*, saves: bool = False) -> None:
     missing = [f"--{name}" for name, value in given.items() if value is None]
     if len(missing) == len(given):
         if not options.distributed:
+            if options.coordinator_timeout != TIMEOUT:
+                raise ConfigError("--coordinator_timeout has no effect on one process: leave it out")
             return
     elif missing:
         raise ConfigError(f"--coordinator, --num_processes and --process_id go together: {', '.join(missing)} missing")

@@ -143,11 +143,17 @@ class Official:
         suffixes: of its files, the one that is written first.
         write: (path, stored) writes a file; raises ConfigError if the authors' code has no such model.
         of_model: from a model to what `write` is to write of it.
+        labels: whether a file holds anything of a model's labels.
+        complete: (stored, tokenizer) -> what `write` is to write of a model directory, and a line that names what it
+            lacks, "" for nothing; a tokenizer is a directory or the name of one, None for the model's own. None where
+            no tokenizer is needed.
     """
 
     suffixes: Sequence[str]
     write: Callable[[Path, Stored], None]
     of_model: "Callable[[Segmenter], Stored]" = lambda model: model.stored()
+    labels: bool = False
+    complete: "Callable[[Stored, str | None], tuple[Stored, str]] | None" = None
 
 
 class Checked(NamedTuple):

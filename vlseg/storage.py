@@ -30,6 +30,36 @@ def check_absent(path: PathLike) -> None:
         raise StorageError(f"{os.fspath(path)} exists already; remove it or choose another place")
 
 
+def check_new(path: PathLike) -> None:
+    """Checks that a file or directory can be made, whose parent is there; makes nothing.
+
+    Raises:
+        StorageError: there is something at `path`, or locally nothing may be written there.
+    """
+    check_absent(path)
+    check_creatable(path)
+
+
+def check_creatable(path: PathLike) -> None:
+    """Checks that something can be made at `path`, whose parent is there; makes nothing. In a bucket all can be.
+
+    Raises:
+        StorageError: the parent is missing, or nothing may be written there.
+    """
+    if not files.is_remote(path):
+        files.check_output_file(path)
+
+
+def check_folder(path: PathLike | None) -> None:
+    """Checks that files can be written into a folder, which may not be there yet; None passes; makes nothing.
+
+    Raises:
+        StorageError: it is a file, or locally nothing may be written there.
+    """
+    if path and not files.is_remote(path):
+        files.check_output_directory(path)
+
+
 def remove(path: PathLike) -> None:
     """Removes a file."""
     if files.is_remote(path):

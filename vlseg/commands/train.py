@@ -66,7 +66,7 @@ def train(config: ml_collections.ConfigDict, workdir: str | Path, flags_given: C
     config, idle = settings.effective(config, flags_given)
     package = packages.find(config.package)
     same = Same((*loop.FREE, *package.free), (*MOVABLE, *package.movable), without_folders, package.filled)
-    loop.Schedule.of(config, 1)
+    loop.Schedule.of(config, 0)  # their values; how many steps there are is known later
     mesh = sharding.make_mesh(config.mesh)
     plain = effects.recorded(config, idle, {})
     workdirs.check_workdir(workdir, plain, None, same)
