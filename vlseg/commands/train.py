@@ -76,7 +76,7 @@ def train(config: ml_collections.ConfigDict, workdir: str | Path, flags_given: C
         found = {**inputs_of_data(config, idle), **inputs_of_files(config, idle, package), **checked.inputs}
         workdirs.check_workdir(workdir, plain, found, same)
         if checked.outline:
-            program.check(checked.outline.task, mesh)
+            program.training(checked.outline.task, mesh, package.axes)
             check_room(workdir, state_bytes(checked.outline.task.state()), config.keep_checkpoints)
         prepared = package.prepare(config, mesh)
         if prepared.words != checked.words:

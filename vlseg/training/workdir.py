@@ -162,6 +162,8 @@ def _compare(
         if (partly or (found is not None and is_older)) and (is_in(name, same.filled) or other is NOTHING):
             continue
         changed.append((name, f"{name} {_was(value)} and {_is(other)} now"))
+    # Settings that another one has switched on or off follow from that one.
+    changed.sort(key=lambda item: NOTHING in (old.get(item[0], NOTHING), new.get(item[0], NOTHING)))
     both = changed + differing
     if not both:
         return
