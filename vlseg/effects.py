@@ -76,8 +76,8 @@ def effective(
     """
     values, usual = leaves(config.to_dict()), leaves(defaults.to_dict())
     _check_own(config, values.keys() - usual.keys(), flags)
-    changed = copy.deepcopy(config).unlock()
     idle: set[str] = set()
+    put_back: dict[str, Any] = {}
     for rule in rules:
         reason = rule.reason(config)
         if not reason:
@@ -88,9 +88,10 @@ def effective(
         refused = [name for name in given if name in flags or not rule.yields(config, flags)]
         if refused:
             raise ConfigError(_refusal(refused, values, usual, reason))
-        for name in given:
-            if name in usual:
-                _put(changed, name, usual[name])
+        put_back |= {name: usual[name] for name in given if name in usual}
+    changed = copy.deepcopy(config).unlock()
+    for name, value in put_back.items():
+        _put(changed, name, value)
     return changed, frozenset(idle)
 
 

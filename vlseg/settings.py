@@ -286,7 +286,7 @@ def complete(config: ConfigDict) -> ConfigDict:
 def effective(config: ConfigDict, flags: Collection[str] = ()) -> tuple[ConfigDict, frozenset[str]]:
     """A completed configuration in which what has no effect has its default, see `vlseg.effects.effective`."""
     defaults = packages.find(config.package).settings(ConfigDict())
-    rules = (*type(defaults).idle, *by_source("data", takes_several(config)))
+    rules = (*type(defaults).idle, *by_source("data", defaults.data.several))
     return effects.effective(config, as_config(defaults), rules, flags)
 
 

@@ -31,7 +31,7 @@ from vlseg.packages import Package
 from vlseg.segmenter import Segmenter, Variant
 from vlseg.training import loop, program
 from vlseg.training import workdir as workdirs
-from vlseg.training.preflight import inputs_of_data, inputs_of_files, state_bytes
+from vlseg.training.preflight import check_checkpoint, inputs_of_data, inputs_of_files, state_bytes
 from vlseg.training.program import METRICS, Prepared
 from vlseg.training.telemetry import Work
 from vlseg.training.validation import History, Validation
@@ -63,21 +63,22 @@ def train(config: ml_collections.ConfigDict, workdir: str | Path, flags_given: C
     Raises:
         VlsegError: anything wrong with the configuration, checkpoint, data or working directory.
     """
-    config, idle = settings.effective(config, flags_given)
     package = packages.find(config.package)
+    check_checkpoint(config.checkpoint, package)
+    config, idle = settings.effective(config, flags_given)
     same = Same((*loop.FREE, *package.free), (*MOVABLE, *package.movable), without_folders, package.filled)
     loop.Schedule.of(config, 0)  # their values; how many steps there are is known later
     mesh = sharding.make_mesh(config.mesh)
     plain = effects.recorded(config, idle, {})
-    workdirs.check_workdir(workdir, plain, None, same)
+    place = workdirs.check_place(workdir)
     with opened_once():
         checked = package.check(config, mesh)
         evaluation, validated = open_scored_sections(config, checked.words)
         found = {**inputs_of_data(config, idle), **inputs_of_files(config, idle, package), **checked.inputs}
-        workdirs.check_workdir(workdir, plain, found, same)
+        workdirs.check_same(place, plain, found, same)
         if checked.outline:
             program.training(checked.outline.task, mesh, package.axes)
-            check_room(workdir, state_bytes(checked.outline.task.state()), config.keep_checkpoints)
+            check_room(place, state_bytes(checked.outline.task.state()), config.keep_checkpoints)
         prepared = package.prepare(config, mesh)
         if prepared.words != checked.words:
             evaluation, validated = open_scored_sections(config, prepared.words)
@@ -87,7 +88,7 @@ def train(config: ml_collections.ConfigDict, workdir: str | Path, flags_given: C
     found |= inputs_of_files(config, idle, package)
     if prepared.words is not None:
         found["names"] = list(prepared.words)
-    check_room(workdir, state_bytes(prepared.task.state()), config.keep_checkpoints)
+    check_room(place, state_bytes(prepared.task.state()), config.keep_checkpoints)
     ran = effects.recorded(config, idle, prepared.filled)
     path = workdirs.open_workdir(workdir, ran, *same[:3], found=found, filled=tuple(prepared.filled))
     if distributed.is_main():

@@ -1,6 +1,5 @@
 """What a training run is made of, found out before its weights are fetched and read."""
 
-import contextlib
 import math
 from collections.abc import Collection
 from pathlib import Path
@@ -13,9 +12,19 @@ from vlseg import files, settings
 from vlseg.checkpoints import directory, download
 from vlseg.data.sources import open_section
 from vlseg.effects import is_in
-from vlseg.errors import CheckpointError
 from vlseg.packages import Package
 from vlseg.training import inputs
+
+
+def check_checkpoint(checkpoint: str, package: Package) -> None:
+    """Raises CheckpointError if what training starts from is neither there nor can be fetched; fetches nothing."""
+    if checkpoint and not files.is_remote(checkpoint) and not is_published(checkpoint, package):
+        directory.resolve(checkpoint, package.bundled, package.weights)
+
+
+def is_published(checkpoint: str, package: Package) -> bool:
+    """Whether this is the name of published weights, which may have to be fetched."""
+    return checkpoint in package.weights and not Path(checkpoint).exists()
 
 
 def inputs_of_data(config: ConfigDict, idle: Collection[str]) -> dict[str, Any]:
@@ -59,10 +68,9 @@ def _local(checkpoint: str, package: Package) -> Path:
     """Where a checkpoint lies; a path without a file if that is not known without fetching it."""
     if files.is_remote(checkpoint):
         return Path(checkpoint)
-    with contextlib.suppress(CheckpointError):
-        return directory.resolve(checkpoint, package.bundled, {})
-    weights = package.weights.get(checkpoint)
-    return download.target(checkpoint, weights) if weights else Path(checkpoint)
+    if is_published(checkpoint, package):
+        return download.target(checkpoint, package.weights[checkpoint])
+    return directory.resolve(checkpoint, package.bundled, {})
 
 
 def state_bytes(state: Any) -> float:

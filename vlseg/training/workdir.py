@@ -60,26 +60,32 @@ def default(config_file: str) -> Path:
     return Path("runs") / (name.strip(".") or "run")
 
 
-def check_workdir(
-    workdir: str | os.PathLike[str], config: dict[str, Any], found: Mapping[str, Any] | None, same: Same
-) -> None:
-    """Checks, before anything is made, that a run can have this working directory.
+def check_place(workdir: str | os.PathLike[str]) -> Place:
+    """The path of a working directory, of which nothing tells that it cannot be made and written; makes nothing.
+
+    Raises:
+        ConfigError: it is neither local nor `gs://...`, or a package for that is missing.
+        StorageError: it, or what should hold it, is a file or a link to nothing, or nothing may be written there.
+    """
+    if files.is_remote(workdir):
+        return _remote(workdir)
+    try:
+        files.check_output_directory(workdir)
+    except StorageError as error:
+        reason = str(error).partition(": ")[2]
+        raise StorageError(f"cannot make the working directory {os.fspath(workdir)}: {reason}") from error
+    return Path(workdir)
+
+
+def check_same(path: Place, config: dict[str, Any], found: Mapping[str, Any], same: Same) -> None:
+    """Checks, before the weights of a run are read, that a working directory is its own, if it is there.
 
     Args:
         config: its settings, without those that only the run finds out. found: its inputs as far as they are known.
 
     Raises:
-        ConfigError, StorageError: as `open_workdir`, or it can be told that it cannot be written.
+        ConfigError, StorageError: as `open_workdir`.
     """
-    if files.is_remote(workdir):
-        path = _remote(workdir)
-    else:
-        path = Path(workdir)
-        try:
-            files.check_output_directory(path)
-        except StorageError as error:
-            reason = str(error).partition(": ")[2]
-            raise StorageError(f"cannot make the working directory {path}: {reason}") from error
     _compare(path, config, found, same, partly=True)
 
 
