@@ -60,9 +60,11 @@ def official_tokenizer(source: str | os.PathLike[str]) -> Path | None:
     """The folder with the tokenizer of an official model, None if it cannot be had: what needs words says so then.
 
     Args:
-        source: what is loaded. With a name of `WEIGHTS` comes the tokenizer; other models use it if it is there.
+        source: what is loaded. With one of `WEIGHTS`, by its name or by the path that it was downloaded to, comes the
+            tokenizer; other models use it if it is there.
     """
-    if os.fspath(source) in WEIGHTS:
+    downloaded = {os.fspath(download.target(name, file)) for name, file in WEIGHTS.items()}
+    if os.fspath(source) in (*WEIGHTS, *downloaded):
         with contextlib.suppress(DownloadError):
             return fetch_tokenizer()
     return tokenizer_folder() if has_tokenizer() else None

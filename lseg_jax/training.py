@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 
 from lseg_jax import checkpoint, encoders, flops, inference, objective, zero_shot
 from lseg_jax.batches import OTHERS, episode_batches, named_batches, pair_batches
-from lseg_jax.config import LSegConfig
+from lseg_jax.config import LSegConfig, ResNetConfig
 from lseg_jax.encoders.foreign import merge
 from lseg_jax.model import LSeg, load
 from lseg_jax.objective import Batch, Matching
@@ -99,8 +99,18 @@ def initial_model(config: ml_collections.ConfigDict, training: Training) -> LSeg
     """The model that training starts from: a checkpoint, or fresh parameters with pre-trained encoders put in.
 
     Raises:
-        ConfigError: fresh parameters without a trained text encoder. CheckpointError: a file that does not fit.
+        ConfigError: fresh parameters without a trained text encoder, or `remat` of an encoder that is not cut up.
+        CheckpointError: a file that does not fit.
     """
+    model = _initial_model(config, training)
+    if model.config.remat != "none" and isinstance(model.config.image, ResNetConfig):
+        raise ConfigError(
+            f"config.model.remat={model.config.remat} has no effect in a ResNet, which is not cut up: leave it out"
+        )
+    return model
+
+
+def _initial_model(config: ml_collections.ConfigDict, training: Training) -> LSeg:
     tokenizer = config.tokenizer or None
     if config.checkpoint:
         given = load(config.checkpoint, tokenizer=tokenizer)

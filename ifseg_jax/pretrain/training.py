@@ -37,8 +37,8 @@ class Pretraining:
     """Settings of pre-training; a configuration names all of them.
 
     Attributes:
-        image_size: side of the scenes in pixels. steps: after which the run ends. schedule_steps: where the cosine of the
-            learning rate ends. warmup_steps: of linear warm-up. b2, weight_decay: of AdamW.
+        image_size: side of the scenes in pixels. steps: after which the run ends. schedule_steps: where the cosine of
+            the learning rate ends. warmup_steps: of linear warm-up. b2, weight_decay: of AdamW.
         model: fields of `OFAConfig` but the size of the vocabulary. inference, adaptation: fields of `Inference` and
             `Adaptation`, which the model is stored with.
     """
@@ -89,9 +89,9 @@ def read_settings(config: ml_collections.ConfigDict, words: int) -> OFAConfig:
         )
     settings.read(Pretraining, config, "config")
     found = settings.read(OFAConfig, {**config.model, "vocabulary_size": words}, "config.model")
-    checkpoint.parameter_shapes(found)  # what no model can be built of is told here
     if config.image_size % found.stride:
         raise ConfigError(f"config.image_size is {config.image_size}; it must be a multiple of {found.stride}")
+    checkpoint.parameter_shapes(found)  # what no model can be built of is told here
     return found
 
 

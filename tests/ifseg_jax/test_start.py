@@ -1,16 +1,22 @@
 """How a run starts from published weights: what is told before anything is fetched, and what is fetched, once."""
 
+import dataclasses
 import shutil
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import SimpleNamespace
 
+import jax
+import numpy as np
 import pytest
 
-from ifseg_jax import weights
-from tests import byte_pairs
-from tests.commands import NAMES, Commands, files_in, labelled_folder
-from vlseg import settings
+from ifseg_jax import checkpoint, weights
+from ifseg_jax.config import OFAConfig
+from ifseg_jax.prompt import PROMPT, UNKNOWN
+from tests import byte_pairs, micro
+from tests.commands import NAMES, ROOT, Commands, files_in, labelled_folder
+from vlseg import labels, settings, torch_files
+from vlseg.checkpoints.directory import Stored, Weights
 from vlseg.checkpoints.download import WeightFile
 
 commands = Commands("ifseg_jax")
@@ -50,6 +56,34 @@ def server(tmp_path, monkeypatch):
         yield server
         server.shutdown()
         thread.join()
+
+
+@pytest.mark.slow
+def test_the_documented_command_needs_no_other_flag(server, tmp_path, monkeypatch):
+    """On one host: what it wants is fetched, once, and what comes of it needs no tokenizer to be named."""
+    texts = " ".join((PROMPT, UNKNOWN, *labels.load("coco_stuff_171")))
+    words = dict.fromkeys(word for text in texts.split() for word in (text, text.lower()))
+    folder = byte_pairs.write_dictionary(tmp_path / "words", {f"Ġ{word}": 300 + n for n, word in enumerate(words)})
+    config = dataclasses.replace(micro.IFSEG, vocabulary_size=OFAConfig.vocabulary_size, max_positions=1024)
+    arrays = jax.tree.map(np.asarray, micro.variables(checkpoint.parameter_shapes(config)))
+    checkpoint.write_official(tmp_path / "weights.pt", Stored(config, Weights(arrays)))
+    server.files = {f"/{path.name}": path.read_bytes() for path in folder.iterdir()}
+    server.files["/ofa_tiny.pt"] = (tmp_path / "weights.pt").read_bytes()
+    monkeypatch.setitem(weights.WEIGHTS, "ofa_base", weights.WEIGHTS["ofa_tiny"])
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "configs").symlink_to(ROOT / "configs")
+    short = ("--config.adaptation.steps=1", "--config.adaptation.batch_size=1")
+    assert commands.output("train", CONFIG, *short).endswith("wrote runs/coco/model\n")
+    assert server.asked == ["/encoder.json", "/vocab.bpe", "/dict.txt", "/ofa_tiny.pt"]
+    picture = labelled_folder(tmp_path / "folder", 1) / "images/0.jpg"
+    commands.output("predict", "--checkpoint=runs/coco/model", f"--images={picture}", "--short_side=40", "--out=out")
+    assert commands.output("convert", "--checkpoint=runs/coco/model", "--out=coco.pt") == "wrote coco.pt\n"
+    commands.output("export", "--checkpoint=runs/coco/model", "--format=official", "--out=exported.pt")
+    found, expected = (torch_files.load_state_dict(tmp_path / name) for name in ("coco.pt", "exported.pt"))
+    assert found.keys() == expected.keys() and set(checkpoint.CATEGORY_TABLES) <= found.keys()
+    for name in found:
+        np.testing.assert_array_equal(found[name].read(), expected[name].read())
+    assert len(server.asked) == 4
 
 
 def in_another_run(workdir):

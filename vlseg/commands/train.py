@@ -78,7 +78,7 @@ def train(config: ml_collections.ConfigDict, workdir: str | Path, flags_given: C
         workdirs.check_same(place, plain, found, same)
         if checked.outline:
             program.training(checked.outline.task, mesh, package.axes)
-            check_room(place, state_bytes(checked.outline.task.state()), config.keep_checkpoints)
+            check_room(place, state_bytes(checked.outline.task.state()), config.keep_checkpoints, together=False)
         prepared = package.prepare(config, mesh)
         if prepared.words != checked.words:
             evaluation, validated = open_scored_sections(config, prepared.words)

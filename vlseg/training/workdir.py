@@ -123,18 +123,21 @@ def open_workdir(
     return path
 
 
-def check_room(path: Place, state_bytes: float, kept: int) -> None:
+def check_room(path: Place, state_bytes: float, kept: int, together: bool = True) -> None:
     """Raises StorageError if checkpoints of this size clearly do not fit the disk: those that stay, and the next one.
 
     Args:
         path: the working directory, which may not be there yet; in a bucket there is always room.
         state_bytes: of a checkpoint. kept: how many stay.
+        together: whether all processes call this; process 0 decides, as others may see another number.
     """
-    if files.is_remote(path):
+    if files.is_remote(path) or not (together or distributed.is_main()):
         return
     here = next(place for place in (Path(path).absolute(), *Path(path).absolute().parents) if place.exists())
-    left = max(1, kept + 1 - len(runs.kept_steps(path)))
-    free, needed = float(distributed.from_main(np.float32(shutil.disk_usage(here).free))), state_bytes * left
+    seen = np.asarray([kept + 1 - len(runs.kept_steps(path)), shutil.disk_usage(here).free], np.float32)
+    counted, free = map(float, distributed.from_main(seen) if together else seen)
+    left = max(1, int(counted))
+    needed = state_bytes * left
     if free < needed:
         raise StorageError(
             f"{path}: {left} checkpoints of {state_bytes / 1e6:,.0f} MB need {needed / 1e9:.1f} GB and "
