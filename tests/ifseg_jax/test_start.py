@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from ifseg_jax import checkpoint, weights
-from ifseg_jax.config import OFAConfig
+from ifseg_jax.config import SIZES, OFAConfig
 from ifseg_jax.prompt import PROMPT, UNKNOWN
 from tests import byte_pairs, micro
 from tests.commands import NAMES, ROOT, Commands, files_in, labelled_folder
@@ -37,6 +37,10 @@ class Handler(BaseHTTPRequestHandler):
         pass
 
 
+SMALL = dataclasses.replace(micro.IFSEG, vocabulary_size=OFAConfig.vocabulary_size, max_positions=1024)
+"""With OFA's vocabulary."""
+
+
 @pytest.fixture
 def server(tmp_path, monkeypatch):
     """Where published files are, instead of the network: a tokenizer, and a page in place of the weights."""
@@ -48,6 +52,7 @@ def server(tmp_path, monkeypatch):
         for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
             monkeypatch.delenv(name, raising=False)
         monkeypatch.setenv("VLSEG_CACHE", str(tmp_path / "cache"))
+        monkeypatch.setitem(SIZES, "ofa_tiny", SMALL)  # whose shapes are found at once
         monkeypatch.setitem(weights.WEIGHTS, "ofa_tiny", WeightFile(f"{url}/ofa_tiny.pt"))
         for name, file in weights.TOKENIZER.items():
             monkeypatch.setitem(weights.TOKENIZER, name, WeightFile(f"{url}/{file.url.rpartition('/')[2]}"))
@@ -64,9 +69,8 @@ def test_the_documented_command_needs_no_other_flag(server, tmp_path, monkeypatc
     texts = " ".join((PROMPT, UNKNOWN, *labels.load("coco_stuff_171")))
     words = dict.fromkeys(word for text in texts.split() for word in (text, text.lower()))
     folder = byte_pairs.write_dictionary(tmp_path / "words", {f"Ġ{word}": 300 + n for n, word in enumerate(words)})
-    config = dataclasses.replace(micro.IFSEG, vocabulary_size=OFAConfig.vocabulary_size, max_positions=1024)
-    arrays = jax.tree.map(np.asarray, micro.variables(checkpoint.parameter_shapes(config)))
-    checkpoint.write_official(tmp_path / "weights.pt", Stored(config, Weights(arrays)))
+    arrays = jax.tree.map(np.asarray, micro.variables(checkpoint.parameter_shapes(SMALL)))
+    checkpoint.write_official(tmp_path / "weights.pt", Stored(SMALL, Weights(arrays)))
     server.files = {f"/{path.name}": path.read_bytes() for path in folder.iterdir()}
     server.files["/ofa_tiny.pt"] = (tmp_path / "weights.pt").read_bytes()
     monkeypatch.setitem(weights.WEIGHTS, "ofa_base", weights.WEIGHTS["ofa_tiny"])
@@ -132,9 +136,9 @@ def test_places_that_cannot_be_are_told_before_anything_is_fetched(server, tmp_p
     assert "is a file, not a directory" in line(tmp_path / "file/run")
     assert "is a link to nowhere" in line(tmp_path / "link")
     assert 'categories was "cat,grass" and is "coco_stuff_171" now' in line(tmp_path / "other")
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=1e8))
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=1e6))
     found = line(tmp_path / "run")
-    assert "3 checkpoints of" in found and "0.1 GB are free: make room" in found
+    assert "3 checkpoints of" in found and "1.0 MB are free: make room" in found
     assert server.asked == []
 
 

@@ -140,8 +140,8 @@ def check_room(path: Place, state_bytes: float, kept: int, together: bool = True
     needed = state_bytes * left
     if free < needed:
         raise StorageError(
-            f"{path}: {left} checkpoints of {state_bytes / 1e6:,.0f} MB need {needed / 1e9:.1f} GB and "
-            f"{free / 1e9:.1f} GB are free: make room, choose another --workdir, or keep fewer "
+            f"{path}: {left} checkpoints of {state_bytes / 1e6:,.1f} MB need {needed / 1e6:,.1f} MB and "
+            f"{free / 1e6:,.1f} MB are free: make room, choose another --workdir, or keep fewer "
             "(--config.keep_checkpoints)"
         )
 

@@ -32,7 +32,14 @@ USELESS = {
 }
 
 
-@pytest.mark.parametrize(("command", "flags"), USELESS)
+LOADING = "predict"
+"""A command that reads the model before it can tell."""
+
+
+@pytest.mark.parametrize(
+    ("command", "flags"),
+    [pytest.param(*key, marks=pytest.mark.slow) if key[0] == LOADING else key for key in USELESS],
+)
 def test_flags_without_effect(command, flags, photo, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "configs").symlink_to(ROOT / "configs")
