@@ -36,6 +36,7 @@ def check_new(path: PathLike) -> None:
     Raises:
         StorageError: there is something at `path`, or locally nothing may be written there.
     """
+    _check_named(path)
     check_absent(path)
     check_creatable(path)
 
@@ -46,6 +47,7 @@ def check_creatable(path: PathLike) -> None:
     Raises:
         StorageError: the parent is missing, or nothing may be written there.
     """
+    _check_named(path)
     if not files.is_remote(path):
         files.check_output_file(path)
 
@@ -56,8 +58,16 @@ def check_folder(path: PathLike | None) -> None:
     Raises:
         StorageError: it is a file, or locally nothing may be written there.
     """
-    if path and not files.is_remote(path):
+    if path is None:
+        return
+    _check_named(path)
+    if not files.is_remote(path):
         files.check_output_directory(path)
+
+
+def _check_named(path: PathLike) -> None:
+    if not os.fspath(path):
+        raise StorageError("the name of an output is empty, as that of a shell variable without a value: give one")
 
 
 def remove(path: PathLike) -> None:

@@ -67,6 +67,8 @@ def check_place(workdir: str | os.PathLike[str]) -> Place:
         ConfigError: it is neither local nor `gs://...`, or a package for that is missing.
         StorageError: it, or what should hold it, is a file or a link to nothing, or nothing may be written there.
     """
+    if not os.fspath(workdir):
+        raise ConfigError("--workdir is empty, as a shell variable without a value: name a folder")
     if files.is_remote(workdir):
         return _remote(workdir)
     try:

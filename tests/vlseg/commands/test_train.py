@@ -148,6 +148,8 @@ def test_working_directories_that_cannot_be(commands, training, run, tmp_path, c
     assert files_in(run[0]) == before
     (tmp_path / "file").write_text("")
     assert "cannot make the working directory" in commands.refusal(capsys, "train", *training(tmp_path / "file"))
+    line = commands.refusal(capsys, "train", training("")[0], "--workdir=")
+    assert "--workdir is empty, as a shell variable without a value" in line
     assert "--config is required" in commands.refusal(capsys, "train", f"--workdir={tmp_path / 'run'}")
     assert files_in(tmp_path) == {"file"}
 
