@@ -29,7 +29,7 @@ from vlseg.errors import StorageError, VlsegError, printable
 
 PathLike = str | os.PathLike[str]
 
-_REASONS = {
+REASONS = {
     errno.ENOSPC: "no space is left on the device; free some or choose another place",
     errno.EDQUOT: "the disk quota is used up; free some space or choose another place",
     errno.EROFS: "the file system is read-only; choose another place",
@@ -306,43 +306,6 @@ def check_absent(path: PathLike) -> None:
         raise StorageError(f"{os.fspath(path)} exists already; remove it or choose another place")
 
 
-def check_output_directory(path: PathLike) -> None:
-    """Checks that files can be written into a local directory, which may not be there yet; makes nothing.
-
-    Raises:
-      StorageError: it, or what should hold it, is a file or a link to nothing, or nothing may be written there.
-    """
-    target = Path(os.path.abspath(path))
-    for place in (target, *target.parents):
-        if place.is_dir():
-            break
-        if os.path.lexists(place):
-            name = "a file of that name exists" if place == target else f"{place} is a file, not a directory"
-            if not place.exists():
-                name = f"{place} is a link to {os.readlink(place)}, which is not there"
-            raise StorageError(f"cannot write {os.fspath(path)}: {name}")
-    if not os.access(place, os.W_OK | os.X_OK):
-        read_only = bool(os.statvfs(place).f_flag & os.ST_RDONLY)
-        raise StorageError(f"cannot write {os.fspath(path)}: {_REASONS[errno.EROFS if read_only else errno.EACCES]}")
-
-
-def check_output_file(path: PathLike) -> None:
-    """Checks that a local file can be written, in a directory that is there; makes nothing.
-
-    Raises:
-      StorageError: it is a directory, the directory is missing, or nothing may be written there.
-    """
-    if os.path.isdir(path):
-        raise StorageError(f"cannot write {os.fspath(path)}: it is a directory; name a file")
-    folder = os.path.dirname(os.path.realpath(path))
-    if not os.path.exists(folder):
-        raise StorageError(f"cannot write {os.fspath(path)}: {_REASONS[errno.ENOENT]}")
-    try:
-        check_output_directory(folder)
-    except StorageError as error:
-        raise StorageError(f"cannot write {os.fspath(path)}: {str(error).partition(': ')[2]}") from error
-
-
 def _check_replaceable(path: PathLike, target: Path, overwrite: bool) -> None:
     if not target.exists():
         return
@@ -397,5 +360,5 @@ def storage_errors(path: PathLike, errnos: frozenset[int] | None = None) -> Iter
     except OSError as error:
         if errnos is not None and error.errno not in errnos:
             raise
-        reason = _REASONS.get(error.errno or 0, error.strerror or type(error).__name__)
+        reason = REASONS.get(error.errno or 0, error.strerror or type(error).__name__)
         raise StorageError(f"cannot write {os.fspath(path)}: {reason}") from error

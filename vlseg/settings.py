@@ -111,9 +111,15 @@ KINDS = ("folder", "catalog", "tfds", "tiny_world")
 """Sections of `Data`, by what `vlseg.data.sources.kind` calls a source."""
 
 
+UNLISTED = {"tiny_world", "tfds", "prepared"}
+"""Kinds of sources of which no files are left out."""
+
+
 def sources_of(source: str, several: bool = False) -> list[str]:
     """The sources that a setting names."""
-    return [part.strip() for part in source.split(",") if part.strip()] if several else [source] if source else []
+    from vlseg.data import sources
+
+    return sources.split_sources(source) if several else [source] if source else []
 
 
 def by_source(section: str, several: bool = False) -> tuple[Idle, ...]:
@@ -134,6 +140,16 @@ def by_source(section: str, several: bool = False) -> tuple[Idle, ...]:
             return f"without config.{section}.source"
         return f"because config.{section}.source={source} is read as {' and '.join(sorted(found))}"
 
+    def strict(config: ConfigDict) -> str:
+        from vlseg.data import sources
+
+        source = config[section].source
+        if not source:
+            return f"without config.{section}.source"
+        found = {sources.kind(one) for one in sources_of(source, several)}
+        unlisted = f"because config.{section}.source={source} is no folder of files"
+        return unlisted if found <= UNLISTED else ""
+
     def split(config: ConfigDict, kind: str) -> str:
         from vlseg.data import sources
 
@@ -150,7 +166,7 @@ def by_source(section: str, several: bool = False) -> tuple[Idle, ...]:
         Idle((f"{section}.{kind}.split",), functools.partial(split, kind=kind), yields=yields)
         for kind in ("catalog", "tfds")
     ]
-    return (*parts, *splits)
+    return (*parts, *splits, Idle((f"{section}.strict",), strict, yields=yields))
 
 
 @dataclasses.dataclass(frozen=True)

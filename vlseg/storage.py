@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from vlseg import files, remote
+from vlseg import files, outputs, remote
 from vlseg.errors import StorageError
 from vlseg.files import PathLike
 
@@ -49,7 +49,7 @@ def check_creatable(path: PathLike) -> None:
     """
     _check_named(path)
     if not files.is_remote(path):
-        files.check_output_file(path)
+        outputs.check_output_file(path)
 
 
 def check_folder(path: PathLike | None) -> None:
@@ -62,7 +62,7 @@ def check_folder(path: PathLike | None) -> None:
         return
     _check_named(path)
     if not files.is_remote(path):
-        files.check_output_directory(path)
+        outputs.check_output_directory(path)
 
 
 def _check_named(path: PathLike) -> None:

@@ -12,7 +12,13 @@ RUN = {
     "validation.score_labels", "validation.every", "validation.epochs", "validation.metric", "validation.count",
 }  # fmt: skip
 LOADING = {"loading.threads", "loading.workers", "loading.on_error"}
-FOLDER = {"data.source", "data.folder.ignore_label", "data.folder.label_offset", "data.folder.ignore_zero"}
+FOLDER = {
+    "data.strict",
+    "data.source",
+    "data.folder.ignore_label",
+    "data.folder.label_offset",
+    "data.folder.ignore_zero",
+}
 ADAPTATION = {
     f"adaptation.{name}"
     for name in (
@@ -64,8 +70,9 @@ EXPECTED = {
     | TEXT | {"tokenizer"},
     ("lseg_from_ifseg", "data.source=tiny_world checkpoint=a"): LSEG | TINY | EPOCHS | COMPUTED | VIEWS | {"tokenizer"},
     ("lseg_from_ifseg", "data.source=ade20k:a,tiny_world checkpoint=a"): LSEG | TINY | EPOCHS | COMPUTED | VIEWS
-    | {"tokenizer", "data.catalog.split"},
-    ("lseg_from_ifseg", "data.source=ade20k:a:val checkpoint=a"): LSEG | EPOCHS | COMPUTED | VIEWS | {"tokenizer"},
+    | {"tokenizer", "data.catalog.split", "data.strict"},
+    ("lseg_from_ifseg", "data.source=ade20k:a:val checkpoint=a"): LSEG | EPOCHS | COMPUTED | VIEWS
+    | {"tokenizer", "data.strict"},
     ("lseg_from_ifseg", "data.source=tfds:a:b checkpoint=a"): LSEG | EPOCHS | COMPUTED | VIEWS | {"tokenizer"}
     | {f"data.tfds.{name}" for name in ("split", "image_feature", "label_feature", "names", "ignore_label",
                                         "label_offset", "ignore_zero")},
@@ -191,4 +198,4 @@ def test_what_is_recorded():
     changed, idle = settings.effective(config, {"checkpoint"})
     found = effects.recorded(changed, idle, {"model": {"features": 8, "image": {"kind": "vit"}}, "training.steps": 7})
     assert found["model"] == {"features": 8, "image": {"kind": "vit"}} and found["training"]["steps"] == 7
-    assert "pretrained" not in found and set(found["data"]) == {"source", "catalog", "weights"}
+    assert "pretrained" not in found and set(found["data"]) == {"source", "strict", "catalog", "weights"}

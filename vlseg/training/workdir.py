@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 from etils import epath
 
-from vlseg import distributed, files, json_files, storage
+from vlseg import distributed, files, json_files, outputs, storage
 from vlseg.checkpoints import runs
 from vlseg.effects import is_in, leaves
 from vlseg.errors import ConfigError, StorageError
@@ -72,7 +72,7 @@ def check_place(workdir: str | os.PathLike[str]) -> Place:
     if files.is_remote(workdir):
         return _remote(workdir)
     try:
-        files.check_output_directory(workdir)
+        outputs.check_output_directory(workdir)
     except StorageError as error:
         reason = str(error).partition(": ")[2]
         raise StorageError(f"cannot make the working directory {os.fspath(workdir)}: {reason}") from error
