@@ -179,6 +179,7 @@ def test_config_json_is_what_ran(run, folder):
     found = json.loads((run[0] / "config.json").read_text())
     assert found["data"] == {
         "source": str(folder),
+        "strict": False,
         "folder": {"ignore_label": 255, "label_offset": 0, "ignore_zero": False},
     }
     assert "tiny_world" not in found["validation"] and found["training"]["batch_size"] == 8
