@@ -14,16 +14,17 @@ from ifseg_jax import checkpoint, inference
 from ifseg_jax.config import OFAConfig
 from ifseg_jax.inference import Prediction
 from ifseg_jax.postprocess import GridScores, ImageScores, best_categories, knn_average
-from ifseg_jax.prompt import WordEmbeddings, Words, embed_words, encode_categories, word_ids
+from ifseg_jax.prompt import WordEmbeddings, Words, embed_words, encode_categories, report_untrained, rows_of, word_ids
 from ifseg_jax.settings import Adaptation, Inference, Options, stored_adaptation
-from ifseg_jax.vocabulary import Tokenizer, load_tokenizer
-from ifseg_jax.weights import official_tokenizer
+from ifseg_jax.tokenizer import own_tokenizer, words_file_of
+from ifseg_jax.vocabulary import UNK, Tokenizer
 from vlseg import settings as settings_of
 from vlseg.checkpoints import directory, rules
 from vlseg.checkpoints.directory import Stored, Weights
 from vlseg.data import images as image_files
 from vlseg.data.images import ImageSource
 from vlseg.errors import CheckpointError, ConfigError, VocabularyError
+from vlseg.labels.distinct import check_embeddings, check_known, check_tokens
 from vlseg.segmenter import Scores, Segmentation, Segmenter, Variant, without_variables
 from vlseg.training import program
 
@@ -69,7 +70,8 @@ class IFSeg(Segmenter[Inference]):
         """Ids of the categories and of the prompt.
 
         Raises:
-            VocabularyError: no categories, duplicates, blanks; no tokenizer; a text longer than the model reads.
+            VocabularyError: no categories, duplicates, blanks; no tokenizer; a text longer than the model reads; names
+                that the tokenizer takes for the same, as of another case if it ignores that, or has no piece of.
         """
         if labels is None and not self.categories:
             raise VocabularyError('this model was not adapted to categories: name some, e.g. --labels="cat,grass,dog"')
@@ -89,6 +91,8 @@ class IFSeg(Segmenter[Inference]):
             raise VocabularyError(
                 f"the tokenizer gives id {max(words.prompt_ids)}, the model knows {self.config.vocabulary_size} words"
             )
+        check_known(words.names, words.category_ids, UNK)
+        check_tokens(words.names, words.category_ids)
         return words
 
     def names(self, labels: Sequence[str] | None = None) -> tuple[str, ...]:
@@ -98,18 +102,20 @@ class IFSeg(Segmenter[Inference]):
         """Embeddings of categories, prompt and <s>; see `Segmenter.embed`."""
         words = self.words(labels)
         found = embed_words(self.variables["params"]["word_embedding"]["table"], words)
-        if not self.table_rows(words.names):
-            return found
-        rows = {name: row for row, name in enumerate(self.categories)}
-        own = np.array([rows.get(name, -1) for name in words.names])
-        table = self.variables["params"]["category_embedding"]["table"]
-        # Names that the table has not are the means of their words.
-        return found._replace(projection=jnp.where((own >= 0)[:, None], table[np.maximum(own, 0)], found.categories))
+        if self.table_rows(words.names):
+            own = np.array(rows_of(words.names, self.categories, self.tokenizer))
+            table = self.variables["params"]["category_embedding"]["table"]
+            report_untrained(tuple(name for name, row in zip(words.names, own, strict=True) if row < 0))
+            # Names that the table has not are the means of their words.
+            projection = jnp.where((own >= 0)[:, None], table[np.maximum(own, 0)], found.categories)
+            found = found._replace(projection=projection)
+        check_embeddings(words.names, found.projected)
+        return found
 
     def table_rows(self, names: Iterable[str]) -> int:
         """`category_rows` of the model with these labels: one each, or 0 if its table has none of them."""
-        names = tuple(names)
-        return len(names) if self.config.category_rows and not set(self.categories).isdisjoint(names) else 0
+        rows = rows_of(tuple(names), self.categories, self.tokenizer) if self.config.category_rows else []
+        return len(rows) if max(rows, default=-1) >= 0 else 0
 
     def with_labels(self, labels: Sequence[str]) -> "IFSeg":
         chosen = dataclasses.replace(self, categories=tuple(labels))
@@ -230,8 +236,9 @@ class IFSeg(Segmenter[Inference]):
             prediction = inference.predict(config, rules.unflatten(variables), words, images)
             probabilities = _probabilities(prediction, settings)
             sizes = jnp.broadcast_to(jnp.asarray([height, width], jnp.int32), (batch, 2))
-            best, _ = best_categories(probabilities, None, sizes, 1, height, width)
-            return {"probabilities": probabilities, "label_map": best[..., 0]}
+            best, highest = best_categories(probabilities, None, sizes, 1, height, width)
+            label_map = jnp.where(jnp.isfinite(highest), best, -1)[..., 0]
+            return {"probabilities": probabilities, "label_map": label_map}
 
         return jax.tree_util.Partial(segment, (variables, self.embed()))
 
@@ -304,27 +311,6 @@ def adapted(model: IFSeg, categories: tuple[str, ...]) -> Callable[[Mapping[str,
     return lambda flat: build(rules.unflatten(flat))
 
 
-def _words_file(stored: Stored) -> Path | None:
-    path = stored.directory and stored.directory / checkpoint.WORDS_FILE
-    return path if path and path.exists() else None
-
-
-def own_tokenizer(
-    stored: Stored, given: Tokenizer | str | os.PathLike[str] | None = None, source: str | os.PathLike[str] = ""
-) -> Tokenizer | None:
-    """The tokenizer that is given, or else the model's own, or that of the official models; None if there is none.
-
-    Args:
-        stored: the model. source: what it was read from, if it may be the name of an official model.
-    """
-    words_file = _words_file(stored)
-    if given is None and words_file is not None:
-        given = words_file.parent
-    if given is None and stored.config.vocabulary_size >= OFAConfig.vocabulary_size:
-        given = official_tokenizer(source)
-    return load_tokenizer(given) if given is not None and not callable(given) else given
-
-
 def _labels(labels: Sequence[str] | None, categories: Sequence[str] | None) -> Sequence[str] | None:
     if labels is not None and categories is not None:
         raise VocabularyError("labels and categories mean the same: give one of them")
@@ -373,7 +359,7 @@ def load(
     given = settings_of.read(Options, options, "a loaded model")
     path = checkpoint.resolve(source, step)
     stored = checkpoint.read(path, place=lambda array: jnp.asarray(array, jnp.float32))
-    words_file = _words_file(stored)
+    words_file = words_file_of(stored)
     tokenizer = own_tokenizer(stored, tokenizer, source)
     try:
         seen = settings_of.read(Inference, stored.settings.get("inference", {}), "inference")

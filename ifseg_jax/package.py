@@ -6,6 +6,7 @@ import numpy as np
 
 from ifseg_jax import checkpoint, model
 from ifseg_jax.settings import Inference, Settings
+from ifseg_jax.tokenizer import own_tokenizer
 from ifseg_jax.weights import WEIGHTS
 from vlseg.checkpoints import rules
 from vlseg.checkpoints.directory import Stored
@@ -41,7 +42,7 @@ def _complete(stored: Stored, tokenizer: str | None) -> tuple[Stored, str]:
     if stored.config.category_rows:
         table = rules.flatten(stored.weights.variables)[checkpoint.CATEGORY_TABLE]
         return checkpoint.with_category_tables(stored, np.asarray(table)), ""
-    found = model.own_tokenizer(stored, tokenizer)
+    found = own_tokenizer(stored, tokenizer)
     if found is None:
         return stored, (
             f"without the tables of its {len(categories)} categories, which need a tokenizer (--tokenizer=DIRECTORY)"

@@ -6,6 +6,8 @@ A category is the mean of the embeddings of its sub-words, so all the model need
 
 from __future__ import annotations
 
+import functools
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -16,7 +18,7 @@ import numpy as np
 
 from ifseg_jax.vocabulary import BOS, EOS, Tokenizer
 from vlseg.errors import VocabularyError
-from vlseg.labels import check_names, shown
+from vlseg.labels import check_names, plain, shown
 from vlseg.labels.tokens import token_ids
 
 PROMPT = "what is the segmentation map of the image? object:"
@@ -48,10 +50,10 @@ def encode_categories(categories: Sequence[str], tokenizer: Tokenizer, prompt: s
       prompt: the text before the names; "" for none.
 
     Raises:
-      VocabularyError: a bare string or not strings, no name, a blank name, a name given twice (case ignored), or a
-        tokenizer that returns something else than ids.
+      VocabularyError: a bare string or not strings, no name, a blank name, a name given twice, or a tokenizer that
+        returns something else than ids.
     """
-    names = check_names(categories, "category", "categories")
+    names = check_names(categories, "category", "categories", ignore_case=False)
     prefix = _encode(tokenizer, prompt) if prompt.strip() else ()
     category_ids = tuple(_encode(tokenizer, name) for name in names)
     listed = (index for ids in (*category_ids, _encode(tokenizer, UNKNOWN)) for index in ids)
@@ -63,6 +65,29 @@ def _encode(tokenizer: Tokenizer, text: str) -> tuple[int, ...]:
     if not ids or min(ids) < 0:
         raise VocabularyError(f"the tokenizer returned {shown(ids)} for {text!r}: it must return ids, none below 0")
     return ids
+
+
+def rows_of(names: Sequence[str], categories: Sequence[str], tokenizer: Tokenizer | None) -> list[int]:
+    """Of each name its place among a model's categories, -1 if it has none; case counts if it does in tokens."""
+    rows = {plain(name): row for row, name in enumerate(categories)}
+    found = [rows.get(plain(name), -1) for name in names]
+    folded = {name.casefold() for name in rows}
+    for index, name in enumerate(map(plain, names)):
+        if found[index] < 0 and tokenizer is not None and name.casefold() in folded:
+            ids = token_ids(tokenizer, name)
+            found[index] = next((row for other, row in rows.items() if token_ids(tokenizer, other) == ids), -1)
+    return found
+
+
+@functools.cache
+def report_untrained(names: tuple[str, ...]) -> None:
+    """Warns once in a process of names that a model with a trained table of its categories has no row for."""
+    if names:
+        logging.getLogger(__name__).warning(
+            "%d labels are none of the categories that the model was trained on, and are asked for by their words "
+            "alone: %s",
+            *(len(names), shown(list(names))),
+        )
 
 
 class WordEmbeddings(NamedTuple):

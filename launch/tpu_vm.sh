@@ -37,6 +37,8 @@ if [ -f pid ] && kill \$(cat pid) 2>/dev/null; then
 fi
 tar -xzf ../vlseg.tar.gz
 rm -f exit_code pid
+# By which a host that was replaced has its run's working directory at once.
+export VLSEG_JOB=$(printf '%q' "$TPU")
 nohup bash -c 'launch/run.sh \"\$@\" & echo \$! >pid; wait \$!; echo \$? >exit_code; rm pid' \
   run tpu$(printf ' %q' "$@") >>run.log 2>&1 </dev/null &
 until [ -s pid ] || [ -s exit_code ]; do sleep 0.1; done"

@@ -32,5 +32,6 @@ xpk workload create \
   --docker-image="$IMAGE" \
   --storage="$STORAGE" \
   --max-restarts=100 \
+  --env="VLSEG_JOB=$NAME" \
   --termination-grace-period-seconds=300 \
   --command="exec launch/run.sh tpu$(printf ' %q' "$@")"

@@ -101,7 +101,9 @@ def known_labels(stored: Stored) -> dict[str, np.ndarray]:
     path = stored.directory and stored.directory / LABELS_FILE
     if not path or not path.exists():
         return {}
-    return {label: tensor.read() for label, tensor in open_safetensors(path).items()}
+    found = {label: tensor.read() for label, tensor in open_safetensors(path).items()}
+    rules.check_finite(found, path)
+    return found
 
 
 def official_tensors(path: str | os.PathLike[str]) -> state_dicts.Checkpoint:

@@ -23,6 +23,8 @@ from vlseg.data import images as image_files
 from vlseg.data.images import ImageSource
 from vlseg.errors import CheckpointError, ConfigError, ImageError, VocabularyError
 from vlseg.evaluation.sliding_window import Scheme
+from vlseg.labels.binding import find
+from vlseg.labels.distinct import check_embeddings, check_known, check_tokens
 from vlseg.nn.resize import resize_bilinear
 from vlseg.segmenter import Scores, Segmenter
 
@@ -60,13 +62,23 @@ class LSeg(Segmenter[Scheme]):
         """Embeddings of labels: float32 [N, C], l2-normalised; kept on disk (`lseg_jax.labels`).
 
         Raises:
-            VocabularyError: as in `names`; or there is no tokenizer.
+            VocabularyError: as in `names`; there is no tokenizer; or labels that the text encoder cannot tell apart, or
+                has no tokens for.
         """
         names = self.names(labels)
-        if all(name in self.known for name in names):
-            return jnp.asarray(np.stack([self.known[name] for name in names]))
-        texts = [self.config.text_of(name) for name in names]
-        return jnp.asarray(self.config.text.embed(texts, self.variables, self._text_identity, self.tokenizer))
+        known = find(names, tuple(self.known))
+        if None not in known:
+            embeddings = np.stack([tuple(self.known.values())[row] for row in known if row is not None])
+        else:
+            encoder, texts = self.config.text, [self.config.text_of(name) for name in names]
+            tokens = encoder.read(texts, self.tokenizer)
+            # The words of a template are known, whatever the names in it are.
+            alone = encoder.read(names, self.tokenizer) if encoder.unknown is not None else tokens
+            check_known(names, alone, encoder.unknown)
+            check_tokens(names, tokens)
+            embeddings = encoder.embed(texts, self.variables, self._text_identity, self.tokenizer)
+        check_embeddings(names, embeddings)
+        return jnp.asarray(embeddings)
 
     embed = encode_text
 
@@ -130,7 +142,8 @@ class LSeg(Segmenter[Scheme]):
             pixels = net.apply(variables, inference.normalize(config, images), method=LSegNet.encode_pixels)
             cells = net.apply(variables, pixels, labels, method=LSegNet.cell_logits)
             logits = resize_bilinear(cells, images.shape[1], images.shape[2], align_corners=True)
-            label_map = jnp.argmax(logits, axis=-1).astype(jnp.int32)
+            best = jnp.argmax(logits, axis=-1).astype(jnp.int32)
+            label_map = jnp.where(jnp.isfinite(logits.max(axis=-1)), best, -1)
             return {"probabilities": jax.nn.softmax(cells, axis=-1), "label_map": label_map}
 
         # Label embeddings are already computed, so the text encoder is left out.

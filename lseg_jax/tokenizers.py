@@ -5,6 +5,7 @@ A label is cleaned, cut into byte pairs and framed: start token, ids, end token,
 
 from __future__ import annotations
 
+import functools
 import html
 import importlib
 import logging
@@ -116,16 +117,22 @@ def tokenize(labels: Sequence[str], tokenizer: Tokenizer, *, context: int = 77, 
             cut.append(label)
         ids = [start, *ids[: context - 2], end]
         row[: len(ids)] = ids
-    if cut:
-        logging.getLogger(__name__).warning(
-            "%d of %d labels are longer than %d tokens and were cut, the first is %s",
-            *(len(cut), len(labels), context - 2, shown(cut[0])),
-        )
+    report_cut(tuple(cut), len(labels), context - 2)
     return tokens
 
 
+@functools.cache
+def report_cut(cut: tuple[str, ...], count: int, length: int) -> None:
+    """Warns once in a process of labels, of `count` in all, that are longer than the `length` tokens of an encoder."""
+    if cut:
+        logging.getLogger(__name__).warning(
+            "%d of %d labels are longer than %d tokens and were cut, the first is %s",
+            *(len(cut), count, length, shown(cut[0])),
+        )
+
+
 def check_labels(labels: Sequence[str]) -> tuple[str, ...]:
-    """Labels that can be told apart, see `vlseg.labels.check_names`; CLIP ignores case."""
+    """Labels that can be told apart, see `vlseg.labels.check_names`; the text encoders know lower case alone."""
     return check_names(labels, "label", "labels")
 
 

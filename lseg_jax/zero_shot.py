@@ -15,6 +15,7 @@ from vlseg import distributed, progress, storage
 from vlseg.data.episodes import Episode, FewShotDataset
 from vlseg.data.examples import IGNORE_LABEL
 from vlseg.evaluation import foreground
+from vlseg.evaluation.finite import Finite
 from vlseg.evaluation.foreground import ForegroundMetrics
 from vlseg.training.workdir import Place
 
@@ -38,13 +39,17 @@ def evaluate(
     asked = dataset.class_ids
     pairs = jnp.stack([model.encode_text([OTHERS, dataset.names[class_id]]) for class_id in asked])
     counts = foreground.zeros(len(dataset.names))
+    finite, seen = Finite(), 0
     shown = {"each": batch_size * jax.process_count(), "shown": distributed.is_main()}
     for episodes in progress.over(_batches(dataset, batch_size), len(dataset), "evaluate", "episode", **shown):
         images, masks = map(np.stack, zip(*(squeezed(image, mask, side) for image, mask, _ in episodes), strict=True))
         class_ids = np.array([episode.class_id for episode in episodes])
         chosen = pairs[np.array([asked.index(class_id) for class_id in class_ids])]
         logits = inference.logits(model.config, model.variables, jnp.asarray(images), chosen)
+        finite.watch(f"episodes {seen + 1} to {seen + len(episodes)}", logits)
+        seen += len(episodes)
         counts = _update(counts, logits, masks, class_ids)
+    finite.check()
     return foreground.compute(distributed.merged(counts, foreground.merge), asked)
 
 

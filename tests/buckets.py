@@ -10,6 +10,8 @@ from fsspec.implementations.local import LocalFileSystem
 from fsspec.registry import _registry
 from orbax.checkpoint._src.path import gcs_utils
 
+from vlseg import files
+
 
 def stand_in(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Makes `root`/BUCKET what is called gs://BUCKET until the test ends."""
@@ -40,3 +42,16 @@ class Buckets(DirFileSystem):
         pass
 
     makedirs = mkdir
+
+    def pipe_file(self, path: str, value: bytes, mode: str = "overwrite", **_: Any) -> None:
+        """An object is there as a whole, and of several that create it one does."""
+        if mode == "create":
+            if not files.create(self._made(path), value):
+                raise FileExistsError(path)
+        else:
+            files.atomic_write_bytes(self._made(path), value)
+
+    def _made(self, path: str) -> Path:
+        place = Path(self._join(path))
+        place.parent.mkdir(parents=True, exist_ok=True)
+        return place

@@ -14,7 +14,8 @@ import numpy as np
 from absl import flags
 from jax.experimental import multihost_utils
 
-from vlseg.errors import ConfigError
+from vlseg import errors
+from vlseg.errors import ConfigError, VlsegError
 
 # They belong to the command that calls `define_flags`, so its --help shows them.
 flags.disclaim_key_flags()
@@ -81,11 +82,6 @@ def is_main() -> bool:
     return jax.process_index() == 0
 
 
-def shows_progress() -> bool:
-    """Whether this process draws progress bars: that which prints, on a terminal."""
-    return is_main() and sys.stderr.isatty()
-
-
 def own_share(items: Any) -> Iterator[Any]:
     """Every n-th of some items, for n processes: this process's; `items` has a length and is indexed."""
     return (items[index] for index in range(jax.process_index(), len(items), jax.process_count()))
@@ -118,6 +114,37 @@ def from_main(value: Any) -> np.ndarray:
     """Process 0's value of an array or number of at most 32 bits; all processes call this together."""
     host = np.asarray(value)
     return host if jax.process_count() == 1 else np.asarray(multihost_utils.broadcast_one_to_all(host))
+
+
+def text_from_main(text: str) -> str:
+    """Process 0's text, whatever its length; all processes call this together."""
+    if jax.process_count() == 1:
+        return text
+    content = np.frombuffer(text.encode(), np.uint8)
+    buffer = np.zeros(int(from_main(np.int32(len(content)))), np.uint8)
+    if is_main():
+        buffer[:] = content
+    return from_main(buffer).tobytes().decode() if buffer.size else ""
+
+
+def by_main(action: Callable[[], Any]) -> None:
+    """Lets process 0 do something that may be refused; all processes call this together.
+
+    Raises:
+        VlsegError: what it raises there, in all processes, of the same type and with the same message.
+    """
+    refusal: VlsegError | None = None
+    if is_main():
+        try:
+            action()
+        except VlsegError as error:
+            refusal = error
+    said = text_from_main(f"{type(refusal).__name__}\n{refusal}" if refusal else "")
+    if refusal:
+        raise refusal
+    if said:
+        name, _, message = said.partition("\n")
+        raise getattr(errors, name, VlsegError)(message)
 
 
 def all_agree(here: bool) -> bool:

@@ -43,6 +43,9 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 # What can go wrong with the destination while the caller writes to it; any other error there is the caller's own.
 _DESTINATION_ERRNOS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EIO})
 
+# File systems that have none, such as FAT and some that lie in a network.
+_NO_LINKS = frozenset({errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK})
+
 
 def atomic_write_bytes(path: PathLike, data: bytes) -> None:
     """Writes `data` to the local file `path`, replacing what is there."""
@@ -85,6 +88,33 @@ def _escaped(surrogate: re.Match[str]) -> str:
     """Half a surrogate pair, or the byte that is not UTF-8 for which it stands, as `stored_path` has it."""
     code = ord(surrogate[0])
     return f"\\x{code - 0xDC00:02x}" if 0xDC80 <= code <= 0xDCFF else f"\\u{code:04x}"
+
+
+def create(path: PathLike, data: bytes) -> bool:
+    """Writes a small local file unless there is one, in which case it returns False; of several writers one succeeds.
+
+    Others see it whole at once; only where the file system has no hard links it is empty for a moment.
+    """
+    target = Path(path)
+    temporary = _hidden_sibling(target)
+    with storage_errors(path):
+        try:
+            temporary.write_bytes(data)
+            try:
+                os.link(temporary, target)
+            except FileExistsError:
+                return False
+            except OSError as error:
+                if error.errno not in _NO_LINKS:
+                    raise
+                try:
+                    with open(target, "xb") as file:
+                        file.write(data)
+                except FileExistsError:
+                    return False
+            return True
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

@@ -159,7 +159,7 @@ class Official:
 class Checked(NamedTuple):
     """What is known of a training run before its weights are read.
 
-    words: as in `vlseg.training.program.Prepared`, as far as they are known.
+    words, replaced: as in `vlseg.training.program.Prepared`, as far as they are known.
     inputs: what it is made of besides data and checkpoints, by the names of settings, see `vlseg.training.inputs`.
     outline: its programs, where the weights are still to be fetched: their shapes are known before.
     """
@@ -167,6 +167,7 @@ class Checked(NamedTuple):
     words: tuple[str, ...] | None = None
     inputs: Mapping[str, Any] = {}
     outline: "Outline | None" = None
+    replaced: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True)

@@ -49,6 +49,45 @@ def write(url: PathLike, content: bytes) -> None:
         system.pipe_file(path, content)
 
 
+def create(url: PathLike, content: bytes) -> bool:
+    """Writes a small object unless there is one, in which case it returns False; of several writers one succeeds."""
+    with errors(url, StorageError):
+        system, path = _opened(url)
+        try:
+            system.pipe_file(path, content, mode="create")
+        except FileExistsError:
+            return False
+        found: bytes = system.cat_file(path)
+        return found == content
+
+
+def modified(url: PathLike) -> float | None:
+    """When an object was written, in seconds by the clock of the bucket; None if there is none."""
+    with errors(url, StorageError):
+        system, path = _opened(url)
+        try:
+            return float(system.modified(path).timestamp())
+        except FileNotFoundError:
+            return None
+
+
+def sizes(url: PathLike) -> dict[str, int]:
+    """The sizes in bytes of all files below a folder, by their paths in it."""
+    with errors(url, StorageError):
+        system, path = _opened(url)
+        found = system.find(path, detail=True)
+        return {name[len(path) + 1 :]: int(info["size"]) for name, info in found.items() if not name.endswith("/")}
+
+
+@contextlib.contextmanager
+def opened(url: PathLike) -> Iterator[Any]:
+    """An object as a binary file to read from."""
+    with errors(url, StorageError):
+        system, path = _opened(url)
+        with system.open(path, "rb") as file:
+            yield file
+
+
 def names(url: PathLike) -> list[str]:
     """Names of the files of a folder; none if there is no folder."""
     with errors(url, StorageError):

@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from vlseg import files
-from vlseg.checkpoints.rules import TensorSource, Variables, check_dtypes, check_names, check_shapes, unflatten
+from vlseg.checkpoints.rules import Broken, TensorSource, Variables, check_dtypes, check_names, check_shapes, unflatten
 from vlseg.errors import CheckpointError, StorageError
 
 # fmt: off
@@ -113,7 +113,8 @@ def read_variables(
         others: parameters that are elsewhere.
 
     Raises:
-        CheckpointError: the file is missing or broken, or names are missing, not known, of another shape or no floats.
+        CheckpointError: the file is missing or broken; names are missing, not known, of another shape or no floats; or
+            tensors hold NaN or infinities.
     """
     weights: dict[str, TensorSource] = {**open_safetensors(path), **others}
     try:
@@ -122,7 +123,10 @@ def read_variables(
         check_dtypes(weights, expected)
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from error
-    return unflatten({name: place(tensor.read()) for name, tensor in weights.items()})
+    broken = Broken()
+    flat = {name: place(broken.seen(name, tensor.read())) for name, tensor in weights.items()}
+    broken.refuse(path)
+    return unflatten(flat)
 
 
 def save_safetensors(arrays: Mapping[str, np.ndarray], path: Path, destination: str | os.PathLike[str]) -> None:

@@ -22,6 +22,7 @@ from vlseg.data import images as image_files
 from vlseg.data.images import ImageSource
 from vlseg.errors import ConfigError, VocabularyError
 from vlseg.evaluation.crf import CRF, refine
+from vlseg.evaluation.finite import check_embeddings, check_scores, naming
 from vlseg.labels import check_names
 from vlseg.streams import in_order
 
@@ -180,7 +181,7 @@ class Segmenter(abc.ABC, Generic[Settings]):
         """The model's own labels, empty if there are none."""
 
     def names(self, labels: Sequence[str] | None = None) -> tuple[str, ...]:
-        """Labels as they are used, by default the model's own.
+        """Labels as they are used, by default the model's own. Case is none: a model that has it overrides this.
 
         Raises:
             VocabularyError: none, blanks, duplicates, or words that the model cannot read.
@@ -191,7 +192,12 @@ class Segmenter(abc.ABC, Generic[Settings]):
 
     @abc.abstractmethod
     def embed(self, labels: Sequence[str] | None = None) -> Any:
-        """What the model needs to know of labels: a pytree of arrays. Raises VocabularyError as `names`."""
+        """What the model needs to know of labels: a pytree of arrays.
+
+        Raises:
+            VocabularyError: as `names`; or labels that the model cannot tell apart or read, which it finds out with
+                `vlseg.labels.distinct`.
+        """
 
     def with_labels(self, labels: Sequence[str]) -> Self:
         """The same model with other labels of its own."""
@@ -224,7 +230,7 @@ class Segmenter(abc.ABC, Generic[Settings]):
         Returns:
             A function whose leaves are the arrays that it holds. It takes images uint8 [B, H, W, 3], with sides as
             `export_size` says, and returns {"probabilities": float32 [B, h, w, N] on the model's grid, "label_map":
-            int32 [B, H, W]}.
+            int32 [B, H, W]}. A program cannot refuse: where scores are not finite the label is -1.
 
         Raises:
             VocabularyError: the model has no labels of its own, or no tokenizer.
@@ -299,8 +305,8 @@ class Segmenter(abc.ABC, Generic[Settings]):
             settings: how images are seen, by default as `inference` says.
 
         Raises:
-            VocabularyError: as in `names`. ImageError: an image that cannot be read. ConfigError: `top_k` is not in
-            [1, N].
+            VocabularyError: as in `names`. ImageError: an image that cannot be read, or whose scores are not finite;
+            it is named. ConfigError: `top_k` is not in [1, N].
         """
         names = self.names(labels)
         if not 1 <= top_k <= len(names):
@@ -309,9 +315,12 @@ class Segmenter(abc.ABC, Generic[Settings]):
             raise VocabularyError(f"{NONE!r} is what rejected pixels are called: leave it out of the labels")
         embeddings = self.embed(names)
         wanted = [self.inference if settings is None else settings]
-        pixels = (image_files.read_image(np.asarray(i) if isinstance(i, jax.Array) else i) for i in images)
-        for image, (scores,) in self.score_each(pixels, lambda image: image, embeddings, wanted, batch_size):
-            yield _segmentation(image, names, scores, top_k, rejection)
+        pixels = (
+            (_called(i, place), image_files.read_image(np.asarray(i) if isinstance(i, jax.Array) else i))
+            for place, i in enumerate(images)
+        )
+        for (called, image), (scores,) in self.score_each(pixels, lambda item: item[1], embeddings, wanted, batch_size):
+            yield _segmentation(called, image, names, scores, top_k, rejection)
 
     def score_each(
         self,
@@ -331,8 +340,13 @@ class Segmenter(abc.ABC, Generic[Settings]):
             embeddings, settings, batch_size: as for `scores`.
 
         Yields:
-            An item and its scores, one entry for each of `settings`; refined where these have a CRF.
+            An item and its scores, one entry for each of `settings`; refined where these have a CRF. They may hold NaN
+            where the model computes it; who makes labels of them looks (`vlseg.evaluation.finite`).
+
+        Raises:
+            CheckpointError: `embeddings` are not finite.
         """
+        check_embeddings(embeddings)
         plain = [_without_crf(wanted) for wanted in settings]  # no compiled program depends on a CRF
 
         def key(item: Item) -> Hashable | None:
@@ -358,11 +372,18 @@ def _refined(scores: Scores, image: np.ndarray, settings: Any) -> Scores:
     return RefinedScores(scores, image, wanted) if wanted.iterations else scores
 
 
+def _called(image: ImageSource, place: int) -> str:
+    """What messages call an image: its path, or which of the images it is, counted from 1."""
+    return os.fspath(image) if isinstance(image, str | os.PathLike) else f"image {place + 1}"
+
+
 def _segmentation(
-    image: np.ndarray, names: tuple[str, ...], scores: Scores, top_k: int, rejection: Rejection
+    called: str, image: np.ndarray, names: tuple[str, ...], scores: Scores, top_k: int, rejection: Rejection
 ) -> Segmentation:
     wanted = min(max(top_k, 2 if rejection.min_margin is not None else 1), len(names))
-    best, values = (np.asarray(array) for array in scores.top(wanted))
+    with naming(called):
+        best, values = (np.asarray(array) for array in scores.top(wanted))
+    check_scores(called, values)
     label_map = np.ascontiguousarray(best[..., 0])
     if rejection:
         label_map = np.where(rejection.of(values), len(names), label_map).astype(np.int32)

@@ -97,6 +97,67 @@ def write_bytes(path: PathLike, data: bytes) -> None:
         files.atomic_write_bytes(path, data)
 
 
+def create(path: PathLike, data: bytes) -> bool:
+    """Writes a small file unless there is one, in which case it returns False; of several writers one succeeds."""
+    return remote.create(path, data) if files.is_remote(path) else files.create(path, data)
+
+
+def names(folder: PathLike) -> list[str]:
+    """Names of the files of a folder; none if there is no folder."""
+    if files.is_remote(folder):
+        return remote.names(folder)
+    try:
+        return os.listdir(folder)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise StorageError(f"cannot read {os.fspath(folder)}: {error.strerror}") from error
+
+
+def modified(path: PathLike) -> float | None:
+    """When a file was written, in seconds by the clock of the place itself; None if there is none."""
+    if files.is_remote(path):
+        return remote.modified(path)
+    try:
+        return os.stat(path).st_mtime
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise StorageError(f"cannot read {os.fspath(path)}: {error.strerror}") from error
+
+
+def sizes(folder: PathLike) -> dict[str, int]:
+    """The sizes in bytes of all files below a folder, by their paths in it, with "/"; none if there is no folder."""
+    if files.is_remote(folder):
+        return remote.sizes(folder)
+    found = {}
+    try:
+        if os.path.isdir(folder):
+            # A folder that cannot be read is an error, not an empty one.
+            for place, _, names in os.walk(folder, onerror=_raise):
+                for name in names:
+                    path = Path(place, name)
+                    found[path.relative_to(folder).as_posix()] = path.lstat().st_size
+    except OSError as error:
+        raise StorageError(f"cannot read {os.fspath(error.filename or folder)}: {error.strerror}") from error
+    return found
+
+
+def _raise(error: OSError) -> None:
+    raise error
+
+
+@contextlib.contextmanager
+def opened(path: PathLike) -> Iterator[Any]:
+    """A file as a binary one to read from; locally OSError where it cannot be read."""
+    if files.is_remote(path):
+        with remote.opened(path) as file:
+            yield file
+        return
+    with open(path, "rb") as file:
+        yield file
+
+
 def write_text(path: PathLike, text: str) -> None:
     """Writes `text` as UTF-8, like `write_bytes`."""
     write_bytes(path, text.encode("utf-8"))
@@ -159,5 +220,9 @@ class Staging:
         try:
             self.upload()
         finally:
-            if self._temporary:
-                self._temporary.cleanup()
+            self.discard()
+
+    def discard(self) -> None:
+        """Removes the temporary folder."""
+        if self._temporary:
+            self._temporary.cleanup()

@@ -139,9 +139,11 @@ class TextEncoder(Encoder):
 
     Attributes:
         trained_apart: its weights come from elsewhere and are no part of a model.
+        unknown: the token that stands for text outside the vocabulary; None if there is no such text.
     """
 
     trained_apart: ClassVar[bool] = False
+    unknown: ClassVar[int | None] = None
 
     @property
     @abc.abstractmethod
@@ -160,6 +162,13 @@ class TextEncoder(Encoder):
     @abc.abstractmethod
     def identity(self, variables: Mapping[str, Any]) -> str:
         """Names the weights: of equal identity are equal embeddings. `variables` are those of the model."""
+
+    @abc.abstractmethod
+    def read(self, texts: Sequence[str], tokenizer: Tokenizer | None = None) -> list[tuple[int, ...]]:
+        """The tokens that the encoder sees of each text, without those that frame a text.
+
+        Says which texts are too long and were cut. Arguments and errors as of `embed`.
+        """
 
     @abc.abstractmethod
     def embed(

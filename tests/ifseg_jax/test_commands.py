@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import jax.export
+import ml_collections
 import numpy as np
 import pytest
 from PIL import Image
@@ -14,14 +15,16 @@ import ifseg_jax
 from ifseg_jax.checkpoint import CATEGORY_TABLES
 from ifseg_jax.objective import Supervised
 from ifseg_jax.settings import Adaptation
-from ifseg_jax.training import supervised_batches
+from ifseg_jax.training import open_data, supervised_batches
 from tests.commands import NAMES, Commands, files_in, logged, train_flags
 from vlseg import torch_files
 from vlseg.checkpoints.rules import flatten
 from vlseg.data import images as image_files
 from vlseg.data.examples import IGNORED
 from vlseg.data.sources import open_dataset
+from vlseg.errors import ConfigError
 from vlseg.evaluation.crf import CRF, refine
+from vlseg.labels import plain
 
 STEPS, EVERY = 90, 15
 
@@ -126,6 +129,48 @@ def test_ignored_pixels_are_marked_whatever_their_label(folder, micro_config, tm
         drawn.append(np.stack([batches(step)[1] for step in range(6)]))
     np.testing.assert_array_equal(*drawn)
     assert set(np.unique(drawn)) == {IGNORED, 0, 1, 2, 3}
+
+
+@pytest.mark.parametrize(
+    ("names", "categories", "words"),
+    [
+        (NAMES, NAMES[::-1], NAMES[::-1]),
+        (NAMES, ("sky", *NAMES[2:], "sea", *NAMES[:2]), ("sky", *NAMES[2:], "sea", *NAMES[:2])),
+        (NAMES, ("lawn", "cottage", "oak", "van"), ("lawn", "cottage", "oak", "van")),
+        (NAMES, ("house=cottage", "car=van"), (NAMES[0], "cottage", NAMES[2], "van")),
+        (("cafe\u0301", "wet\u00a0 grass", "Tree", "car"), ("car", "tree", "wet grass", "café"),
+         ("car", "tree", "wet grass", "café")),
+    ],
+)  # fmt: skip
+def test_categories_are_bound_to_classes_by_name(folder, micro_config, tmp_path, names, categories, words):
+    """A pixel's target is the place of its class's word among the categories, in whatever order these are given."""
+    data = shutil.copytree(folder, tmp_path / "data")
+    (data / "names.txt").write_text("\n".join(names), encoding="utf-8")
+    section = ml_collections.ConfigDict({"source": str(data)})
+    dataset, bound = open_data(section, categories)
+    assert bound.words == words
+    task = Supervised(micro_config, Adaptation(batch_size=2, image_size=32), len(words), 10)
+    by_place, by_name = (
+        supervised_batches(dataset, task, places)(0)[1] for places in (None, bound.places(len(dataset.names)))
+    )
+    asked = {plain(name).casefold(): word for name, word in bound.replaced}
+    targets = [words.index(asked.get(plain(name).casefold(), plain(name).casefold())) for name in names]
+    expected = np.array([*targets, IGNORED])[by_place]
+    assert len(np.unique(by_place)) > 2 and by_name.dtype == np.int32
+    np.testing.assert_array_equal(by_name, expected)
+
+
+@pytest.mark.parametrize(
+    ("categories", "message"),
+    [
+        (("house", "lawn", "tree", "car"), "there is no grass among the categories, .*'house', another class"),
+        (("lawn=grass", *NAMES[1:]), "'grass=lawn'"),
+        (NAMES[:3], "3 categories do not fit the 4 classes of"),
+    ],
+)
+def test_categories_that_cannot_be_bound(folder, categories, message):
+    with pytest.raises(ConfigError, match=message):
+        open_data(ml_collections.ConfigDict({"source": str(folder)}), categories)
 
 
 def test_evaluation_and_prediction_with_and_without_averaging(trained, folder, tmp_path):

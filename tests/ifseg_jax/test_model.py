@@ -14,6 +14,9 @@ from safetensors.numpy import load_file, save_file
 import ifseg_jax
 from ifseg_jax import checkpoint
 from ifseg_jax.checkpoint import resolve
+from ifseg_jax.model import with_category_table
+from ifseg_jax.prompt import rows_of
+from ifseg_jax.vocabulary import UNK
 from tests.commands import picture
 from vlseg import torch_files
 from vlseg.checkpoints.directory import CONFIG_FILE, WEIGHTS_FILE
@@ -281,6 +284,34 @@ def test_categories_that_cannot_be_used(micro_model, categories, message):
 def test_categories_are_needed(micro_model):
     with pytest.raises(VocabularyError, match="not adapted to categories"):
         micro_model.segment(picture(40, 40))
+
+
+def test_case_follows_the_tokenizer(micro_model):
+    """A casing tokenizer has two words where a lower-casing one, as of the bundled vocabulary, has one."""
+    ids = {"turkey": [5], "Turkey": [6]}
+    casing = dataclasses.replace(micro_model, tokenizer=lambda text: ids.get(text, [7, 8]))
+    assert casing.embed(["Turkey", "turkey"]).categories.shape[0] == 2
+    for function in (micro_model.names, micro_model.embed):
+        with pytest.raises(VocabularyError, match="apart: 'tree' = 'Tree'; "):
+            function(["tree", "car", "Tree"])
+    table = with_category_table(dataclasses.replace(casing, categories=()), ("turkey", "cat"))
+    assert table.embed(["Turkey", "turkey", "cat"]).projection.shape[0] == 3
+    assert rows_of(["Turkey", "turkey", "cafe\u0301"], ["café", "turkey"], casing.tokenizer) == [-1, 1, 0]
+    assert rows_of(["Tree", "car"], ["tree"], micro_model.tokenizer) == [0, -1]
+
+
+def test_words_that_cannot_be_told_apart_or_read(micro_model):
+    """A category is the mean of its words, whatever their order."""
+    for labels in (["tree house", "car", "house tree"], ["car", "car car"]):
+        with pytest.raises(VocabularyError, match="cannot tell these labels apart"):
+            micro_model.embed(labels)
+        with pytest.raises(VocabularyError, match="cannot tell these labels apart"):
+            micro_model.segment(picture(16, 16), labels)
+        with pytest.raises(VocabularyError, match="cannot tell these labels apart"):
+            micro_model.adapt(labels, steps=1)
+    unknown = dataclasses.replace(micro_model, tokenizer=lambda text: [UNK, UNK] if text == "猫" else [5, 6])
+    with pytest.raises(VocabularyError, match="vocabulary has nothing of '猫'"):
+        unknown.names(["猫"])
 
 
 def test_a_tokenizer_of_a_larger_model(micro_model):

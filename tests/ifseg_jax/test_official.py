@@ -89,7 +89,7 @@ def with_extras(state, dtype=np.float32):
 def test_files_there_and_back(tmp_path, micro_state, dtype):
     state = with_extras(micro_state, dtype)
     special = state["encoder.layers.1.fc1.weight"]
-    special[0, :3] = -0.0, np.inf, np.nan
+    special[0, :3] = -0.0, ml_dtypes.finfo(dtype).max, ml_dtypes.finfo(dtype).smallest_subnormal
     torch_files.save(tmp_path / "first.pt", {"model": state, "args": {"arch": "segofa_base"}})
     convert(PACKAGE, tmp_path / "first.pt", tmp_path / "directory")
     convert(PACKAGE, tmp_path / "directory", tmp_path / "second.pt")
@@ -99,6 +99,22 @@ def test_files_there_and_back(tmp_path, micro_state, dtype):
     again = checkpoint.read(tmp_path / "directory").weights.variables
     first = checkpoint.read(tmp_path / "first.pt").weights.variables
     assert_identical(flatten(again), flatten(first))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_files_that_are_not_finite_are_not_converted(tmp_path, micro_state, value):
+    """A buffer that the official code alone needs, such as a mask, may hold anything."""
+    state = with_extras(micro_state, np.float32)
+    state["decoder.seg_projection.weight"][0, 0] = value
+    torch_files.save(tmp_path / "first.pt", {"model": state, "args": {"arch": "segofa_base"}})
+    convert(PACKAGE, tmp_path / "first.pt", tmp_path / "directory")
+    state["encoder.layers.1.fc1.weight"] = np.full_like(state["encoder.layers.1.fc1.weight"], value)
+    torch_files.save(tmp_path / "second.pt", {"model": state, "args": {"arch": "segofa_base"}})
+    with pytest.raises(
+        CheckpointError, match=r"second\.pt: weights are not finite .*: encoder\.layers\.1\.fc1\.weight;"
+    ):
+        convert(PACKAGE, tmp_path / "second.pt", tmp_path / "another")
+    assert not (tmp_path / "another").exists()
 
 
 def test_half_precision_loads_as_float32(tmp_path, micro_state, micro_variables):

@@ -16,6 +16,7 @@ import pytest
 from tests.commands import train_flags
 from tests.scale import processes
 from vlseg import cli
+from vlseg.training import lease
 
 FOLDER, ROOT = Path(__file__).parent, Path(__file__).parent.parent.parent
 
@@ -187,6 +188,46 @@ def test_signals_to_one_of_two_processes_and_then_to_both_stop_them_after_the_sa
     assert [process.returncode for process in both] == [128 + signal.SIGTERM] * 2, ended
     done = len(losses(tmp_path / "two"))
     assert str(done) in {path.name for path in (tmp_path / "two/checkpoints").iterdir()}
+
+
+@pytest.mark.slow
+def test_two_processes_go_on_from_the_step_before_a_damaged_one(tmp_path):
+    results(start("training.py", "lseg", tmp_path / "one", 6))
+    together(2, "training.py", "lseg", tmp_path / "two", 4)
+    newest = tmp_path / "two/checkpoints/4"
+    counted = json.loads((newest / "checksums.json").read_text())["files"]
+    assert {"default/array_metadatas/process_0", "default/array_metadatas/process_1"} <= counted.keys()
+    changed = max((newest / "default").rglob("d/*"), key=lambda path: path.stat().st_size)
+    changed.write_bytes(changed.read_bytes()[:-1] + b"!")
+    both = start_together(2, "training.py", "lseg", tmp_path / "two", 6)
+    ended = [process.communicate(timeout=300) for process in both]
+    assert [process.returncode for process in both] == [0, 0], ended
+    said = [line for text, _ in ended for line in text.splitlines() if "is damaged" in line]
+    assert len(said) == 1 and "checkpoint 4 is damaged" in said[0] and "going on from checkpoint 2" in said[0]
+    np.testing.assert_allclose(losses(tmp_path / "two"), losses(tmp_path / "one"), rtol=1e-5)
+
+
+@pytest.mark.slow
+def test_two_processes_are_refused_a_directory_in_use_with_one_message(tmp_path):
+    with lease.held(tmp_path / "run"):
+        both = start_together(2, "training.py", "lseg", tmp_path / "run", 4)
+        ended = [process.communicate(timeout=300)[1] for process in both]
+    assert [process.returncode for process in both] == [2, 2], ended
+    first, second = (errors.splitlines()[-1] for errors in ended)
+    assert first.startswith(f"error: {tmp_path / 'run'} is in use by process {os.getpid()} on host ")
+    assert first == second
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_two_processes_that_were_taken_over_stop_together(tmp_path):
+    both = start_together(2, "training.py", "lseg", tmp_path / "two", 10**6)
+    while not (tmp_path / "two/metrics.jsonl").exists() or len(losses(tmp_path / "two")) < 5:
+        time.sleep(0.2)
+    (tmp_path / "two/.lease/1.json").unlink()
+    ended = [process.communicate(timeout=300)[1] for process in both]
+    assert [process.returncode for process in both] == [2, 2], ended
+    assert len({errors.splitlines()[-1] for errors in ended}) == 1 and "was removed" in ended[1]
 
 
 @pytest.mark.slow

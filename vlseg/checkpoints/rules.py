@@ -5,10 +5,12 @@ bit-exact and has an exact inverse.
 """
 
 import itertools
+import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
+import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
@@ -149,15 +151,50 @@ def assemble(
         table: the rules; those of stacked layers in order.
         read: a rule's official tensor.
         place: what to make of each array in our layout.
+
+    Raises:
+        CheckpointError: tensors hold NaN or infinities; the first are named.
     """
     grouped: dict[str, list[Rule]] = {}
     for rule in table:
         grouped.setdefault(rule.path, []).append(rule)
-    flat = {}
+    flat, broken = {}, Broken()
     for path, parts in grouped.items():
-        arrays = [rule.layout.to_ours(read(rule)) for rule in parts]
+        arrays = [rule.layout.to_ours(broken.seen(rule.official, read(rule))) for rule in parts]
         flat[path] = place(arrays[0] if parts[0].layer is None else np.stack(arrays))
+    broken.refuse()
     return unflatten(flat)
+
+
+class Broken:
+    """Collects the names of tensors that hold NaN or infinities, so that one message names them."""
+
+    def __init__(self) -> None:
+        self._names: list[str] = []
+
+    def seen(self, name: str, array: np.ndarray) -> np.ndarray:
+        """The array, unchanged; its name is kept if it is of floats that are not all finite."""
+        if jnp.issubdtype(array.dtype, np.inexact) and not np.isfinite(array).all():
+            self._names.append(name)
+        return array
+
+    def refuse(self, source: object = "") -> None:
+        """Raises CheckpointError if there was one; `source` is what the message begins with."""
+        if self._names:
+            more = f" and {len(self._names) - 3} more" if len(self._names) > 3 else ""
+            of = f"{source}: " if source else ""
+            raise CheckpointError(
+                f"{of}weights are not finite (NaN or infinity): {', '.join(self._names[:3])}{more}; the training that "
+                "wrote them had failed, or the file is damaged: use an earlier checkpoint"
+            )
+
+
+def check_finite(arrays: Mapping[str, np.ndarray], source: object = "") -> None:
+    """Raises CheckpointError if arrays hold NaN or infinities; the first are named."""
+    broken = Broken()
+    for name, array in arrays.items():
+        broken.seen(name, array)
+    broken.refuse(os.fspath(source) if isinstance(source, os.PathLike) else source)
 
 
 def disassemble(table: Iterable[Rule], variables: Mapping[str, Any]) -> dict[str, np.ndarray]:

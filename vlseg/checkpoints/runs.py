@@ -19,13 +19,20 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from vlseg import files, remote, safetensors_files, storage
+from vlseg import files, json_files, remote, safetensors_files, storage
+from vlseg.checkpoints import checksums, rules
 from vlseg.errors import CheckpointError, one_line
 
 CONFIG_FILE, WEIGHTS = "config.json", "model.safetensors"
 MODEL, LAST, FROZEN, STEPS, SUMMARY = "model", "last", "frozen", "checkpoints", "summary.json"
 COMMITTED = "commit_success.txt"
-"""What Orbax writes last into a step in a bucket, where nothing can be renamed."""
+"""What Orbax writes last into a step: in a bucket, where nothing can be renamed, the sign that it is whole."""
+
+METADATA_FILE = "_CHECKPOINT_METADATA"
+"""What Orbax says of a step, among it what a run has added under "custom_metadata"."""
+
+MARK = {"checksums": checksums.FILE}
+"""Added there: a step that says so and has no checksums has lost them."""
 
 RECORD = "training"
 """The part of a model directory's config.json that says which step of which run it is."""
@@ -91,15 +98,36 @@ def find(run: str | os.PathLike[str], step: int | None) -> str:
 
 def _recorded_step(path: str) -> int | None:
     try:
-        found: int | None = json.loads(storage.read_bytes(path))[RECORD]["step"]
-    except (ValueError, KeyError, TypeError):
+        found = json_files.parse(storage.read_bytes(path), path, CheckpointError)[RECORD]["step"]
+    except (CheckpointError, KeyError, TypeError):
         return None
-    return found
+    return found if isinstance(found, int) else None
 
 
 def settings_of_step(frozen: Mapping[str, Any], step: str) -> dict[str, Any]:
     """What the config.json of a step would say, from that of the frozen part of its run."""
     return {**{name: value for name, value in frozen.items() if name != "part"}, RECORD: {"step": int(step)}}
+
+
+def check_step(path: str | os.PathLike[str]) -> bool:
+    """Compares a step, RUN/checkpoints/N, with the checksums that were written with it.
+
+    Returns:
+        False if it has none because it is of an older version.
+
+    Raises:
+        CheckpointError: it is damaged; the message says how, without the path. StorageError: it cannot be read.
+    """
+    step = os.fspath(path)
+    if checksums.check(step, later=(COMMITTED,)):
+        return True
+    described = f"{step}/{METADATA_FILE}"
+    if storage.exists(described):
+        said = json_files.parse(storage.read_bytes(described), METADATA_FILE, CheckpointError)
+        added = said.get("custom_metadata") if isinstance(said, dict) else None
+        if isinstance(added, dict) and added.items() >= MARK.items():
+            raise CheckpointError(f"{checksums.FILE} is missing")
+    return False
 
 
 def read(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
@@ -114,7 +142,7 @@ def read_parts(path: str | os.PathLike[str]) -> dict[str, dict[str, np.ndarray]]
         path: RUN/checkpoints/N; local or of a bucket.
 
     Raises:
-        CheckpointError: it is damaged. StorageError: a bucket cannot be reached.
+        CheckpointError: it is damaged, or holds NaN or infinities. StorageError: a bucket cannot be reached.
     """
     # Imported here: commands that load other models need none of it.
     import jax
@@ -125,6 +153,10 @@ def read_parts(path: str | os.PathLike[str]) -> dict[str, dict[str, np.ndarray]]
     with remote.errors(path, CheckpointError):
         if not folder.exists():
             raise CheckpointError(f"{os.fspath(path)}: there is no such step")
+        try:
+            check_step(path)
+        except CheckpointError as error:
+            raise CheckpointError(f"{os.fspath(path)} is damaged: {error}") from error
         try:
             saved: Mapping[str, Any] = handler.metadata(folder).tree
             wanted = {name: part for name, part in saved.items() if name != OPTIMIZER}
@@ -137,6 +169,7 @@ def read_parts(path: str | os.PathLike[str]) -> dict[str, dict[str, np.ndarray]]
                 raise
             # TensorStore and Orbax have no type of their own for damaged files.
             raise CheckpointError(f"{os.fspath(path)} is damaged: {one_line(error)[:200]}") from error
+    rules.check_finite({name: array for part in parts.values() for name, array in part.items()}, path)
     return parts
 
 

@@ -4,8 +4,10 @@ FOLDER holds images/, labels/ (PNG) and names.txt. --data=ade20k:/data/ade20k re
 official layout (`python -m vlseg.data.list`), --data=tiny_world held-out scenes of the tiny world.
 Every image is scored at its original size. Prints mIoU, mAcc, aAcc and IoU per class; writes metrics.json and, by
 class, metrics.csv. --labels are the words that the model is asked for: the names of the classes and others, which count
-as wrong answers, or as many other words for the classes, in their order. --score_labels names the classes that are
-scored; pixels of the others do not count. --config names a data set with its words and what counts as its background.
+as wrong answers, or as many other words for the classes, in their order; or --labels="trousers=pants", which asks for
+the data set's class trousers by the word pants, and for the others by their names. --score_labels names the classes
+that are scored; pixels of the others do not count. --config names a data set with its words and what counts as its
+background.
 """
 
 import contextlib
@@ -114,7 +116,9 @@ def main(package: Package, _: list[str]) -> int:
     storage.check_folder(options.out)
     dataset, vocabulary = open_data(options)
     asked: dict[str, Any] = {"vocabulary": vocabulary}
-    asked |= {name: names_from(text) for name in ("labels", "score_labels") if (text := options[name].value)}
+    asked |= {
+        name: names_from(text, pairs=True) for name in ("labels", "score_labels") if (text := options[name].value)
+    }
     candidates = choose(dataset.names, **asked)
     model = package.flags.applied(models.load(package, options), options)
     variants = model.variants()
@@ -146,7 +150,10 @@ def run(package: Package | None = None, usage: str | None = None) -> NoReturn:
     define_flags(required=False)
     flags.DEFINE_string("out", None, "Where metrics.json and the tables go.")
     flags.DEFINE_string(
-        "labels", None, "What is asked for, with commas or in a file; default: the names of the classes."
+        "labels",
+        None,
+        "What is asked for, with commas or in a file; default: the names of the classes. NAME=WORD asks for a class of "
+        "the data set by another word.",
     )
     flags.DEFINE_string("score_labels", None, "Classes that are scored, with commas or in a file; default: all.")
     flags.DEFINE_integer("batch_size", 1, "Images, or windows of an image, of a forward pass.", lower_bound=1)

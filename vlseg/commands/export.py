@@ -8,6 +8,9 @@ The StableHLO file holds weights and labels. A process that has JAX alone runs i
     images = np.zeros((1, 512, 512, 3), np.uint8)  # [B, H, W, 3] RGB, already --height x --width; any B
     result = jax.export.deserialize(bytearray(open("FILE", "rb").read())).call(images)
     result["label_map"], result["probabilities"]  # int32 [B, H, W]; float32 [B, h, w, N] on the model's grid
+    result["label_map"] == result["ids"]["cat"]  # the labels by name, whatever order they are in
+
+A pixel whose scores are not finite has the label -1: a program cannot refuse.
 """
 
 import dataclasses
@@ -61,6 +64,7 @@ def write_stablehlo(
     height: int,
     width: int,
     platforms: Sequence[str],
+    labels: Sequence[str] = (),
 ) -> None:
     """Writes a function of images uint8 [B, H, W, 3] for one size and any batch size.
 
@@ -69,6 +73,7 @@ def write_stablehlo(
         segment: from images to a dict of arrays; the arrays that it holds are baked in.
         height, width: of the images, in pixels.
         platforms: of `PLATFORMS`, whatever this machine has.
+        labels: the names of the ids in its label maps; the result of the file has them as "ids", int32 [] by name.
 
     Raises:
         ConfigError: an unknown platform, or a model too large for one file.
@@ -82,7 +87,13 @@ def write_stablehlo(
         raise ConfigError(f"{weights / 1e9:.1f} GB of weights do not fit one StableHLO file; use --format=directory")
     (batch,) = jax.export.symbolic_shape("b")
     images = jax.ShapeDtypeStruct((batch, height, width, 3), jnp.uint8)
-    exported = jax.export.export(jax.jit(segment), platforms=tuple(platforms))(images)
+    ids = {label: np.int32(index) for index, label in enumerate(labels)}
+
+    def named(segment: jax.tree_util.Partial, images: jax.Array) -> dict[str, Any]:
+        return {**segment(images), "ids": jax.tree.map(jnp.asarray, ids)}
+
+    function = jax.tree_util.Partial(named, segment)
+    exported = jax.export.export(jax.jit(function), platforms=tuple(platforms))(images)
     storage.write_bytes(path, bytes(exported.serialize()))
 
 
@@ -146,6 +157,7 @@ def main(package: Package, _: list[str]) -> None:
     model = seen(package, models.load(package, options, source), options)
     if options.labels:
         model = model.with_labels(model.names(names_from(options.labels)))
+        model.embed()  # refuses labels that it cannot tell apart
     if options.format == "directory":
         model = package.flags.for_directory(model, options)
         variables = jax.tree.map(lambda value: np.asarray(value, options.weights), dict(model.variables))
@@ -156,13 +168,13 @@ def main(package: Package, _: list[str]) -> None:
             raise ConfigError(f"{package.name} has no official format; export a directory (--format=directory)")
         package.official.write(out, package.official.of_model(model))
     else:
-        model.names()
+        names = model.names()
         side, multiple = model.export_size
         height, width = options.height or side, options.width or side
         if height % multiple or width % multiple:
             raise ConfigError(f"images of {height} x {width} pixels: both sides must be multiples of {multiple}")
         function = model.image_function(model.inference)
-        write_stablehlo(options.out, function, height, width, options.platforms)
+        write_stablehlo(options.out, function, height, width, options.platforms, names)
     print(*filter(None, [left_out(package, model, options.format), f"wrote {options.out}"]), sep="\n")
 
 

@@ -26,8 +26,10 @@ from vlseg.data.examples import IGNORED, Example, LazySequence
 from vlseg.data.formats import prepared
 from vlseg.data.listing import list_checked_images
 from vlseg.data.sources import READING, Dataset, define_flags, given, open_given
-from vlseg.errors import ConfigError, StorageError
+from vlseg.errors import ConfigError, StorageError, VocabularyError
+from vlseg.evaluation.finite import check_scores, naming
 from vlseg.labels import names_from
+from vlseg.labels.binding import NO_CLASS, bind, explanation
 from vlseg.packages import Package
 from vlseg.segmenter import Segmenter
 
@@ -62,6 +64,7 @@ class PseudoLabelled(LazySequence[Example]):
 
     Attributes:
         names: the model's labels.
+        binding: which of them stand for the classes of the data set.
         ignore_label: the label of pixels of which the model is not sure enough.
     """
 
@@ -72,28 +75,28 @@ class PseudoLabelled(LazySequence[Example]):
 
         Args:
             model: makes the labels.
-            dataset: the examples. Its classes keep their labels, found in `names` by name.
-            names: of the model's labels. Those that the data set has are not given to other pixels.
+            dataset: the examples. Its classes keep their labels, found in `names` by `vlseg.labels.binding`.
+            names: of the model's labels, where "name=word" has another word for a class of the data set. Those that the
+                data set has are not given to other pixels.
             min_probability: a pixel whose best label has less, among those it may have, gets no label.
 
         Raises:
-            ConfigError: a class of the data set is none of the labels, or all of them are.
+            ConfigError: a class of the data set is none of the labels, or all of them are. VocabularyError: labels that
+                the model cannot use.
         """
-        strangers = [name for name in dataset.names if name not in names]
-        if strangers:
-            raise ConfigError(
-                f"{len(strangers)} of {len(dataset.names)} classes of the data set are none of the labels: "
-                f"{', '.join(strangers[:5])}; name all labels, seen and unseen"
-            )
-        self.candidates = np.array([index for index, name in enumerate(names) if name not in dataset.names])
+        try:
+            self.binding = bind(dataset.names, names, places=False)
+        except VocabularyError as error:
+            raise ConfigError(f"{error}; name all labels, seen and unseen") from error
+        self.candidates = np.flatnonzero(np.array(self.binding.classes) == NO_CLASS)
         if not len(self.candidates):
             raise ConfigError("the data set has pixels of every label: there is nothing to label")
-        self.names = tuple(names)
+        self.names = model.names(self.binding.words)
         self._model, self._dataset, self._min_probability = model, dataset, min_probability
         self._embeddings = model.embed(self.names)
         if hasattr(dataset, "picture_file"):
             self.picture_file = dataset.picture_file
-        self._kept = np.array([names.index(name) for name in dataset.names] or [IGNORED])
+        self._kept = np.append(self.binding.places(len(dataset.names)), IGNORED)
 
     def __len__(self) -> int:
         return len(self._dataset)
@@ -112,7 +115,10 @@ class PseudoLabelled(LazySequence[Example]):
         example = self._dataset[index]
         wanted = [self._model.inference]
         ((_, (scores,)),) = self._model.score_each([example], lambda one: one.image, self._embeddings, wanted)
-        allowed = scores.probabilities()[..., self.candidates]
+        with naming(example.name):
+            probabilities = scores.probabilities()
+        check_scores(example.name, probabilities)
+        allowed = probabilities[..., self.candidates]
         best = self.candidates[np.argmax(allowed, axis=-1)]
         # Among the labels that are allowed here, as if the model had been asked for these alone.
         share = allowed.max(axis=-1) / allowed.sum(axis=-1)
@@ -185,11 +191,14 @@ def main(package: Package, _: list[str]) -> None:
         dataset = open_given(options)
     source = models.path(package, options)
     model = package.flags.applied(models.load(package, options, source), options)
-    names = model.names(names_from(options.labels) if options.labels else None)
+    names = names_from(options.labels, pairs=bool(options.data)) if options.labels else model.names()
     labelled = PseudoLabelled(model, dataset, names, options.min_probability)
+    if labelled.binding.replaced:
+        print(explanation(labelled.binding.replaced))
     settings = {
         "checkpoint": identity(source),
-        "labels": names,
+        "labels": labelled.names,
+        "classes": labelled.binding.classes,
         "inference": dataclasses.asdict(model.inference),
         **{name: options[name].value for name in ("images", "data", "split", "min_probability", *READING)},
     }
@@ -204,7 +213,11 @@ def run(package: Package | None = None, usage: str | None = None) -> NoReturn:
     package = models.define(package, "pseudo_label")
     flags.DEFINE_string("images", None, "A file, a directory, a pattern, or several with commas.")
     define_flags(required=False)
-    flags.DEFINE_string("labels", None, "All labels with commas, or in a file; default: the model's.")
+    flags.DEFINE_string(
+        "labels",
+        None,
+        "All labels with commas, or in a file; default: the model's. NAME=WORD has another word for a class of --data.",
+    )
     flags.DEFINE_float("min_probability", 0.0, "Less than this gives no label.", lower_bound=0.0, upper_bound=1.0)
     flags.DEFINE_string("out", None, "A new folder.", required=True)
     cli.run(functools.partial(main, package), usage or __doc__)

@@ -24,13 +24,15 @@ from vlseg.checkpoints import directory, runs
 from vlseg.checks import check_choices, check_numbers
 from vlseg.data.examples import First
 from vlseg.data.sources import Dataset, open_section, opened_once, split_sources, without_folders
-from vlseg.errors import ConfigError, VocabularyError
+from vlseg.errors import CheckpointError, ConfigError, VocabularyError
 from vlseg.evaluation.scoring import Candidates, choose, score
 from vlseg.labels import names_from
+from vlseg.labels.binding import explanation, renamed
 from vlseg.packages import Package
 from vlseg.segmenter import Segmenter, Variant
 from vlseg.training import loop, program
 from vlseg.training import workdir as workdirs
+from vlseg.training.lease import Lease, held
 from vlseg.training.preflight import check_checkpoint, inputs_of_data, inputs_of_files, state_bytes
 from vlseg.training.program import METRICS, Prepared
 from vlseg.training.telemetry import Work
@@ -61,8 +63,16 @@ def train(config: ml_collections.ConfigDict, workdir: str | Path, flags_given: C
         The model directory.
 
     Raises:
-        VlsegError: anything wrong with the configuration, checkpoint, data or working directory.
+        VlsegError: anything wrong with the configuration, checkpoint, data or working directory, which may be in use by
+            another run.
     """
+    workdirs.check_place(workdir)
+    with held(workdir) as lease:
+        return _train(config, workdir, lease, flags_given)
+
+
+def _train(config: ml_collections.ConfigDict, workdir: str | Path, lease: Lease, flags_given: Collection[str]) -> Place:
+    """What `train` does, in a working directory that is held."""
     package = packages.find(config.package)
     check_checkpoint(config.checkpoint, package)
     config, idle = settings.effective(config, flags_given)
@@ -73,15 +83,15 @@ def train(config: ml_collections.ConfigDict, workdir: str | Path, flags_given: C
     place = workdirs.check_place(workdir)
     with opened_once():
         checked = package.check(config, mesh)
-        evaluation, validated = open_scored_sections(config, checked.words)
+        evaluation, validated = open_scored_sections(config, checked.words, checked.replaced)
         found = {**inputs_of_data(config, idle), **inputs_of_files(config, idle, package), **checked.inputs}
         workdirs.check_same(place, plain, found, same)
         if checked.outline:
             program.training(checked.outline.task, mesh, package.axes)
             check_room(place, state_bytes(checked.outline.task.state()), config.keep_checkpoints, together=False)
         prepared = package.prepare(config, mesh)
-        if prepared.words != checked.words:
-            evaluation, validated = open_scored_sections(config, prepared.words)
+        if (prepared.words, prepared.replaced) != (checked.words, checked.replaced):
+            evaluation, validated = open_scored_sections(config, prepared.words, prepared.replaced)
     compiled = program.training(prepared.task, mesh, package.axes)
     schedule = loop.Schedule.of(config, prepared.steps)
     validation = open_validation(config.validation, validated, prepared, mesh)
@@ -106,7 +116,9 @@ def train(config: ml_collections.ConfigDict, workdir: str | Path, flags_given: C
         work=Work(task.batch_size, task.flops),
         config=ran,
         validation=validation,
+        lease=lease,
     )
+    lease.check()
     model = write(finish, model_part(state, mesh), path, schedule.steps, validation)
     if evaluation:
         evaluate(model, evaluation, path)
@@ -119,8 +131,11 @@ def train(config: ml_collections.ConfigDict, workdir: str | Path, flags_given: C
 class Scored(NamedTuple):
     """What a section of the configuration says that a model is scored on.
 
-    dataset: its images. asked: arguments of `scoring.choose` and `scoring.score`. candidates: what comes of them.
+    where: the section. dataset: its images. asked: arguments of `scoring.choose` and `scoring.score`. candidates: what
+    comes of them.
     """
+
+    where: str
 
     dataset: Dataset
     asked: dict[str, Any]
@@ -143,10 +158,12 @@ def describe(prepared: Prepared, path: Place, scored: Sequence[Scored | None]) -
     summary |= prepared.task.summary()
     shown = {name: value if isinstance(value, int) else f"{value:g}" for name, value in summary.items()}
     print("  ".join(f"{name} {value}" for name, value in shown.items()), flush=True)
-    for line in dict.fromkeys(one.candidates.explanation for one in scored if one):
+    replaced = {"training": prepared.replaced} | {one.where: one.candidates.replaced for one in scored if one}
+    for line in dict.fromkeys(map(explanation, replaced.values())):
         if line:
             print(line, flush=True)
-    storage.write_json(path / runs.SUMMARY, summary)
+    recorded = {where: dict(pairs) for where, pairs in replaced.items() if pairs}
+    storage.write_json(path / runs.SUMMARY, {**summary, "replaced": recorded} if recorded else summary)
     if not runs.is_run(path):
         trained = {name: part for name, part in prepared.state.items() if name != runs.OPTIMIZER}
         model = prepared.finish(trained)
@@ -177,7 +194,7 @@ def write(
         return _save(finish(last), path / runs.MODEL, record)
     history = History(path, validation)
     # A shared folder may show later to other processes what was kept.
-    best = int(distributed.from_main(np.int32(history.best([*runs.kept_steps(path), steps]) or 0)))
+    best = int(distributed.from_main(np.int32(_best_whole(history, path, steps) if distributed.is_main() else 0)))
     chosen = f"the best {validation.metric} of {len(history.scores)} validations"
     if not best:
         best, chosen = steps, f"the last step, because no {validation.metric} is a number"
@@ -186,6 +203,19 @@ def write(
     model = _save(finish(parts), path / runs.MODEL, best_record)
     _save(finish(last), path / runs.LAST, {**record, "scores": history.scores[steps]})
     return model
+
+
+def _best_whole(history: History, path: Place, steps: int) -> int:
+    """The best step among the last and those that were kept and are not damaged; 0 if no score is a number."""
+    kept = {*runs.kept_steps(path), steps}
+    while (best := history.best(kept)) not in (None, steps):
+        try:
+            runs.check_step(path / runs.STEPS / str(best))
+            break
+        except CheckpointError as error:
+            print(f"checkpoint {best} is damaged ({error}); the best of the others is taken", flush=True)
+            kept.remove(best)
+    return best or 0
 
 
 def _save(model: Segmenter, path: Place, record: dict[str, Any]) -> Segmenter:
@@ -263,18 +293,23 @@ def open_validation(
 
 
 def open_scored_sections(
-    config: ml_collections.ConfigDict, words: tuple[str, ...] | None
+    config: ml_collections.ConfigDict, words: tuple[str, ...] | None, replaced: Sequence[tuple[str, str]]
 ) -> tuple[Scored | None, Scored | None]:
     """What the sections "evaluation" and "validation" score a model on, see `open_scored`."""
-    evaluation = open_scored(config.evaluation, "config.evaluation", words)
-    return evaluation, open_scored(config.validation, "config.validation", words)
+    evaluation = open_scored(config.evaluation, "config.evaluation", words, replaced)
+    return evaluation, open_scored(config.validation, "config.validation", words, replaced)
 
 
-def open_scored(section: ml_collections.ConfigDict, where: str, words: tuple[str, ...] | None) -> Scored | None:
+def open_scored(
+    section: ml_collections.ConfigDict,
+    where: str,
+    words: tuple[str, ...] | None,
+    replaced: Sequence[tuple[str, str]] = (),
+) -> Scored | None:
     """What a section of the configuration, `where`, scores a model on, or None.
 
     Args:
-        words: of `Prepared`.
+        words, replaced: of `Prepared`.
 
     Raises:
         ConfigError: several data sets are given, or score_labels without one; or words or score_labels do not fit its
@@ -290,17 +325,18 @@ def open_scored(section: ml_collections.ConfigDict, where: str, words: tuple[str
             f"{where}.source names {count} data sets; name one, and score the model on the others with evaluate"
         )
     dataset = open_section(section.source, section)
-    asked: dict[str, Any] = {"labels": words}
+    # A word that was trained for a class stands for it here as well, wherever the class stands.
+    asked: dict[str, Any] = {"labels": words and renamed(dataset.names, words, replaced)}
     try:
-        asked["score_labels"] = names_from(section.score_labels) if section.score_labels else None
-        return Scored(dataset, asked, choose(dataset.names, **asked))
+        asked["score_labels"] = names_from(section.score_labels, pairs=True) if section.score_labels else None
+        return Scored(where.rpartition(".")[2], dataset, asked, choose(dataset.names, **asked))
     except (ConfigError, VocabularyError) as error:
         raise ConfigError(f"{where}.source={section.source}: {error}") from error
 
 
 def evaluate(model: Segmenter, scored: Scored, path: Place) -> None:
     """Scores the model, prints the result, and leaves a picture of the first images."""
-    variants, (dataset, asked, candidates) = model.variants(), scored
+    variants, (_, dataset, asked, candidates) = model.variants(), scored
     results = score(model, dataset, variants, **asked)
     if not distributed.is_main():
         return

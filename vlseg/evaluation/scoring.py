@@ -9,7 +9,6 @@ with words of its own ("words": SCLIP, Wang et al. 2024); or it is where no clas
 et al. 2022). A class that has several words is given the score of its best one.
 """
 
-import collections
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,22 +22,17 @@ from vlseg import distributed, progress
 from vlseg.checks import check_choices
 from vlseg.data.examples import Example
 from vlseg.data.sources import Dataset
-from vlseg.errors import ConfigError, DatasetError, ImageError
+from vlseg.errors import ConfigError, DatasetError, ImageError, VocabularyError
 from vlseg.evaluation import confusion
 from vlseg.evaluation.confusion import SegmentationMetrics
-from vlseg.labels import plain
+from vlseg.evaluation.finite import Finite, naming
+from vlseg.labels.binding import NO_CLASS, SHOWN, bind, explanation, find
 from vlseg.segmenter import Segmenter, Variant
 
 BACKGROUND = "background"
 """What catalogs call class 0 where it is the background."""
 
 CONVENTIONS = ("none", "words", "threshold")
-
-NO_CLASS = -1
-"""The class of a distractor, and the label of pixels that do not count."""
-
-SHOWN = 5
-"""Names in a message."""
 
 
 @dataclass(frozen=True)
@@ -82,11 +76,18 @@ class Vocabulary:
         """Compares with the class names of a data set.
 
         Raises:
-            ConfigError: there are words for more or fewer classes; or a background where the data set has none, or none
-                where it has one.
+            ConfigError: there are words for more or fewer classes; a word is the name of another class; or a background
+                where the data set has none, or none where it has one.
         """
         if len(self.words) != len(names):
             raise ConfigError(f"words for {len(self.words)} classes do not fit the data set's {len(names)}")
+        for class_id, words in enumerate(self.words):
+            for word, other in zip(words, find(words, names), strict=True):
+                if other not in (None, class_id):
+                    raise ConfigError(
+                        f"{word!r}, a word for {names[class_id]!r}, is the name of another class: config.words are "
+                        "those of every class in the data set's order"
+                    )
         has_background = names[0] == BACKGROUND
         if has_background and self.background == "none":
             raise ConfigError('this data set has a background: --config.background is "words" or "threshold" for it')
@@ -147,7 +148,7 @@ class Candidates(NamedTuple):
     @property
     def explanation(self) -> str:
         """One line that says which words stand in the places of which names; empty if none do."""
-        return f"asked for: {', '.join(f'{name} as {word}' for name, word in self.replaced)}" if self.replaced else ""
+        return explanation(self.replaced)
 
     def places(self, classes: int) -> np.ndarray:
         """int32 [classes + 1]: of each class of the data set its place among the scored ones, or NO_CLASS.
@@ -165,17 +166,12 @@ def choose(
     score_labels: Sequence[str] | None = None,
     vocabulary: Vocabulary | None = None,
 ) -> Candidates:
-    """Finds the scored classes among the candidates.
-
-    Candidates that hold the names of all scored classes are found by name, in whatever order; the other candidates are
-    distractors. Otherwise, if they are as many as the classes, or as the scored ones, they stand in these classes'
-    places, where the name of another class is refused. White space does not matter, nor does case unless names differ
-    in nothing else.
+    """Finds the scored classes among the candidates, see `vlseg.labels.binding`.
 
     Args:
         names: of the data set's classes, by id.
         labels: the candidates, by default the names.
-        score_labels: names of the scored classes, by default all.
+        score_labels: names of the scored classes, by default all. Only they have to be among the candidates.
         vocabulary: in place of `labels`: words for every class, and a background.
 
     Raises:
@@ -183,43 +179,21 @@ def choose(
             which one in a class's place is the name of another, or both labels and a vocabulary.
     """
     scored = _scored(names, score_labels)
+    called = tuple(names[class_id] for class_id in scored)
     if vocabulary is not None:
         if labels is not None:
             raise ConfigError("a vocabulary has the words that are asked for: leave the labels out")
         threshold = vocabulary.threshold if vocabulary.background == "threshold" else None
-        called = tuple(names[class_id] for class_id in scored)
         return Candidates(vocabulary.asked, vocabulary.classes, scored, called, threshold=threshold)
-    words = tuple(names if labels is None else labels)
-    found = range(len(names)) if labels is None else _find(names, words)
-    missing = [names[class_id] for class_id in scored if found[class_id] is None]
-    if not missing:
-        classes = [NO_CLASS] * len(words)
-        for class_id, place in enumerate(found):
-            if place is not None:
-                classes[place] = class_id
-        return Candidates(words, tuple(classes), scored, tuple(names[class_id] for class_id in scored))
-    if len(words) == len(names):
-        classes = list(range(len(names)))
-    elif len(words) == len(scored):
-        classes = list(scored)
-    else:
-        of = f", of which {len(scored)} are scored" if len(scored) < len(names) else ""
-        more = ", ..." if len(missing) > SHOWN else ""
-        raise ConfigError(
-            f"{len(words)} labels do not fit the data set's {len(names)} classes{of}: give as many, in their order, or "
-            f"name all of them (there is no {', '.join(missing[:SHOWN])}{more})"
-        )
-    for class_id, place in enumerate(found):
-        if place is not None and classes[place] != class_id:
-            raise ConfigError(
-                f"there is no {', '.join(missing[:SHOWN])} among the labels, so they stand for the classes in their "
-                f"order, but {words[place]!r}, another class, stands for {names[classes[place]]!r}: put it in its place"
-            )
-    word_of = dict(zip(classes, words, strict=True))
-    called = tuple(word_of[class_id] for class_id in scored)
-    pairs = [(names[class_id], word_of[class_id]) for class_id in scored]
-    replaced = tuple((name, word) for name, word in pairs if plain(name) != plain(word))
-    return Candidates(words, tuple(classes), scored, called, replaced)
+    if labels is None:
+        return Candidates(tuple(names), tuple(range(len(names))), scored, called)
+    try:
+        bound = bind(names, labels, scored)
+    except VocabularyError as error:
+        raise ConfigError(str(error)) from error
+    replaced = tuple((name, word) for name, word in bound.replaced if name in called)
+    words = dict(replaced)
+    return Candidates(bound.words, bound.classes, scored, tuple(words.get(name, name) for name in called), replaced)
 
 
 def score(
@@ -251,7 +225,8 @@ def score(
         Metrics of the S scored classes, for which `choose` has names, for each of the variants.
 
     Raises:
-        ConfigError: as `choose`. ImageError, DatasetError: an example cannot be read.
+        ConfigError: as `choose`. ImageError, DatasetError: an example cannot be read. ImageError: the model's scores of
+            one are not finite.
     """
     candidates = choose(dataset.names, labels, score_labels, vocabulary)
     places = candidates.places(len(dataset.names))
@@ -259,7 +234,7 @@ def score(
     settings = [variant.settings for variant in variants] if variants else [model.inference]
     embeddings = model.embed(candidates.words)
     counts = [confusion.zeros(len(candidates.scored)) for _ in settings]
-    skipped: list[str] = []
+    finite, skipped = Finite(), list[str]()
     own = _own_examples(dataset, None if damaged is None else skipped)
     scored = model.score_each(own, lambda example: example.image, embeddings, settings, batch_size)
     shown = {"each": jax.process_count(), "shown": distributed.is_main()}
@@ -267,9 +242,16 @@ def score(
         label = jnp.asarray(_places_of(example.label, places, dataset.ignore_label))
         for number, scores in enumerate(found):
             # The words that were asked for, as class ids int32 [H, W].
-            best = (scores.label_map(),) if candidates.threshold is None else scores.most_probable()
-            prediction = on_device[candidates.class_map(*map(jnp.asarray, best))]
+            with naming(example.name):
+                if candidates.threshold is None:
+                    words, values = (jnp.asarray(array)[..., 0] for array in scores.top(1))
+                else:
+                    words, values = map(jnp.asarray, scores.most_probable())
+            found_classes = candidates.class_map(words, values)
+            finite.watch(example.name, values)
+            prediction = on_device[found_classes]
             counts[number] = confusion.update(counts[number], prediction, label, NO_CLASS)
+    finite.check()
     if damaged is not None:
         damaged += distributed.of_all(skipped)
     return [confusion.compute(distributed.merged(count, confusion.merge)) for count in counts]
@@ -294,27 +276,6 @@ def _places_of(label: np.ndarray, places: np.ndarray, ignore_label: int) -> np.n
     return places[np.where(counted, label, NO_CLASS)]
 
 
-def _find(names: Sequence[str], words: Sequence[str]) -> list[int | None]:
-    """Where each of the names stands among the words, None where it does not.
-
-    A name stands where a word equals it. Of the other names and words, one stands where a word equals it but for case,
-    unless there are several of either.
-    """
-    exact = {plain(word): place for place, word in enumerate(words)}
-    found = [exact.get(plain(name)) for name in names]
-    other_words = _alone({word: place for word, place in exact.items() if place not in found})
-    other_names = _alone({plain(name): index for index, name in enumerate(names) if found[index] is None})
-    for folded, index in other_names.items():
-        found[index] = other_words.get(folded)
-    return found
-
-
-def _alone(places: Mapping[str, int]) -> dict[str, int]:
-    """Places of words without their case, but not of words that differ in nothing else."""
-    count = collections.Counter(word.casefold() for word in places)
-    return {word.casefold(): place for word, place in places.items() if count[word.casefold()] == 1}
-
-
 def _scored(names: Sequence[str], score_labels: Sequence[str] | None) -> tuple[int, ...]:
     """Ids of the scored classes.
 
@@ -325,7 +286,7 @@ def _scored(names: Sequence[str], score_labels: Sequence[str] | None) -> tuple[i
         return tuple(range(len(names)))
     if not score_labels:
         raise ConfigError("score_labels are empty: name at least one class of the data set")
-    found = _find(score_labels, names)
+    found = find(score_labels, names)
     strange = [name for name, class_id in zip(score_labels, found, strict=True) if class_id is None]
     if strange:
         raise ConfigError(f"score_labels are classes of the data set, which has no {', '.join(strange[:SHOWN])}")

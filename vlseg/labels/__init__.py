@@ -17,14 +17,18 @@ the first ("chest", "pool"); "screen door" alone is whole here, since it would b
 The others are data sets of the catalog in plain words.
 """
 
+import difflib
 import os
 import re
-import reprlib
-from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 
+from vlseg import files
 from vlseg.errors import ConfigError, VocabularyError
+from vlseg.labels.names import check_names, plain, shown
+from vlseg.labels.names_files import NamesFile, read_names, read_names_file, without_marks
+
+__all__ = ["NamesFile", "check_names", "known", "load", "names_from", "plain", "read_names", "read_names_file", "shown"]
 
 _SUFFIX = ".txt"
 
@@ -42,88 +46,49 @@ def load(name: str) -> tuple[str, ...]:
     return tuple(resources.files(__name__).joinpath(name + _SUFFIX).read_text(encoding="utf-8").splitlines())
 
 
-def check_names(
-    names: Sequence[str], one: str = "category", many: str = "categories", *, source: str = "", ignore_case: bool = True
-) -> tuple[str, ...]:
-    """Names that can be told apart.
+def names_from(text_or_path: str | os.PathLike[str], *, pairs: bool = False) -> tuple[str, ...]:
+    """Names from "cat, grass", a list of this package by its name, or the path of a names file, see `names_files`.
 
     Args:
-        names: N >= 1 names. White space around and between their words does not matter.
-        one, many: what such a name is called in messages.
-        source: where the names are from; messages begin with it.
-        ignore_case: whether names that differ in case only are the same. Models take them so; a data set may have
-            them, and be scored with other words.
-
-    Returns:
-        The names, each with single spaces.
+        pairs: whether "name=word" may stand in a text, for `binding.bind`. Where nothing binds names it is refused, as
+            nobody means it as a label.
 
     Raises:
-        VocabularyError: a bare string or not strings, no name, a blank name, or a name given twice.
+        VocabularyError: no names, a blank one, one twice (in the same case), or what looks like the path of a file that
+            does not exist.
     """
-    where = f"{source}: " if source else ""
-    if isinstance(names, str):
-        raise VocabularyError(f"{where}{many} are one string: give a list of names, such as [{shown(names)}]")
-    if not isinstance(names, Sequence) or not all(isinstance(name, str) for name in names):
-        raise VocabularyError(f"{where}{many} are not a list of strings but {shown(names)}: give a list of names")
-    if not names:
-        raise VocabularyError(f"{where}there are no {many}: give at least one name")
-    found = tuple(map(plain, names))
-    if "" in found:
-        raise VocabularyError(f"{where}{one} {found.index('')} has a blank name: give it a name or leave it out")
-    seen: dict[str, int] = {}
-    for index, name in enumerate(found):
-        first = seen.setdefault(name.casefold() if ignore_case else name, index)
-        if first != index:
-            raise VocabularyError(f"{where}{found[first]!r} and {name!r} are the same {one}: give each name once")
-    return found
-
-
-def names_from(text_or_path: str | os.PathLike[str]) -> tuple[str, ...]:
-    """Names from "cat, grass", a list of this package by its name, or the path of a names file, see `read_names`.
-
-    Raises:
-        VocabularyError: no names, a blank one, one twice (in the same case), or a .txt file that does not exist.
-    """
-    if os.path.isfile(text_or_path):
-        return read_names(Path(text_or_path))[0]
     text = os.fspath(text_or_path)
-    if text in known():
+    if text in known() and not os.path.isfile(text):
         return load(text)
-    if isinstance(text_or_path, os.PathLike) or text.lower().endswith(".txt"):
-        raise VocabularyError(f"{text}: no such file of category names")
-    return check_names(text.split(",") if text.strip() else (), source=repr(text), ignore_case=False)
+    path = Path(os.path.expanduser(text))
+    if isinstance(text_or_path, os.PathLike) or os.path.isfile(path) or os.path.islink(path):
+        return read_names(path)[0]
+    parts = text.split(",") if text.strip() else []
+    _check_no_path(text, parts)
+    parts = without_marks(list(map(plain, parts)), repr(text))
+    names = check_names(parts, source=repr(text), ignore_case=False)
+    if not pairs and (equal := [name for name in names if "=" in name]):
+        raise VocabularyError(
+            f"{shown(equal[0])}: another word for a class of a data set is given where a data set is; here, give the "
+            'word alone, or a names file if "=" is part of the name'
+        )
+    return names
 
 
-def read_names(path: Path) -> tuple[tuple[str, ...], int | None]:
-    """The names in a file, and the id that the file gives the first of them, if it gives ids.
-
-    The file has one name a line, optionally as "id: name" or "id<tab>name"; blank lines and those that begin with #
-    do not matter.
-
-    Raises:
-        VocabularyError: no names, a blank one, one twice (in the same case), or ids that do not count up by one.
-    """
-    try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
-    except UnicodeDecodeError:
-        raise VocabularyError(f"{path}: is not a text file in UTF-8") from None
-    lines = [line for line in lines if line and not line.startswith("#")]
-    numbered = [match for line in lines if (match := re.fullmatch(r"(\d+)\s*[:\t]\s*(.*)", line))]
-    has_ids = len(numbered) == len(lines) > 0
-    names = check_names([match[2] for match in numbered] if has_ids else lines, source=str(path), ignore_case=False)
-    if not has_ids:
-        return names, None
-    ids = [int(match[1]) for match in numbered]
-    if ids != list(range(ids[0], ids[0] + len(ids))):
-        raise VocabularyError(f"{path}: the ids of the names must count up by one from line to line")
-    return names, ids[0]
+_FILE_NAME = re.compile(r"\S.*\.[A-Za-z][A-Za-z0-9]{1,5}")
+_FOLDER = re.compile(r"(~|\.{0,2})[/\\]|[A-Za-z]:\\")
 
 
-def plain(name: str) -> str:
-    """A name with single spaces, which is how names are compared."""
-    return " ".join(name.split())
-
-
-def shown(value: object) -> str:
-    """A value for an error message: on one line, and not long."""
-    return " ".join(reprlib.repr(value).split())
+def _check_no_path(text: str, parts: list[str]) -> None:
+    """Refuses what is no list of names but a path with nothing at its end, or the name of a list written wrongly."""
+    whole, alone = text.strip(), len(parts) == 1
+    path = os.path.expanduser(whole)
+    if alone and re.search(r"[/\\]", whole) and os.path.exists(path):
+        files.check_regular(path, VocabularyError)  # a folder, or a pipe
+    for part in (*map(str.strip, parts), whole):
+        name = _FILE_NAME.fullmatch(part) and " " not in part.rpartition(".")[2]
+        if name or _FOLDER.match(part) or files.is_remote(part) or (alone and re.search(r"[/\\]", part)):
+            raise VocabularyError(f"{part}: no such file of category names")
+    near = difflib.get_close_matches(whole, known(), n=2, cutoff=0.8) if alone and "_" in whole else []
+    if near:
+        raise VocabularyError(f"no label list is called {whole!r}: did you mean {' or '.join(near)}?")

@@ -43,7 +43,8 @@ def tokenizer_directory(source: str | os.PathLike[str], expected: str) -> Path:
 
 
 def token_ids(tokenizer: Callable[[str], Sequence[int]], text: str) -> list[int]:
-    """The ids of a text; VocabularyError if the tokenizer returns anything but integers."""
+    """The ids of a text; VocabularyError if it is no text, or the tokenizer returns anything but integers."""
+    check_text(text)
     returned = tokenizer(text)
     try:
         return [operator.index(index) for index in returned]
@@ -51,3 +52,9 @@ def token_ids(tokenizer: Callable[[str], Sequence[int]], text: str) -> list[int]
         raise VocabularyError(
             f"the tokenizer returned {shown(returned)} for {shown(text)}: it must return a list of integer ids"
         ) from error
+
+
+def check_text(text: str) -> None:
+    """Refuses halves of characters, on which tokenizers fail; what was read in a wrong encoding may hold them."""
+    if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
+        raise VocabularyError(f"{shown(text)} is no text in Unicode: correct it")

@@ -10,7 +10,7 @@ import re
 import shutil
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from importlib import metadata
+from importlib import metadata as packages
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,7 +21,9 @@ from etils import epath
 
 from vlseg import distributed, files, remote
 from vlseg.checkpoints import runs
-from vlseg.errors import CheckpointError, StorageError, is_of_jax
+from vlseg.errors import CheckpointError, StorageError, is_of_jax, one_line
+from vlseg.training.finite import listed, not_finite
+from vlseg.training.summed import Marked, Renamed
 from vlseg.training.workdir import Place
 
 PATIENCE = 120
@@ -94,14 +96,21 @@ class Checkpoints:
         """
         # What a run that was killed has left half-written would stay for ever.
         policy = _Kept(keep, keep_period, best)
-        options = ocp.CheckpointManagerOptions(preservation_policy=policy, cleanup_tmp_directories=True)
-        described = {"config": json.loads(json.dumps(config)), "versions": _versions()}
         self._is_remote = files.is_remote(workdir)
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=policy,
+            cleanup_tmp_directories=True,
+            temporary_path_class=Marked if self._is_remote else Renamed,
+        )
+        described = {"config": json.loads(json.dumps(config)), "versions": _versions()}
         self._path: Place = (epath.Path(workdir) if self._is_remote else Path(workdir).absolute()) / runs.STEPS
         # What is said once of all needs an empty folder, which buckets do not have.
-        self._described = described if self._is_remote else None
+        self._described = {**(described if self._is_remote else {}), **runs.MARK}
         with self._storage_errors() if self._is_remote else contextlib.nullcontext():
-            self._manager = _Manager(self._path, options=options, metadata=None if self._is_remote else described)
+            # Given its handler, Orbax does not look into the newest step, which may be damaged, for what steps hold.
+            handler = ocp.StandardCheckpointHandler()
+            metadata = None if self._is_remote else described
+            self._manager = _Manager(self._path, item_handlers=handler, options=options, metadata=metadata)
 
     @property
     def latest(self) -> int | None:
@@ -115,38 +124,87 @@ class Checkpoints:
         return self.latest
 
     def restore(self, like: Any) -> tuple[Any, int]:
-        """The newest state and its step, or (`like`, 0) when there is none yet.
+        """The newest state that is whole and its step, or (`like`, 0) when there is none yet.
 
-        The state is spread over devices as `like` is, however it was when it was saved.
+        The state is spread over devices as `like` is, however it was when it was saved. Newer checkpoints that are
+        damaged, or hold what is not finite, are removed, and one line says so.
 
         Raises:
-            CheckpointError: the stored state has another structure than `like`, or is damaged.
+            CheckpointError: the stored state has another structure than `like`, or all checkpoints are damaged.
             StorageError: a bucket cannot be reached, or denies access; or processes do not see the same place.
         """
-        step = self._agreed_latest()
-        if step is None:
+        newest = self._agreed_latest()
+        steps = [step for step in reversed(self._manager.all_steps()) if newest is not None and step <= newest]
+        damaged: dict[int, str] = {}
+        for step in steps:
+            damage = self._damage(step)
+            if not damage:
+                state, damage = self._restored(step, like)
+            if not damage:
+                self._forget(damaged, step)
+                return state, step
+            damaged[step] = damage
+        if not damaged:
             return like, 0
+        raise CheckpointError(
+            f"no checkpoint in {self._path} can be used: {_described(damaged)}; choose another --workdir, or remove "
+            f"{self._path} to begin anew"
+        )
+
+    def _damage(self, step: int) -> str:
+        """What is wrong with the files of a step, as process 0 finds it; empty if nothing is."""
+        damage: list[str] = []
+
+        def look() -> None:
+            try:
+                if not runs.check_step(self._path / str(step)):
+                    print(f"checkpoint {step} has no checksums, being of an older version: used as it is", flush=True)
+            except CheckpointError as error:
+                damage.append(str(error))
+
+        distributed.by_main(look)  # where the place cannot be read, all say so
+        return distributed.text_from_main("".join(damage))
+
+    def _restored(self, step: int, like: Any) -> tuple[Any, str]:
+        """The state of a step, or None and what is wrong with it."""
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
         with remote.errors(self._path, StorageError) if self._is_remote else contextlib.nullcontext():
             try:
-                return self._manager.restore(step, args=ocp.args.StandardRestore(abstract)), step
+                state = self._manager.restore(step, args=ocp.args.StandardRestore(abstract))
             except Exception as error:
                 # TensorStore has no type for files that end too early.
                 of_files = isinstance(error, FileNotFoundError) or type(error) is Exception
                 if not (isinstance(error, _READ) or (of_files and not self._is_remote)):
                     raise
-                raise self._fault(step, error) from error
+                damage = self._damage_by(step, error)
+                if jax.process_count() > 1:  # the others may have restored it
+                    raise CheckpointError(f"checkpoint {step} is damaged; delete {self._path / str(step)}") from error
+                return None, damage
+        broken = not_finite(state)
+        return (None, f"{listed(broken)} of it are not finite") if broken else (state, "")
 
-    def _fault(self, step: int, error: Exception) -> CheckpointError | StorageError:
-        """What an error of Orbax over the checkpoint of a step means."""
+    def _damage_by(self, step: int, error: Exception) -> str:
+        """What is wrong with a step from which Orbax raised an error; raises what is no damage."""
         folder, text = self._path / str(step), str(error)
-        reason = (text.splitlines() or [""])[0][:200]
+        reason = one_line(text)[:200]
         if _UNREACHABLE.search(text):
-            return StorageError(f"checkpoint {step} in {self._path} cannot be read: {reason}")
+            raise StorageError(f"checkpoint {step} in {self._path} cannot be read: {reason}") from error
         is_whole = isinstance(error, _READ) and (folder / TREE_FILE).exists()
         if is_whole and not isinstance(error, json.JSONDecodeError) and not _DAMAGED.search(text):
-            return CheckpointError(f"checkpoint {step} of this working directory does not fit the model: {reason}")
-        return CheckpointError(f"checkpoint {step} is damaged; delete {folder} to go on from the one before ({reason})")
+            raise CheckpointError(
+                f"checkpoint {step} of this working directory does not fit the model: {reason}"
+            ) from error
+        return reason
+
+    def _forget(self, damaged: Mapping[int, str], step: int) -> None:
+        """Removes damaged steps, which will be written again, now that an earlier one is restored."""
+        if not damaged:
+            return
+        if distributed.is_main():
+            print(f"{self._path}: {_described(damaged)}; removed, going on from checkpoint {step}", flush=True)
+        with self._storage_errors():
+            for number in damaged:
+                self._manager.delete(number)
 
     def _agreed_latest(self) -> int | None:
         """The newest step, once all processes see the same: a shared folder may show it later to some of them."""
@@ -204,9 +262,13 @@ class Checkpoints:
             raise StorageError(f"cannot write checkpoints to {self._path}: {reason[:200]}") from error
 
 
+def _described(damaged: Mapping[int, str]) -> str:
+    return ", ".join(f"checkpoint {step} is damaged ({damage})" for step, damage in damaged.items())
+
+
 def _versions() -> dict[str, str]:
     versions = {}
     for name in PACKAGES:
-        with contextlib.suppress(metadata.PackageNotFoundError):
-            versions[name] = metadata.version(name)
+        with contextlib.suppress(packages.PackageNotFoundError):
+            versions[name] = packages.version(name)
     return versions

@@ -13,12 +13,14 @@ import jax
 import ml_collections
 import numpy as np
 from jax.experimental import multihost_utils
-from tqdm import tqdm
 
-from vlseg import distributed, storage
+from vlseg import distributed, json_files, storage
 from vlseg.checks import check_numbers
-from vlseg.errors import ConfigError, VlsegError
+from vlseg.errors import ConfigError, StorageError, VlsegError
+from vlseg.progress import Progress
 from vlseg.training.checkpoints import Checkpoints
+from vlseg.training.finite import NonFiniteLossError, listed, not_finite
+from vlseg.training.lease import Lease, held
 from vlseg.training.telemetry import MetricWriter, Profiler, Work, rates
 from vlseg.training.validation import History, Validation
 
@@ -29,6 +31,9 @@ STOPPED = 128 + signal.SIGTERM
 FAILURE_FILE = "non_finite_loss.json"
 FINITE = {"loss": "loss", "gradient_norm": "gradient"}
 """Metrics that must be finite, and what they are of."""
+
+STATE = "state"
+"""What is not finite where it is neither: parameters, running statistics, the optimizer's part."""
 
 FREE = (
     *("evaluation", "data.strict", "validation.strict", "loading", "mesh", "log_every", "profile"),
@@ -128,10 +133,6 @@ class Interruption:
         return self._stopping
 
 
-class NonFiniteLossError(VlsegError):
-    """The loss or its gradient became NaN or infinite."""
-
-
 def train(
     state: Any,
     step_function: StepFunction,
@@ -142,6 +143,7 @@ def train(
     work: Work | None = None,
     config: Mapping[str, Any] | None = None,
     validation: Validation | None = None,
+    lease: Lease | None = None,
 ) -> Any:
     """Runs `step_function` from the newest checkpoint in `workdir` (or from `state`) to `schedule.steps`.
 
@@ -159,21 +161,37 @@ def train(
         config: JSON-ready settings to be recorded with the checkpoints.
         validation: when and how the state is scored. Scores stand in validation.jsonl, each for a step that is saved
             before it is scored; the checkpoint of the best step stays.
+        lease: of `workdir`, if the caller has one; otherwise it is held while this runs.
 
     Raises:
         NonFiniteLossError: naming the step; the last checkpoint is from before.
-        CheckpointError: the newest checkpoint is of another model, or damaged.
+        CheckpointError: the newest checkpoint is of another model, or all are damaged.
         StorageError: `workdir` fails or is full, or processes do not see the same one.
-        ConfigError: a package for its bucket is missing.
+        ConfigError: another run works in `workdir`, or has taken it over; or a package for its bucket is missing.
         SystemExit: 143 after SIGTERM, when all is saved.
     """
-    history = History(workdir, validation)
+    if lease is None:
+        with held(workdir) as own:
+            return train(
+                state,
+                step_function,
+                workdir,
+                schedule,
+                on_log,
+                work=work,
+                config=config,
+                validation=validation,
+                lease=own,
+            )
+    writer: MetricWriter | None = None
+    # Scoring takes long: that the directory is still this run's is looked at again before scores are written.
+    history = History(workdir, validation and validation.then(lambda: _check_lease(lease, writer)))
     checkpoints = Checkpoints(workdir, schedule.keep, schedule.keep_period, config, history.best)
     state, first = checkpoints.restore(state)
     history.forget_after(first)
     writer = MetricWriter(workdir, first + 1) if distributed.is_main() else None
-    hidden = not distributed.shows_progress()
-    bar = tqdm(total=schedule.steps, initial=first, disable=hidden, unit="step", desc="train")
+    _say_what_is_repeated(workdir, first)
+    progress = Progress(schedule.steps, "train", "step", initial=first, shown=distributed.is_main())
     pending: list[dict[str, jax.Array]] = []
     profiler = Profiler(workdir, schedule.profile)
     started = saved = time.monotonic()
@@ -184,7 +202,7 @@ def train(
         closing.callback(checkpoints.close)
         if writer:
             closing.callback(writer.close)
-        closing.callback(bar.close)
+        closing.callback(progress.close)
         closing.callback(profiler.close)
         if first and first not in history.scores and history.is_due(first, schedule.steps):
             _validate(history, state, first, writer)  # saved, but stopped before it was scored
@@ -195,7 +213,7 @@ def train(
             state, metrics = step_function(state, step)
             profiler.after(done, metrics)
             pending.append(metrics)
-            bar.update()
+            progress.update()
             stopped = interruption.reached(done)
             last = stopped or done == schedule.steps
             validating = history.is_due(done, schedule.steps)
@@ -207,13 +225,14 @@ def train(
                 saving |= bool(distributed.from_main(np.asarray(late)))
             if saving or logging:
                 host = jax.device_get(pending)
-                _check_finite(host, done, checkpoints, workdir)
+                _check_lease(lease, writer)
+                _check_finite(host, state if saving else None, done, checkpoints, workdir)
             if logging:
                 values = _means(host) | rates(len(pending), time.monotonic() - started, work)
                 pending, started = [], time.monotonic()
                 if writer:
                     writer.write(done, values)
-                    bar.set_postfix({name: f"{value:.4g}" for name, value in values.items()})
+                    progress.set_values(values)
                     if on_log:
                         on_log(done, values)
             if saving:
@@ -230,6 +249,15 @@ def train(
     if stopped or interruption.received:
         sys.exit(STOPPED)
     return state
+
+
+def _check_lease(lease: Lease, writer: MetricWriter | None) -> None:
+    try:
+        lease.check()
+    except VlsegError:
+        if writer:
+            writer.abandon()  # what it would still upload is another run's now
+        raise
 
 
 def _validate(history: History, state: Any, step: int, writer: MetricWriter | None) -> None:
@@ -249,23 +277,50 @@ def _means(logged: list[dict[str, np.ndarray]]) -> dict[str, float]:
 
 
 def _check_finite(
-    logged: list[dict[str, np.ndarray]], done: int, checkpoints: Checkpoints, workdir: str | os.PathLike[str]
+    logged: list[dict[str, np.ndarray]],
+    state: Any,
+    done: int,
+    checkpoints: Checkpoints,
+    workdir: str | os.PathLike[str],
 ) -> None:
     """Raises NonFiniteLossError if a step since the last log line, which ended before `logged`, has not been finite.
 
-    A loss belongs to the state before its step, so it is the gradient that tells whether the state after it is good.
+    A loss belongs to the state before its step, so it is the gradient that tells whether the state after it is good,
+    where there is one; a `state` that is to be saved is looked at itself.
     """
     checked = [(number, name) for number in range(len(logged)) for name in FINITE if name in logged[number]]
     bad = [(number, name) for number, name in checked if not np.isfinite(logged[number][name])]
-    if not bad:
+    if bad:
+        number, name = bad[0]
+        step, what = done - len(logged) + 1 + number, f"{FINITE[name]} of step"
+    elif arrays := not_finite(state):
+        number, name, step = len(logged), STATE, done
+        what = f"state ({listed(arrays)}) after step"
+    else:
         return
-    number, name = bad[0]
-    step, checkpoint = done - len(logged) + 1 + number, checkpoints.finished() or 0
+    checkpoint = checkpoints.finished() or 0
     if distributed.is_main():
         before = [float(values["loss"]) for values in logged[:number] if "loss" in values]
         record = {"step": step, "not_finite": name, "resumes_from": checkpoint, "loss_before": before}
         storage.write_json(f"{os.fspath(workdir)}/{FAILURE_FILE}", record)
     raise NonFiniteLossError(
-        f"the {FINITE[name]} of step {step} is not finite; the same command repeats it from the checkpoint of step "
-        f"{checkpoint} (noted in {FAILURE_FILE}); to go on, lower the learning rate in another --workdir"
+        f"the {what} {step} is not finite; the same command repeats it from the checkpoint of step {checkpoint} (noted "
+        f"in {FAILURE_FILE}); to go on, lower the learning rate in another --workdir"
     )
+
+
+def _say_what_is_repeated(workdir: str | os.PathLike[str], first: int) -> None:
+    """Prints that a run which goes on from a step had failed after it, if it had."""
+    path = f"{os.fspath(workdir)}/{FAILURE_FILE}"
+    if not distributed.is_main() or not storage.exists(path):
+        return
+    with contextlib.suppress(VlsegError, KeyError, TypeError):
+        record = json_files.parse(storage.read_bytes(path), FAILURE_FILE, StorageError)
+        if record["step"] > first:
+            print(
+                f"this run stopped because step {int(record['step'])} was not finite ({FAILURE_FILE}): it is repeated "
+                f"from step {first}",
+                flush=True,
+            )
+            return
+    storage.remove(path)  # it got past that step

@@ -21,6 +21,7 @@ from jax.sharding import Mesh, NamedSharding
 from vlseg import progress, sharding
 from vlseg.segmenter import Segmenter
 from vlseg.sharding import ParameterAxes
+from vlseg.training.finite import NonFiniteLossError, listed, not_finite
 
 METRICS = ("mIoU", "mAcc", "aAcc")
 """Of a labelled data set."""
@@ -110,6 +111,7 @@ class Prepared(NamedTuple):
     report: writes what else there is to say of the finished model into the working directory.
     filled: settings that the configuration leaves open, or that a checkpoint decides, as they are in this run: values
         by names with dots, or mappings for whole sections; config.json has them.
+    replaced: names of classes that it is trained on, and which of `words` stand for them, where the two differ.
     """
 
     task: Task
@@ -124,6 +126,7 @@ class Prepared(NamedTuple):
     metrics: tuple[str, ...] = METRICS
     report: Callable[[Segmenter, Path], None] | None = None
     filled: Mapping[str, Any] = {}
+    replaced: tuple[tuple[str, str], ...] = ()
 
 
 class Program(NamedTuple):
@@ -238,10 +241,17 @@ def run_in_memory(
     """The state after some updates on one device, without checkpoints; with a `title`, progress is shown.
 
     Updates take over the buffers of `state`.
+
+    Raises:
+        NonFiniteLossError: what came of it holds NaN or infinities.
     """
     update = compile_step(task.update)
     for step in progress.over(range(steps), steps, title or "", "step", shown=title is not None):
         state, _ = update(state, constants, batches(step) if batches else None, np.int32(step))
+    if broken := not_finite(state):
+        raise NonFiniteLossError(
+            f"the state after {steps} steps is not finite ({listed(broken)}): lower the learning rate"
+        )
     return state
 
 

@@ -1,14 +1,20 @@
 """What training tells of itself: metrics.jsonl and TensorBoard, rates, share of the chip's peak, memory, profiles."""
 
 import json
+import math
 import os
+import re
 import time
 from typing import Any, NamedTuple
 
 import jax
 from tensorboardX import SummaryWriter
 
-from vlseg import chips, distributed, files, storage
+from vlseg import chips, distributed, files, json_files, storage
+from vlseg.errors import StorageError, VlsegError
+
+_NO_JSON = re.compile(r"(?<=: )-?(NaN|Infinity)\b")
+"""What lines of older versions have for numbers that are not finite."""
 
 _PERIOD = 30
 """Seconds between uploads to a bucket, which takes about one write of an object in a second."""
@@ -81,18 +87,18 @@ class MetricWriter:
 
     def __init__(self, workdir: str | os.PathLike[str], first_step: int = 0) -> None:
         self._staging = storage.Staging(workdir)
-        self._uploaded = time.monotonic()
+        self._uploaded, self._abandoned = time.monotonic(), False
         self._path = self._staging.folder / "metrics.jsonl"
         self._staging.fetch(self._path.name)
         if self._path.exists():
-            lines = [line for line in self._path.read_text().splitlines() if _step(line) < first_step]
-            files.atomic_write_text(self._path, "".join(f"{line}\n" for line in lines))
+            files.atomic_write_text(self._path, _kept(files.read_regular(self._path, StorageError), first_step))
         self._board = SummaryWriter(str(self._staging.folder), purge_step=first_step if first_step else None)
 
     def write(self, step: int, metrics: dict[str, float]) -> None:
         """Writes scalars of one step."""
-        with self._path.open("a") as file:
-            file.write(json.dumps({"step": step, **metrics}) + "\n")
+        finite = {name: value if math.isfinite(value) else None for name, value in metrics.items()}
+        with files.storage_errors(self._path), self._path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"step": step, **finite}) + "\n")
         self.show(step, metrics)
 
     def show(self, step: int, metrics: dict[str, float]) -> None:
@@ -113,14 +119,37 @@ class MetricWriter:
             self._staging.upload()
             self._uploaded = time.monotonic()
 
+    def abandon(self) -> None:
+        """Makes `close` upload nothing: the working directory is another run's."""
+        self._abandoned = True
+
     def close(self) -> None:
         """Flushes what is buffered, and uploads it."""
         self._board.close()
-        self._staging.close()
+        if self._abandoned:
+            self._staging.discard()
+        else:
+            self._staging.close()
 
 
-def _step(line: str) -> float:
+def _kept(content: bytes, first_step: int) -> str:
+    """The lines of metrics.jsonl of steps before one, each step once; how many others are no lines is printed.
+
+    The last one is not counted: a run that was killed has cut it short.
+    """
+    lines = content.decode("utf-8", "replace").splitlines()
+    steps = [_step(line) for line in lines]
+    broken = sum(step is None for step in steps[:-1])
+    if broken:
+        print(f"metrics.jsonl: {broken} damaged lines are left out", flush=True)
+    by_step = {step: line for step, line in zip(steps, lines, strict=True) if step is not None and step < first_step}
+    return "".join(f"{by_step[step]}\n" for step in sorted(by_step))
+
+
+def _step(line: str) -> int | None:
+    """The step of a line; None if it is none."""
     try:
-        return float(json.loads(line)["step"])
-    except (ValueError, KeyError, TypeError):
-        return float("inf")  # a line cut short by a crash
+        step = json_files.parse(_NO_JSON.sub("null", line), "", StorageError)["step"]
+    except (VlsegError, KeyError, TypeError):
+        return None
+    return step if type(step) is int else None

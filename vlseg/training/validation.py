@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from vlseg import distributed, storage
+from vlseg import distributed, json_files, storage
 from vlseg.errors import StorageError
 
 FILE = "validation.jsonl"
@@ -24,6 +24,16 @@ class Validation(NamedTuple):
     every: int
     metric: str
     score: Callable[[Any, int], Mapping[str, float]]
+
+    def then(self, check: Callable[[], None]) -> "Validation":
+        """The same, with a check after each scoring, which raises if nothing may be written any more."""
+
+        def score(state: Any, step: int) -> Mapping[str, float]:
+            scores = self.score(state, step)
+            check()
+            return scores
+
+        return self._replace(score=score)
 
 
 class History:
@@ -44,10 +54,10 @@ class History:
         if validation:
             try:
                 for line in _shared(self._path).decode().splitlines():
-                    entry = {name: math.nan if value is None else value for name, value in json.loads(line).items()}
-                    self.scores[int(entry.pop("step"))] = entry
-                    _ = entry[validation.metric]
-            except (ValueError, KeyError, AttributeError) as error:
+                    step, scores = _entry(json_files.parse(line, "a line", StorageError))
+                    self.scores[step] = scores
+                    _ = scores[validation.metric]
+            except (ValueError, KeyError, AttributeError, StorageError) as error:
                 reason = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
                 raise StorageError(
                     f"{self._path} cannot be used: {reason}; put it right, or start another run"
@@ -55,7 +65,10 @@ class History:
 
     def forget_after(self, step: int) -> None:
         """Drops the scores of later steps, since a run that goes on from this one scores them again."""
-        self.scores = {number: scores for number, scores in self.scores.items() if number <= step}
+        kept = {number: scores for number, scores in self.scores.items() if number <= step}
+        if len(kept) < len(self.scores):
+            self.scores = kept
+            self._write()
 
     def is_due(self, step: int, last: int) -> bool:
         """Whether a step is to be validated, in a run whose last step is known."""
@@ -69,10 +82,13 @@ class History:
         """
         assert self._validation is not None
         self.scores[step] = dict(self._validation.score(state, step))
+        self._write()
+        return self.scores[step]
+
+    def _write(self) -> None:
         if distributed.is_main():
             lines = [_line(number, scores) for number, scores in self.scores.items()]
             storage.write_text(self._path, "".join(lines))
-        return self.scores[step]
 
     def best(self, steps: Collection[int]) -> int | None:
         """The step with the highest score among some, such as those that were kept.
@@ -97,6 +113,15 @@ def _shared(path: str) -> bytes:
     return distributed.from_main(buffer).tobytes() if buffer.size else b""
 
 
+def _entry(values: Any) -> tuple[int, dict[str, float]]:
+    """The step and the scores of a line; ValueError, KeyError or AttributeError if it is none."""
+    scores = {name: math.nan if value is None else value for name, value in values.items()}
+    step = scores.pop("step")
+    if type(step) is not int or not all(type(value) in (int, float) for value in scores.values()):
+        raise ValueError("a step or a score is no number")
+    return step, scores
+
+
 def _line(step: int, scores: Mapping[str, float]) -> str:
-    finite = {name: None if math.isnan(value) else value for name, value in scores.items()}
+    finite = {name: value if math.isfinite(value) else None for name, value in scores.items()}
     return json.dumps({"step": step, **finite}) + "\n"

@@ -1,5 +1,6 @@
 """The sentence encoder, against the BertModel of Hugging Face with the same weights."""
 
+import dataclasses
 import importlib.metadata
 
 import jax
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from lseg_jax.config import LSegConfig, SentenceConfig
 from lseg_jax.encoders import minilm
 from lseg_jax.encoders.minilm import MiniLM, load_sentence_encoder, rules
 from vlseg.errors import VocabularyError
@@ -146,3 +148,31 @@ def test_names_that_are_missing_or_left_over_are_listed(folder):
     save_file({name: np.zeros(1, np.float32) for name in names}, folder / "model.safetensors")
     message = refusal()
     assert "missing: embeddings.LayerNorm.bias; not known: stranger)" in message
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (["cafe", "tree", "café"], "apart: 'cafe' = 'café'; "),
+        (["猫"], "vocabulary has nothing of '猫'"),
+        (["word " * 300, "word " * 301], "cannot tell these labels apart"),
+        (["a\ud800"], "no text in Unicode"),
+    ],
+)
+@pytest.mark.usefixtures("encoder", "cache")
+def test_labels_that_the_encoder_cannot_tell_apart_or_read(micro_model, labels, message):
+    config = LSegConfig(SentenceConfig(), micro_model.config.image)
+    for template in ("{}", "a photo of a {}"):
+        model = dataclasses.replace(micro_model, config=dataclasses.replace(config, template=template))
+        for _ in range(2):  # whatever is kept on disk
+            with pytest.raises(VocabularyError, match=message):
+                model.encode_text(labels)
+
+
+@pytest.mark.usefixtures("encoder")
+def test_a_label_that_is_cut_is_told_once(caplog):
+    for _ in range(2):
+        tokens = SentenceConfig().read(["word " * 299, "tree"])
+    assert list(map(len, tokens)) == [254, 1]
+    (record,) = caplog.records
+    assert "1 of 2 labels are longer than 254 tokens and were cut" in record.getMessage()

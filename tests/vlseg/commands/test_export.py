@@ -71,7 +71,9 @@ def test_a_stablehlo_file(commands, model, loaded, photo, tmp_path):
     commands.output("export", f"--checkpoint={model}", "--format=stablehlo", *sides, f"--out={target}")
     exported = jax.export.deserialize(bytearray(target.read_bytes()))
     assert exported.platforms == ("cpu", "tpu") and exported.in_avals[0].shape[1:] == (*SIZE, 3)
-    found = np.asarray(exported.call(np.asarray(Image.open(photo))[None].repeat(2, axis=0))["label_map"])
+    result = exported.call(np.asarray(Image.open(photo))[None].repeat(2, axis=0))
+    assert {name: int(index) for name, index in result["ids"].items()} == {n: i for i, n in enumerate(loaded.labels)}
+    found = np.asarray(result["label_map"])
     assert np.mean(found == loaded.segment(photo).label_map) > 0.999
 
 

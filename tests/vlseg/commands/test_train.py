@@ -98,6 +98,22 @@ def test_words_in_the_places_of_names_are_printed_once(config, loaded, tmp_path,
     assert len(capsys.readouterr().out.splitlines()) == 1
 
 
+def test_words_of_the_training_data_are_bound_by_name_to_what_is_scored(config, loaded, folder, tmp_path):
+    """And the pairs are written down: the scored folder has the classes in another order."""
+    replaced = (("car", "van"), ("grass", "lawn"))
+    words = ("van", *NAMES[2:0:-1], "lawn")
+    (evaluation, _) = (
+        train.open_scored(config[name], f"config.{name}", words, replaced) for name in ("evaluation", "validation")
+    )
+    classes = {
+        NAMES[i]: word for word, i in zip(evaluation.candidates.words, evaluation.candidates.classes, strict=True)
+    }
+    assert classes == {"grass": "lawn", "house": "house", "tree": "tree", "car": "van"}
+    train.describe(prepared(loaded, words)._replace(replaced=replaced), tmp_path, [evaluation])
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert summary["replaced"] == {"training": dict(replaced), "evaluation": {"car": "van"}}
+
+
 @pytest.mark.parametrize("sent", [signal.SIGKILL, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_a_run_that_is_stopped_resumes_to_the_same_weights(commands, training, run, tmp_path, sent):
     """Settings that do not change the run may change."""

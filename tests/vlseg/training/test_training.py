@@ -251,6 +251,30 @@ def test_a_bad_state_is_never_saved(tmp_path):
     assert saved(tmp_path) == [2]
 
 
+@pytest.mark.parametrize(
+    ("part", "bad"), [("params", float("nan")), ("optimizer", float("inf")), ("batch_stats", float("nan"))]
+)
+def test_a_state_that_is_not_finite_is_never_saved(tmp_path, capsys, part, bad):
+    """Its loss and gradient may be finite: what an update makes of them, or statistics that no loss has seen yet."""
+
+    def spoiling(state, number):
+        state = {**state, part: {"a": state[part]["a"].at[1].set(bad if number >= 4 else 1.0)}}
+        return state, {"loss": jnp.ones(()), "gradient_norm": jnp.ones(())}
+
+    state = {name: {"a": jnp.ones(3)} for name in ("params", "optimizer", "batch_stats")}
+    with pytest.raises(NonFiniteLossError, match=rf"the state \({part}/a\) after step 6 is not finite; .* of step 4 "):
+        train(state, spoiling, tmp_path, Schedule(20, 5, 2, keep=1))
+    assert saved(tmp_path) == [4]
+    assert json.loads((tmp_path / "non_finite_loss.json").read_text())["not_finite"] == "state"
+    with pytest.raises(NonFiniteLossError):
+        train(state, spoiling, tmp_path, Schedule(20, 5, 2, keep=1))
+    assert "step 6 was not finite (non_finite_loss.json): it is repeated from step 4" in capsys.readouterr().out
+    # Another machine, say, gets past it.
+    train(state, lambda state, number: spoiling(state, 0), tmp_path, Schedule(8, 5, 2))
+    train(state, lambda state, number: spoiling(state, 0), tmp_path, Schedule(8, 5, 2))
+    assert not (tmp_path / "non_finite_loss.json").exists()
+
+
 @pytest.mark.parametrize("steps", [3, 10])
 def test_a_gradient_that_is_not_finite(tmp_path, steps):
     """The loss of a step is from before it: it tells nothing of the state that the step leaves, also the last one."""
@@ -295,28 +319,6 @@ def test_half_written_checkpoints_are_ignored_and_removed(tmp_path):
     train(fresh(), lambda state, number: (asked.append(number), step(state, number))[1], tmp_path, Schedule(6, 1, 2))
     assert asked == [4, 5]
     assert {path.name for path in checkpoints.iterdir()} == {"4", "6", "metadata"}
-
-
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # Orbax abandons its other reads
-@pytest.mark.parametrize(
-    ("names", "size"), [("d", 0), ("_METADATA", 0), ("ocdbt.process_0", 0), ("_METADATA", 9), ("d/*", 9), ("d/*", -9)]
-)
-def test_a_damaged_checkpoint_is_named(tmp_path, names, size):
-    """What is lost, cut to a size, or, where that is negative, changed within so many bytes of its end."""
-    train(fresh(), step, tmp_path, Schedule(4, 1, 2))
-    newest = tmp_path / "checkpoints/4"
-    for found in [path for path in newest.rglob(names) if path.exists()]:
-        if found.is_dir():
-            shutil.rmtree(found)
-        elif size:
-            content = found.read_bytes()
-            found.write_bytes(content[:size] + (bytes(len(content) - len(content[:size])) if size < 0 else b""))
-        else:
-            found.unlink()
-    with pytest.raises(CheckpointError, match=f"checkpoint 4 is damaged; delete {newest} to go on from the one before"):
-        train(fresh(), step, tmp_path, Schedule(6, 1, 2))
-    shutil.rmtree(newest)
-    assert_identical(train(fresh(), step, tmp_path, Schedule(6, 1, 2)), after(6))
 
 
 @pytest.mark.parametrize(
@@ -475,6 +477,34 @@ def test_metrics_lose_what_is_repeated_and_what_is_broken(tmp_path):
     writer.write(4, {"loss": 3.0})
     writer.close()
     assert lines(tmp_path) == [{"step": 2, "loss": 1.0}, {"step": 4, "loss": 3.0}]
+
+
+@pytest.mark.parametrize(
+    ("content", "kept", "said"),
+    [
+        # A line of a run that had the directory at the same time, and an older one of a step.
+        (b'{"step": 2, "a": 1}\n{"step": 3, "a": 1}\n{"step": 2, "a": 2}\n', ['{"step": 2, "a": 2}'], ""),
+        (b'{"step": 1, "a": NaN}\n{"step": 2, "a": 1}\n', ['{"step": 1, "a": NaN}', '{"step": 2, "a": 1}'], ""),
+        (b'{"step": 1}\n\xff\xfe\n{"step": "2"}\n[]\n{"step": 2}\n{"st', ['{"step": 1}', '{"step": 2}'], "3 damaged"),
+        (b'{"step": 1}\n' + b"[" * 9000 + b'\n{"step": 2.5}\n{"step": 2}', ['{"step": 1}', '{"step": 2}'], "2 damaged"),
+        (b"", [], ""),
+    ],
+    ids=["twice", "nan", "bytes", "nested", "empty"],
+)
+def test_metrics_hold_each_step_once_and_damage_is_said(tmp_path, capsys, content, kept, said):
+    file = tmp_path / "metrics.jsonl"
+    file.write_bytes(content)
+    MetricWriter(tmp_path, 3).close()
+    assert file.read_text().splitlines() == kept
+    assert said in capsys.readouterr().out
+
+
+def test_metrics_are_json_whatever_they_are(tmp_path):
+    writer = MetricWriter(tmp_path)
+    writer.write(1, {"loss": 1.0, "accuracy": float("nan"), "norm": float("inf")})
+    writer.close()
+    (line,) = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    assert json.loads(line, parse_constant=pytest.fail) == {"step": 1, "loss": 1.0, "accuracy": None, "norm": None}
 
 
 def test_learning_rates():

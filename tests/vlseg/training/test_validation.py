@@ -84,7 +84,24 @@ def test_scores_of_steps_that_are_lost_are_forgotten(tmp_path):
     assert History(tmp_path, validation).scores == {2: {"mIoU": 0.1}, 4: {"mIoU": 0.05}}
 
 
-@pytest.mark.parametrize("text", ['{"step": 2, "mIoU"', '{"step": 2, "aAcc": 0.5}', '{"mIoU": 0.5}', "[]", "\xff"])
+def test_scores_of_steps_that_are_lost_leave_the_file_at_once(tmp_path):
+    """A run that is killed before it scores again does not leave them to whoever reads the file."""
+    history = History(tmp_path, Validation(2, "mIoU", lambda state, number: {"mIoU": 0.1}))
+    for number in (2, 4, 6):
+        history.validate(None, number)
+    history.forget_after(4)
+    lines = (tmp_path / "validation.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [2, 4]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *('{"step": 2, "mIoU"', '{"step": 2, "aAcc": 0.5}', '{"mIoU": 0.5}', "[]", "\xff", "[" * 9000),
+        *('{"step": 2, "mIoU": "high"}', '{"step": "2", "mIoU": 0.5}', '{"step": 1e999, "mIoU": 0.5}'),
+        '{"step": 2, "mIoU": [0.5]}',
+    ],
+)
 def test_scores_that_cannot_be_read(tmp_path, text):
     (tmp_path / "validation.jsonl").write_text(text, encoding="latin-1")
     with pytest.raises(StorageError, match=r"validation\.jsonl cannot be used: .*; put it right, or start another run"):

@@ -3,7 +3,7 @@
 ```
 root/images/kitchen/001.jpg      pairs are found by path without extension, accents in either way of writing
 root/labels/kitchen/001.png      palette or greyscale; the value of a pixel is the id of its category
-root/names.txt                   one category a line, optionally as "id: name" or "id<tab>name"
+root/names.txt                   one category a line, optionally as "id: name"; or see `vlseg.labels.names_files`
 ```
 """
 

@@ -24,7 +24,8 @@ from PIL import Image
 from vlseg import files, remote
 from vlseg.data.examples import Encoded, RecordDataset
 from vlseg.data.images import decode_label
-from vlseg.errors import DatasetError, StorageError, VlsegError, one_line
+from vlseg.errors import DatasetError, StorageError, VlsegError, VocabularyError, one_line
+from vlseg.labels import check_names
 from vlseg.progress import Progress
 
 INFO_FILE = "prepared.json"
@@ -55,9 +56,10 @@ def open_prepared(root: str | os.PathLike[str]) -> RecordDataset:
         records = ArrayRecordDataSource(paths)
         if len(records) != info["examples"]:
             raise DatasetError(f"{root}: holds {len(records)} examples, not {info['examples']}: prepare it anew")
-        return RecordDataset(tuple(info["names"]), int(info["ignore_label"]), records, _unpack, decode_label)
-    except DatasetError:
-        raise
+        names = check_names(info["names"], source=os.fspath(root / INFO_FILE), ignore_case=False)
+        return RecordDataset(names, int(info["ignore_label"]), records, _unpack, decode_label)
+    except (DatasetError, VocabularyError) as error:
+        raise DatasetError(str(error)) from error
     except Exception as error:  # the library raises several kinds on damaged files
         raise DatasetError(f"{root}: is not a prepared data set, or is damaged: {one_line(error)}") from error
 

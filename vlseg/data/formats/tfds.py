@@ -20,8 +20,9 @@ from vlseg.data.catalog.scenes import ADE20K, CITYSCAPES, CITYSCAPES_CLASSES, CI
 from vlseg.data.decoding import Converter
 from vlseg.data.examples import IGNORE_LABEL, Encoded, RecordDataset
 from vlseg.data.images import decode_image, decode_label
-from vlseg.errors import ConfigError, DatasetError, one_line
+from vlseg.errors import ConfigError, DatasetError, VocabularyError, one_line
 from vlseg.labels import check_names, names_from
+from vlseg.labels.binding import NO_CLASS, bind
 
 PREFIX = "tfds:"
 INFO_FILE = "dataset_info.json"
@@ -270,11 +271,23 @@ def _pixel_shape(tfds: Any, feature: Any) -> tuple[int | None, ...] | None:
 
 
 def _names(name: str, feature: Any, given: str) -> tuple[str, ...]:
-    if given:
-        return names_from(given)
     found = tuple(feature.names) if getattr(feature, "num_classes", None) else ()
     # TFDS makes numbers of names that it does not have.
-    if not found or found == tuple(map(str, range(len(found)))):
+    nameless = not found or found == tuple(map(str, range(len(found))))
+    if given:
+        words = names_from(given, pairs=True)
+        if nameless:
+            return words
+        try:
+            bound = bind(found, words, what="names")
+        except VocabularyError as error:
+            raise ConfigError(f"{name}: {error}") from error
+        if NO_CLASS in bound.classes:
+            strange = bound.words[bound.classes.index(NO_CLASS)]
+            raise ConfigError(f"{name}: has no class {strange!r}: leave it out of the names")
+        words = tuple(bound.words[index] for index in bound.places(len(found)))
+        return check_names(words, source=name, ignore_case=False)
+    if nameless:
         raise ConfigError(
             f"{name}: does not say what its classes are called; give their names, with commas or as a file of them"
         )

@@ -55,6 +55,19 @@ def test_there_and_back_by_the_command(folder, tmp_path, capsys):
     assert "exists" in commands.refusal(capsys, "prepare", f"--data={folder}", f"--out={out}")
 
 
+def test_names_are_checked_and_have_one_form(folder, tmp_path):
+    out = tmp_path / "prepared"
+    prepared.write(open_dataset(str(folder)), out)
+    info = json.loads((out / "prepared.json").read_text())
+    for names, found in ((["cafe\u0301", "wet  grass", "dog"], ("café", "wet grass", "dog")), (["a", "a", "b"], None)):
+        (out / "prepared.json").write_text(json.dumps({**info, "names": names}))
+        if found:
+            assert open_dataset(str(out)).names == found
+        else:
+            with pytest.raises(DatasetError, match=r"prepared\.json: 'a' and 'a' are the same category"):
+                open_dataset(str(out))
+
+
 class Many:
     """A data set of more classes than a byte holds, without files."""
 

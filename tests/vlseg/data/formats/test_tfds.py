@@ -3,6 +3,7 @@
 import io
 import subprocess
 import sys
+import types
 
 import cloudpickle
 import numpy as np
@@ -14,6 +15,7 @@ from tests.commands import ROOT, Commands, files_in
 from tests.samples import CITYSCAPES_IDS, ade20k, camvid_original, cityscapes, fss
 from tests.vlseg.data.formats.test_prepared import assert_same
 from vlseg import labels, settings
+from vlseg.data.formats import tfds as formats_tfds
 from vlseg.data.formats import tfds_builder
 from vlseg.data.sources import open_dataset, open_section
 from vlseg.errors import ConfigError, DatasetError, ImageError, StorageError
@@ -339,3 +341,24 @@ def test_what_is_missing_or_damaged(tmp_path, monkeypatch, capsys):
     assert 'pip install "vlseg-jax[tfds]"' in line
     line = commands.refusal(capsys, "prepare", "--data=tiny_world", "--format=tfds", f"--out={tmp_path / 'out'}")
     assert 'pip install "vlseg-jax[tfds]"' in line
+
+
+@pytest.mark.parametrize(
+    ("given", "names"),
+    [
+        ("", ("sky", "wet grass", "road")),
+        ("road,sky,wet grass", ("sky", "wet grass", "road")),
+        ("road=way", ("sky", "wet grass", "way")),
+        ("heaven,lawn,way", ("heaven", "lawn", "way")),
+    ],
+)
+def test_names_that_are_given_bind_to_those_of_the_data_set(given, names):
+    feature = types.SimpleNamespace(num_classes=3, names=["sky", "wet  grass", "road"])
+    assert formats_tfds._names("set", feature, given) == names
+
+
+@pytest.mark.parametrize("given", ["road,lawn,way", "sky,wet grass,road,moon", "sky,road", "way=road"])
+def test_names_that_do_not_bind(given):
+    feature = types.SimpleNamespace(num_classes=3, names=["sky", "wet  grass", "road"])
+    with pytest.raises(ConfigError, match=r"^set: "):
+        formats_tfds._names("set", feature, given)
