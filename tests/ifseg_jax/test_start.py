@@ -105,7 +105,10 @@ MISTAKES = {
     "empty tokenizer": (["--config.tokenizer=configs"], "holds no tokenizer"),
     "data": (["--config.mode=supervised", "--config.data.source=absent"], "absent"),
     "no data": (["--config.mode=supervised"], "a supervised run needs images"),
-    "other data": (["--config.mode=supervised", "--config.data.source=FOLDER"], "error: "),
+    "other data": (
+        ["--config.mode=supervised", "--config.data.source=FOLDER", "--config.categories=cat,dog"],
+        "categories",
+    ),
     "evaluation": (["--config.evaluation.source=absent"], "absent"),
     "validation": (["--config.validation.source=absent", "--config.validation.every=1"], "absent"),
     "devices": (["--config.mesh=data=3"], "mesh 'data=3' asks for 3 devices"),
