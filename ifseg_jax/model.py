@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
 from ifseg_jax import checkpoint, inference
 from ifseg_jax.config import OFAConfig
@@ -22,9 +23,10 @@ from vlseg import settings as settings_of
 from vlseg.checkpoints import directory, rules
 from vlseg.checkpoints.directory import Stored, Weights
 from vlseg.data import images as image_files
-from vlseg.data.images import ImageSource
+from vlseg.data.arrays import Picture
 from vlseg.errors import CheckpointError, ConfigError, VocabularyError
 from vlseg.labels.distinct import check_embeddings, check_known, check_tokens
+from vlseg.nn.inputs import check_pixels
 from vlseg.segmenter import Scores, Segmentation, Segmenter, Variant, without_variables
 from vlseg.training import program
 
@@ -140,9 +142,12 @@ class IFSeg(Segmenter[Inference]):
 
         Returns:
             float32 [B, h, w, M], h = ceil(H / 16) for the official models.
+
+        Raises:
+            ImageError: images of another shape, dtype or range.
         """
         embeddings = self.embed(_labels(labels, categories))
-        return inference.predict(self.config, self.variables, embeddings, jnp.asarray(images)).logits
+        return inference.predict(self.config, self.variables, embeddings, _checked(images)).logits
 
     def artificial_logits(
         self, grids: jax.Array, labels: Sequence[str] | None = None, *, categories: Sequence[str] | None = None
@@ -161,11 +166,11 @@ class IFSeg(Segmenter[Inference]):
 
     def image_features(self, images: jax.Array) -> jax.Array:
         """Features of the image trunk: float32 [B, H, W, 3] in [-1, 1] -> float32 [B, h, w, 1024]."""
-        return inference.image_features(self.config, self.variables, jnp.asarray(images))
+        return inference.image_features(self.config, self.variables, _checked(images))
 
     def segment_each(
         self,
-        images: Iterable[ImageSource],
+        images: Iterable[Picture],
         labels: Sequence[str] | None = None,
         *,
         knn: bool = True,
@@ -309,6 +314,10 @@ def adapted(model: IFSeg, categories: tuple[str, ...]) -> Callable[[Mapping[str,
     carried = {name: tensor for name, tensor in model.carried.items() if ".seg_" not in name}
     build = without_variables(dataclasses.replace(model, categories=categories, carried=carried, fresh=()))
     return lambda flat: build(rules.unflatten(flat))
+
+
+def _checked(images: ArrayLike) -> jax.Array:
+    return check_pixels(jnp.asarray(images), (-1.0,), (1.0,))
 
 
 def _labels(labels: Sequence[str] | None, categories: Sequence[str] | None) -> Sequence[str] | None:

@@ -19,12 +19,14 @@ from lseg_jax.tokenizers import Tokenizer, check_labels, load_tokenizer
 from vlseg import settings
 from vlseg.checkpoints.directory import CONFIG_FILE, Stored, Weights
 from vlseg.checkpoints.rules import TensorSource
+from vlseg.data import arrays
 from vlseg.data import images as image_files
-from vlseg.data.images import ImageSource
-from vlseg.errors import CheckpointError, ConfigError, ImageError, VocabularyError
+from vlseg.data.arrays import Picture
+from vlseg.errors import CheckpointError, ConfigError, VocabularyError
 from vlseg.evaluation.sliding_window import Scheme
 from vlseg.labels.binding import find
 from vlseg.labels.distinct import check_embeddings, check_known, check_tokens
+from vlseg.nn.inputs import check_pixels
 from vlseg.nn.resize import resize_bilinear
 from vlseg.segmenter import Scores, Segmenter
 
@@ -97,25 +99,29 @@ class LSeg(Segmenter[Scheme]):
             float32 [B, H / 2, W / 2, C], l2-normalised.
 
         Raises:
-            ImageError: another shape or dtype.
+            ImageError: another shape, dtype or range.
         """
-        return inference.encode_pixels(self.config, self.variables, _checked(images))
+        return inference.encode_pixels(self.config, self.variables, self._checked(images))
 
     def logits(self, images: ArrayLike, labels: Sequence[str] | None = None) -> jax.Array:
         """Logits float32 [B, H, W, N] after the official output upsampling; images as for `encode_pixels`."""
-        return inference.logits(self.config, self.variables, _checked(images), self.encode_text(labels))
+        return inference.logits(self.config, self.variables, self._checked(images), self.encode_text(labels))
 
-    def preprocess(self, image: ImageSource, long_side: int | None = None) -> jax.Array:
+    def _checked(self, images: ArrayLike) -> jax.Array:
+        mean, deviation = np.asarray(self.config.mean), np.asarray(self.config.deviation)
+        return check_pixels(jnp.asarray(images), tuple(-mean / deviation), tuple((1 - mean) / deviation), STRIDE)
+
+    def preprocess(self, image: Picture, long_side: int | None = None) -> jax.Array:
         """A whole image as `encode_pixels` and `logits` take it: normalised and resized (bilinear, corners aligned).
 
         Args:
-            image: a path, a PIL image or uint8 [H, W, 3].
+            image: see `vlseg.data.arrays.Picture`.
             long_side: in pixels, by default the base size of `inference`; both sides are rounded to multiples of 32.
 
         Returns:
             float32 [1, h, w, 3].
         """
-        pixels = image_files.read_image(image)
+        pixels = image_files.read_image(arrays.plain(image))
         height, width = pixels.shape[:2]
         scale = (long_side or self.inference.base_size) / max(height, width)
         rows, columns = (max(round(side * scale / STRIDE), 1) * STRIDE for side in (height, width))
@@ -158,20 +164,6 @@ class LSeg(Segmenter[Scheme]):
         weights = Weights(jax.tree.map(np.asarray, dict(self.variables)), dict(self.carried))
         settings = {"inference": dataclasses.asdict(self.inference), "labels": list(self.labels)}
         return Stored(self.config, weights, settings, arrays={checkpoint.LABELS_FILE: self.known})
-
-
-def _checked(images: ArrayLike) -> jax.Array:
-    images = jnp.asarray(images)
-    if images.ndim != 4 or images.shape[-1] != 3 or 0 in images.shape:
-        raise ImageError(f"images of shape {list(images.shape)} are not [B, H, W, 3]")
-    if images.dtype != jnp.uint8 and not jnp.issubdtype(images.dtype, jnp.floating):
-        raise ImageError(f"images of dtype {images.dtype} are neither uint8 nor normalised floats; convert them")
-    if images.shape[1] % STRIDE or images.shape[2] % STRIDE:
-        raise ImageError(
-            f"images of {images.shape[1]} x {images.shape[2]} pixels: both sides must be multiples of {STRIDE}; resize "
-            "or pad them, or use segment, which takes any size"
-        )
-    return images
 
 
 def load(

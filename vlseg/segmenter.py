@@ -18,8 +18,9 @@ from PIL import Image
 from vlseg import visualize
 from vlseg.checkpoints import directory
 from vlseg.checkpoints.directory import Stored
+from vlseg.data import arrays
 from vlseg.data import images as image_files
-from vlseg.data.images import ImageSource
+from vlseg.data.arrays import Picture
 from vlseg.errors import ConfigError, VocabularyError
 from vlseg.evaluation.crf import CRF, refine
 from vlseg.evaluation.finite import check_embeddings, check_scores, naming
@@ -264,13 +265,11 @@ class Segmenter(abc.ABC, Generic[Settings]):
         """The settings with which `train` validates a run, again and again: the model's own without a CRF."""
         return _without_crf(self.inference)
 
-    def segment(
-        self, image: ImageSource | Sequence[ImageSource], labels: Sequence[str] | None = None, **options: Any
-    ) -> Any:
-        """Segments an image, or each of a list.
+    def segment(self, image: Picture | Iterable[Picture], labels: Sequence[str] | None = None, **options: Any) -> Any:
+        """Segments an image, or each of several.
 
         Args:
-            image: a path, a PIL image or uint8 [H, W, 3]; or a list of them.
+            image: see `vlseg.data.arrays.Picture`; or several as a list, another iterable, or a batch [B, ...].
             labels: any names; by default the model's own.
             options: as for `segment_each`.
 
@@ -280,13 +279,13 @@ class Segmenter(abc.ABC, Generic[Settings]):
         Raises:
             As `segment_each`.
         """
-        if isinstance(image, str | os.PathLike | Image.Image | np.ndarray | jax.Array):
+        if arrays.is_picture(image):
             return next(self.segment_each([image], labels, **options))
         return list(self.segment_each(image, labels, **options))
 
     def segment_each(
         self,
-        images: Iterable[ImageSource],
+        images: Iterable[Picture],
         labels: Sequence[str] | None = None,
         *,
         top_k: int = 1,
@@ -316,8 +315,8 @@ class Segmenter(abc.ABC, Generic[Settings]):
         embeddings = self.embed(names)
         wanted = [self.inference if settings is None else settings]
         pixels = (
-            (_called(i, place), image_files.read_image(np.asarray(i) if isinstance(i, jax.Array) else i))
-            for place, i in enumerate(images)
+            (_called(image, place), image_files.read_image(arrays.plain(image)))
+            for place, image in enumerate(arrays.several(images))
         )
         for (called, image), (scores,) in self.score_each(pixels, lambda item: item[1], embeddings, wanted, batch_size):
             yield _segmentation(called, image, names, scores, top_k, rejection)
@@ -372,7 +371,7 @@ def _refined(scores: Scores, image: np.ndarray, settings: Any) -> Scores:
     return RefinedScores(scores, image, wanted) if wanted.iterations else scores
 
 
-def _called(image: ImageSource, place: int) -> str:
+def _called(image: Picture, place: int) -> str:
     """What messages call an image: its path, or which of the images it is, counted from 1."""
     return os.fspath(image) if isinstance(image, str | os.PathLike) else f"image {place + 1}"
 

@@ -45,18 +45,24 @@ class Loading:
 
 @dataclasses.dataclass(frozen=True)
 class Folder:
-    """How the labels of a folder are read, see `vlseg.data.formats.folder`."""
+    """How the labels of a folder are read, see `vlseg.data.formats.folder`; `label_orientation` also of annotations."""
 
     ignore_label: int = 255
     label_offset: int = 0
     ignore_zero: bool = False
+    label_orientation: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
 class Catalog:
-    """The split of a data set of the catalog: "train", "evaluation" or one of its own."""
+    """A data set of the catalog.
+
+    Attributes:
+        split: "train", "evaluation" or one of its own. label_orientation: as for `Folder`.
+    """
 
     split: str = "train"
+    label_orientation: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,7 +72,8 @@ class Tfds:
     Attributes:
         split: as for `Catalog`. image_feature, label_feature: names, where there are several.
         names: of the classes, where the data set has none: with commas, or a file.
-        ignore_label: by default what the data set says, or 255. label_offset, ignore_zero: as for `Folder`.
+        ignore_label: by default what the data set says, or 255. label_offset, ignore_zero,
+            label_orientation: as for `Folder`.
     """
 
     split: str = "train"
@@ -76,6 +83,7 @@ class Tfds:
     ignore_label: int | None = None
     label_offset: int = 0
     ignore_zero: bool = False
+    label_orientation: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,6 +119,9 @@ KINDS = ("folder", "catalog", "tfds", "tiny_world")
 """Sections of `Data`, by what `vlseg.data.sources.kind` calls a source."""
 
 
+ORIENTED = "folder.label_orientation"
+"""What annotations read of the section "folder"."""
+
 UNLISTED = {"tiny_world", "tfds", "prepared"}
 """Kinds of sources of which no files are left out."""
 
@@ -131,10 +142,11 @@ def by_source(section: str, several: bool = False) -> tuple[Idle, ...]:
     def reason(config: ConfigDict, kind: str) -> str:
         # Imported here: whoever only reads settings needs no data.
         from vlseg.data import sources
+        from vlseg.data.formats import tools
 
         source = config[section].source
         found = {sources.kind(one) for one in sources_of(source, several)}
-        if kind in found:
+        if kind in found or (kind == ORIENTED and found & {"folder", *tools.READERS}):
             return ""
         if not source:
             return f"without config.{section}.source"
@@ -161,7 +173,9 @@ def by_source(section: str, several: bool = False) -> tuple[Idle, ...]:
     def yields(config: ConfigDict, flags: Collection[str]) -> bool:
         return f"{section}.source" in flags or not config[section].source
 
-    parts = [Idle((f"{section}.{kind}",), functools.partial(reason, kind=kind), yields=yields) for kind in KINDS]
+    oriented = f"{section}.{ORIENTED}"  # of annotations, too
+    parts = [Idle((f"{section}.{kind}",), functools.partial(reason, kind=kind), (oriented,), yields) for kind in KINDS]
+    parts.append(Idle((oriented,), functools.partial(reason, kind=ORIENTED), yields=yields))
     splits = [
         Idle((f"{section}.{kind}.split",), functools.partial(split, kind=kind), yields=yields)
         for kind in ("catalog", "tfds")

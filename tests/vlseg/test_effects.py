@@ -18,6 +18,7 @@ FOLDER = {
     "data.folder.ignore_label",
     "data.folder.label_offset",
     "data.folder.ignore_zero",
+    "data.folder.label_orientation",
 }
 ADAPTATION = {
     f"adaptation.{name}"
@@ -70,12 +71,12 @@ EXPECTED = {
     | TEXT | {"tokenizer"},
     ("lseg_from_ifseg", "data.source=tiny_world checkpoint=a"): LSEG | TINY | EPOCHS | COMPUTED | VIEWS | {"tokenizer"},
     ("lseg_from_ifseg", "data.source=ade20k:a,tiny_world checkpoint=a"): LSEG | TINY | EPOCHS | COMPUTED | VIEWS
-    | {"tokenizer", "data.catalog.split", "data.strict"},
+    | {"tokenizer", "data.catalog.split", "data.catalog.label_orientation", "data.strict"},
     ("lseg_from_ifseg", "data.source=ade20k:a:val checkpoint=a"): LSEG | EPOCHS | COMPUTED | VIEWS
-    | {"tokenizer", "data.strict"},
+    | {"tokenizer", "data.strict", "data.catalog.label_orientation"},
     ("lseg_from_ifseg", "data.source=tfds:a:b checkpoint=a"): LSEG | EPOCHS | COMPUTED | VIEWS | {"tokenizer"}
     | {f"data.tfds.{name}" for name in ("split", "image_feature", "label_feature", "names", "ignore_label",
-                                        "label_offset", "ignore_zero")},
+                                        "label_offset", "ignore_zero", "label_orientation")},
     ("lseg_tiny", ""): LSEG | TINY | FRESH | COMPUTED | VIEWS | IMAGE | {"training.b2", "training.stop_after"}
     | {"model.text.kind", "model.text.features", "evaluation.tiny_world.split", "evaluation.tiny_world.count"},
     ("lseg_zero_shot", "pretrained.text=a pretrained.image=a"): LSEG | EPOCHS | FRESH | COMPUTED

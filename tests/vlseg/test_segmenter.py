@@ -1,11 +1,13 @@
 """What all models share: streams in batches and in order, rejection, and what follows from probabilities alone."""
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vlseg.segmenter import Rejection, Scores
+from vlseg.errors import ImageError
+from vlseg.segmenter import Rejection, Scores, Segmenter
 from vlseg.streams import READ_AHEAD, in_order
 
 KEYS = st.lists(st.sampled_from(["a", "b", "c", None]), max_size=40)
@@ -75,3 +77,38 @@ def test_the_best_labels_follow_from_probabilities(count):
     best, highest = map(np.asarray, Drawn().most_probable())
     np.testing.assert_array_equal(best, values.argmax(axis=-1))
     np.testing.assert_allclose(highest, values.max(axis=-1), rtol=1e-6)
+
+
+class Drawing(Segmenter):
+    """Gives every image the scores of `Drawn`."""
+
+    labels = ("a", "b", "c", "d")
+    inference = export_size = None
+    image_function = stored = None
+
+    def embed(self, labels=None):
+        return np.zeros((4, 2), np.float32)
+
+    def scores(self, images, embeddings, settings, batch_size):
+        return [[Drawn()] for _ in images]
+
+
+def test_what_segment_takes():
+    first, second = (np.random.default_rng(seed).integers(0, 256, (8, 9, 3), dtype=np.uint8) for seed in (0, 1))
+    model = Drawing()
+    for one in (first, jnp.asarray(first), first / np.float32(255), first.transpose(2, 0, 1)):
+        np.testing.assert_array_equal(model.segment(one).image, first)
+    stack = np.stack([first, second])
+    for several in ([first, second], (first, second), iter([first, second]), stack, jnp.asarray(stack), list(stack)):
+        found = model.segment(several)
+        assert isinstance(found, list)
+        np.testing.assert_array_equal([each.image for each in found], stack)
+    assert model.segment([]) == []
+
+
+@pytest.mark.parametrize("image", ["a.png", np.zeros((8, 9, 3), np.uint8), {"image": "a.png"}, None, 3])
+def test_one_image_is_not_taken_for_several(image):
+    with pytest.raises(ImageError, match="segment_each takes several images, not one"):
+        next(Drawing().segment_each(image))
+    with pytest.raises(ImageError, match="is no picture"):
+        Drawing().segment([{"image": "a.png"}])

@@ -23,6 +23,7 @@ from ml_collections import config_flags
 from vlseg import cli, distributed, files, settings, storage
 from vlseg.commands import models
 from vlseg.commands.pictures import SKIPPED, define_skip, exit_code
+from vlseg.data.evidence import doubts
 from vlseg.data.sources import READING, Dataset, define_flags, given, open_dataset, open_given
 from vlseg.errors import ConfigError
 from vlseg.evaluation.confusion import SegmentationMetrics
@@ -34,7 +35,7 @@ from vlseg.segmenter import Variant
 SETTINGS = ("data", "split", "words", "background", "threshold")
 """Of a configuration."""
 
-REPLACED = ("data", "split", "labels", *READING)
+REPLACED = ("data", "split", "labels", *(flag for flag in READING if flag != "label_orientation"))
 """Flags in whose place a configuration speaks."""
 
 # They belong to the module that calls `run`, so its --help shows them.
@@ -76,7 +77,8 @@ def open_data(options: Any) -> tuple[Dataset, Vocabulary | None]:
     missing = [name for name in ("data", "split") if name not in options.config]
     if missing:
         raise ConfigError(f"--config lacks {', '.join(missing)}: give a file such as configs/open_vocabulary.py")
-    dataset = open_dataset(f"{options.config.data}:{options.root}", split=options.config.split)
+    reading = given(options, "label_orientation")
+    dataset = open_dataset(f"{options.config.data}:{options.root}", split=options.config.split, **reading)
     vocabulary.check(dataset.names)
     return dataset, vocabulary
 
@@ -133,6 +135,8 @@ def main(package: Package, _: list[str]) -> int:
             print(candidates.explanation)
         for variant, metrics in zip(variants, results, strict=True):
             print("\n".join(filter(None, [variant.title, metrics.table(candidates.names)])))
+        for doubt in doubts(dataset, candidates.names, results[-1].label_pixels):
+            print(f"note: {doubt}")
         if out:
             extra: dict[str, Any] = {"vocabulary": dataclasses.asdict(vocabulary)} if vocabulary else {}
             extra |= {"damaged": damaged} if damaged else {}

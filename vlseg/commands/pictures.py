@@ -79,10 +79,10 @@ class Pictures:
         self.damaged: dict[Path, str] = {}
         self._all = [Picture(path, name) for path, name in zip(paths, output_names(paths), strict=True)]
         self._read: collections.deque[Picture] = collections.deque()
-        for path in paths:
+        for path, found in zip(paths, image_files.check_images(paths), strict=True):
             with self._passing(path):
-                files.check_regular(path, ImageError)
-                image_files.check_image(path)
+                if isinstance(found, ImageError):
+                    raise found
 
     @contextlib.contextmanager
     def start(self, out: Path, report: str, settings: Mapping[str, Any]) -> Iterator[None]:

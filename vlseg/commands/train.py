@@ -22,6 +22,7 @@ from jax.sharding import Mesh
 from vlseg import cli, distributed, effects, packages, settings, sharding, storage, visualize
 from vlseg.checkpoints import directory, runs
 from vlseg.checks import check_choices, check_numbers
+from vlseg.data.evidence import doubts
 from vlseg.data.examples import First
 from vlseg.data.sources import Dataset, open_section, opened_once, split_sources, without_folders
 from vlseg.errors import CheckpointError, ConfigError, VocabularyError
@@ -342,6 +343,8 @@ def evaluate(model: Segmenter, scored: Scored, path: Place) -> None:
         return
     for variant, metrics in zip(variants, results, strict=True):
         print("\n".join(filter(None, [variant.title, metrics.table(candidates.names)])), flush=True)
+    for doubt in doubts(dataset, candidates.names, results[-1].label_pixels):
+        print(f"note: {doubt}", flush=True)
     colours, classes = visualize.palette(len(dataset.names)), np.asarray(candidates.classes)
     rows = []
     for index in range(min(EXAMPLES, len(dataset))):

@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vlseg import json_files
+from vlseg.data.evidence import Evidence
 from vlseg.data.examples import IGNORE_LABEL, Decoder
-from vlseg.data.images import read_image, read_label
+from vlseg.data.images import read_label, read_label_colours
 from vlseg.errors import DatasetError, ImageError
 
 MAX_VALUE = 65535
@@ -40,12 +41,47 @@ def lookup(mapping: Mapping[int, int]) -> Converter:
     return convert
 
 
-def counted(source: object, count: int, ignore_label: int, label_offset: int, ignore_zero: bool) -> Converter:
-    """Numbers that count up, those of the `count` categories from `label_offset`.
+class Counted:
+    """A `Converter` of numbers that count up; see `counted`.
+
+    Attributes:
+        evidence: what it has converted.
+    """
+
+    def __init__(self, source: object, names: Sequence[str], ignore_label: int, first: int, ignore_zero: bool) -> None:
+        self.evidence = Evidence(names, first, ignore_label, ignore_zero)
+        self._source, self._count = source, len(names)
+        self._ignore_label, self._first, self._ignore_zero = ignore_label, first, ignore_zero
+
+    def __call__(self, stored: NDArray[np.int32], name: object) -> NDArray[np.int32]:
+        ignored = (stored == self._ignore_label) | (self._ignore_zero & (stored == 0))
+        ids = stored - np.int32(self._first)
+        unknown = ~ignored & ((ids < 0) | (ids >= self._count))
+        if unknown.any():
+            raise DatasetError(
+                f"{name}: has label id {stored[unknown][0]}, but the {self._count} names have ids {self._first} to "
+                f"{self._first + self._count - 1} (ignored: {self._ignore_label}){self._remedy(stored[unknown])}"
+            )
+        ids[ignored] = self._ignore_label
+        self.evidence.add(stored, self._source)
+        return ids
+
+    def _remedy(self, unknown: NDArray[np.int32]) -> str:
+        if not self._first and (unknown == self._count).all():
+            return "; if categories count from 1 and 0 does not count, set ignore_zero, or label_offset if it does"
+        if self._first and (unknown == 0).all():
+            return "; if 0 does not count, set ignore_zero" if not self._ignore_zero else ""
+        if self._count == 2 and (unknown == 255).all():
+            return "; store two classes as 0 and 1, not as 0 and 255"
+        return ""
+
+
+def counted(source: object, names: Sequence[str], ignore_label: int, label_offset: int, ignore_zero: bool) -> Counted:
+    """Numbers that count up, those of the categories from `label_offset`.
 
     Args:
         source: what to call the data set in errors.
-        count: how many categories there are.
+        names: of the categories.
         ignore_label: the number, and the id, of pixels that do not count.
         label_offset: the number of the first category.
         ignore_zero: ADE20K's habit: 0 does not count either, and categories count from one more.
@@ -54,25 +90,12 @@ def counted(source: object, count: int, ignore_label: int, label_offset: int, ig
         DatasetError: `ignore_label` is the number or the id of a category.
     """
     first = label_offset + int(ignore_zero)
-    if 0 <= ignore_label < first + count:
+    if 0 <= ignore_label < first + len(names):
         raise DatasetError(
-            f"{source}: ignore_label {ignore_label} is also the id of one of the {count} categories; "
+            f"{source}: ignore_label {ignore_label} is also the id of one of the {len(names)} categories; "
             "choose another, like -1"
         )
-
-    def convert(stored: NDArray[np.int32], name: object) -> NDArray[np.int32]:
-        ignored = (stored == ignore_label) | (ignore_zero & (stored == 0))
-        ids = stored - np.int32(first)
-        unknown = ~ignored & ((ids < 0) | (ids >= count))
-        if unknown.any():
-            raise DatasetError(
-                f"{name}: has label id {stored[unknown][0]}, but the {count} names have ids "
-                f"{first} to {first + count - 1} (ignored: {ignore_label})"
-            )
-        ids[ignored] = ignore_label
-        return ids
-
-    return convert
+    return Counted(source, names, ignore_label, first, ignore_zero)
 
 
 def values(mapping: Mapping[int, int], read: Callable[[Path], NDArray[np.int32]] = read_label) -> Decoder:
@@ -109,7 +132,7 @@ def colours(mapping: Mapping[tuple[int, int, int], int]) -> Decoder:
     ids = np.array([known[key] for key in keys.tolist()], np.int32)
 
     def decode(path: Path) -> NDArray[np.int32]:
-        packed = _packed(read_image(path).astype(np.int32))
+        packed = _packed(read_label_colours(path).astype(np.int32))
         places = np.minimum(np.searchsorted(keys, packed), len(keys) - 1)
         return np.where(keys[places] == packed, ids[places], IGNORE_LABEL).astype(np.int32)
 
@@ -158,7 +181,7 @@ def segments_of(
     def decode(path: Path) -> NDArray[np.int32]:
         if path.name not in classes:
             raise DatasetError(f"{description}: says nothing of {path.name}")
-        numbers, inverse = np.unique(_packed(read_image(path).astype(np.int32)), return_inverse=True)
+        numbers, inverse = np.unique(_packed(read_label_colours(path).astype(np.int32)), return_inverse=True)
         ids = {**classes[path.name], 0: ignore_label}
         unknown = [number for number in numbers.tolist() if number not in ids]
         if unknown:

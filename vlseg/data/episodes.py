@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 
 from vlseg import labels, torch_files
 from vlseg.data.catalog import fss1000
-from vlseg.data.examples import IGNORE_LABEL, LazySequence, check_sizes
-from vlseg.data.images import read_image, read_label
+from vlseg.data.catalog.pascal import read_ids
+from vlseg.data.examples import IGNORE_LABEL, LazySequence, fitted
+from vlseg.data.images import read_label, read_picture
 from vlseg.data.pairs import read_bytes, read_lines, refuse_absent
 from vlseg.errors import CheckpointError, ConfigError, DatasetError
 
@@ -81,9 +82,8 @@ class FewShotDataset(LazySequence[Episode]):
 
     def _read(self, index: int) -> Episode:
         query = self.queries[index]
-        image, mask = read_image(query.image), self.read_mask(query.label, query.class_id)
-        check_sizes(image, mask, query.label)
-        return Episode(image, mask, query.class_id)
+        picture, mask = read_picture(query.image), self.read_mask(query.label, query.class_id)
+        return Episode(picture.pixels, fitted(picture.shape, mask, query.label, ""), query.class_id)
 
 
 def open_benchmark(name: str, root: str | os.PathLike[str], fold: int, split: str = "test") -> FewShotDataset:
@@ -142,7 +142,7 @@ def _pascal_list(path: Path) -> list[tuple[str, int]]:
 
 
 def _pascal_mask(path: Path, class_id: int) -> NDArray[np.int32]:
-    label = read_label(path)
+    label = read_ids(path)
     return np.where(label == IGNORE_LABEL, IGNORE_LABEL, label == class_id + 1).astype(np.int32)
 
 

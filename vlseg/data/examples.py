@@ -9,8 +9,10 @@ from typing import Any, Generic, NamedTuple, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from vlseg.data.images import decode_image, read_image
+from vlseg.data.evidence import Evidence
+from vlseg.data.images import decode_picture, orientation_of, read_picture, read_shape
 from vlseg.data.listing import Listing
+from vlseg.data.orientation import TURNED, Shape, label_like
 from vlseg.errors import DatasetError, one_line
 
 Item = TypeVar("Item", covariant=True)
@@ -75,6 +77,8 @@ class PairDataset(LazySequence[Example]):
         pairs: the files.
         decode: reader of label files.
         ignore_label: the id of pixels that do not count.
+        label_orientation: of `vlseg.data.orientation.RULES`.
+        evidence: what the label maps that were read say of how they are read.
         listing: what was found and is not read, where that is known.
     """
 
@@ -82,6 +86,8 @@ class PairDataset(LazySequence[Example]):
     pairs: tuple[Pair, ...]
     decode: Decoder
     ignore_label: int
+    label_orientation: str = ""
+    evidence: Evidence | None = None
     listing: Listing | None = None
 
     def __len__(self) -> int:
@@ -89,13 +95,21 @@ class PairDataset(LazySequence[Example]):
 
     def _read(self, index: int) -> Example:
         pair = self.pairs[index]
-        image, label = read_image(pair.image), self.decode(pair.label)
-        check_sizes(image, label, pair.label)
-        return Example(image, label, pair.name)
+        picture, label = read_picture(pair.image), self.decode(pair.label)
+        return Example(picture.pixels, fitted(picture.shape, label, pair.label, self.label_orientation), pair.name)
 
     def picture_file(self, index: int) -> Path:
         """The file of a picture."""
         return self.pairs[index].image
+
+    def label(self, index: int) -> NDArray[np.int32]:
+        """The label map of an example, int32 [H, W]; of its picture no more than the header is read.
+
+        Raises:
+            As `self[index]`, but damaged pixels of the picture go unnoticed.
+        """
+        pair = self.pairs[index]
+        return fitted(read_shape(pair.image), self.decode(pair.label), pair.label, self.label_orientation)
 
 
 class First(LazySequence[Example]):
@@ -136,6 +150,8 @@ class RecordDataset(LazySequence[Example]):
         records: the encoded examples.
         unpack: from a record and its number to its parts; may raise anything on damaged ones.
         decode: from the stored labels and the example's name to ids int32 [H, W], see `Decoder`.
+        label_orientation: of `vlseg.data.orientation.RULES`.
+        evidence: what the label maps that were read say of how they are read.
     """
 
     names: tuple[str, ...]
@@ -143,6 +159,8 @@ class RecordDataset(LazySequence[Example]):
     records: Sequence[bytes]
     unpack: Callable[[bytes, int], Encoded]
     decode: Callable[[Any, str], NDArray[np.int32]]
+    label_orientation: str = TURNED
+    evidence: Evidence | None = None
 
     def __len__(self) -> int:
         return len(self.records)
@@ -152,14 +170,37 @@ class RecordDataset(LazySequence[Example]):
             image, label, name = self.unpack(self.records[index], index)
         except Exception as error:  # the libraries raise several kinds on damaged files
             raise DatasetError(f"record {index} is damaged: {one_line(error)}") from error
-        pixels = decode_image(image, name) if isinstance(image, bytes) else read_image(image)
+        picture = decode_picture(image, name) if isinstance(image, bytes) else read_picture(image)
         ids = self.decode(label, name)
-        check_sizes(pixels, ids, name)
-        return Example(pixels, ids, name)
+        return Example(picture.pixels, fitted(picture.shape, ids, name, self.label_orientation, label), name)
 
 
-def check_sizes(image: np.ndarray, label: np.ndarray, name: object) -> None:
-    """Raises DatasetError unless a picture [H, W, 3] and the label map [H, W] called `name` are of the same size."""
-    (height, width), (label_height, label_width) = image.shape[:2], label.shape
-    if (height, width) != (label_height, label_width):
-        raise DatasetError(f"{name}: is {label_width} x {label_height} pixels, but its picture {width} x {height}")
+def fitted(shape: Shape, label: NDArray[np.int32], name: Any, rule: str, file: Any = None) -> NDArray[np.int32]:
+    """A label map as its picture is shown.
+
+    A label file whose own EXIF turns it is shown so. Another is turned as its photograph was, if it has the size of
+    the photograph as it is stored, see `vlseg.data.orientation.label_like`.
+
+    Args:
+        shape: of the picture, H and W as it is shown.
+        label: int32 [h, w], as it was read. name: of its file, or what errors call it.
+        rule: of `vlseg.data.orientation.RULES`.
+        file: the label's path, or the content of its file; by default `name` is its path.
+
+    Returns:
+        int32 [H, W].
+
+    Raises:
+        DatasetError: it is of another size; or as `label_like`.
+    """
+    file = name if file is None else file
+    if shape.orientation != 1 and (not isinstance(file, bytes | Path) or orientation_of(file) == 1):
+        label = label_like(label, shape, rule, name)
+    _check_sizes(shape, label, name)
+    return label
+
+
+def _check_sizes(shape: Shape, label: np.ndarray, name: object) -> None:
+    height, width = label.shape
+    if (shape.height, shape.width) != (height, width):
+        raise DatasetError(f"{name}: is {width} x {height} pixels, but its picture {shape.width} x {shape.height}")

@@ -5,38 +5,49 @@ Pictures are uint8 [H, W, 3] RGB, upright; label maps are int32 [H, W].
 
 import io
 import os
-import threading
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
-from einops import rearrange, repeat
+from einops import repeat
 from numpy.typing import NDArray
 from PIL import Image
+from PIL.TiffImagePlugin import TiffImageFile
 
+from vlseg import files
+from vlseg.data import arrays, heif, label_pixels, png, tiff
+from vlseg.data.orientation import Picture, Shape, exif_orientation, upright, without_warnings
 from vlseg.errors import ImageError
 
 MIN_SIDE = 8
 MAX_PIXELS = 100_000_000
-EXTENSIONS = (".bmp", ".gif", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp")
+EXTENSIONS = (
+    *(".bmp", ".gif", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp"),
+    *heif.extensions(),
+)
 
 # Pillow reads many more, some by starting other programs (PostScript); a data set needs none of them.
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
-_FORMATS_IN_WORDS = "JPEG, PNG, WebP, GIF, BMP, TIFF or PNM"
-_ORIENTATION_TAG = 0x0112
+_FORMATS_IN_WORDS = "JPEG, PNG, WebP, GIF, BMP, TIFF, PNM, AVIF or HEIC"
+_HEAD = 512
+# Headers of photographs are mostly shorter: then they are read without holding up other threads.
+_BUFFER = 1 << 16
+_THREADS = 16
 # cv2.resize weighs uint8 pixels with integers of this many bits, and so must whoever wants its grey levels.
 _WEIGHT_BITS = 11
 
-ImageSource = str | os.PathLike[str] | Image.Image | np.ndarray
+ImageSource = str | os.PathLike[str] | Image.Image | bytes | np.ndarray
 
 
 def read_image(source: ImageSource) -> NDArray[np.uint8]:
     """A picture as RGB pixels, upright.
 
     Args:
-        source: a file, a PIL image, or an array uint8 [H, W] (grey), [H, W, 3] (RGB) or [H, W, 4] (RGBA).
+        source: a file, its content, a PIL image, or an array uint8 [H, W] (grey), [H, W, 3] (RGB) or [H, W, 4] (RGBA).
             Alpha is dropped; 16-bit grey is scaled from its full range; of an animation the first frame is read.
+            What other programs hold: see `vlseg.data.arrays`.
 
     Returns:
         uint8 [H, W, 3]; may share memory with an array given as `source`.
@@ -44,59 +55,119 @@ def read_image(source: ImageSource) -> NDArray[np.uint8]:
     Raises:
         ImageError: missing, empty, damaged or no picture; a side below MIN_SIDE; more than MAX_PIXELS pixels.
     """
+    return read_picture(source).pixels
+
+
+def read_picture(source: ImageSource) -> Picture:
+    """`read_image` with the orientation that a label map beside it may need."""
     if isinstance(source, np.ndarray):
-        return _array_to_rgb(source)
+        pixels = arrays.rgb(source)
+        _check_size((pixels.shape[1], pixels.shape[0]), "image array")
+        return Picture(pixels, 1)
+    if isinstance(source, bytes):
+        return decode_picture(source, "image")
     if isinstance(source, Image.Image):
         name = str(getattr(source, "filename", "") or "image")
         _check_size(source.size, name)
-        return _decode(source, name, _rgb_pixels)
-    with _opened(source) as image:
-        return _decode(image, str(source), _rgb_pixels)
+        try:
+            return _picture(source, name)
+        except ImageError as error:
+            file = getattr(source, "fp", source)
+            if error.__cause__ and (file is None or getattr(file, "closed", False)):
+                message = f"{name}: its file was closed before its pixels were read; load them first"
+                raise ImageError(message) from error
+            raise
+    with _opened(source) as opened:
+        return _picture(opened.image, str(source))
 
 
-def read_label(path: str | os.PathLike[str]) -> NDArray[np.int32]:
-    """A label map: the palette indices or the grey values of a lossless file, turned upright as its picture would be.
+def read_label(path: str | os.PathLike[str], palette: NDArray[np.uint8] | None = None) -> NDArray[np.int32]:
+    """A label map: the palette indices or the grey values of a lossless file, turned as its own EXIF says.
+
+    Args:
+        path: the file. Ids that it holds scaled, as formats do with few bits, are scaled back.
+        palette: uint8 [K, 3], the colour of each id in the data set; then a file of colours is read too.
 
     Returns:
         int32 [H, W], values in [0, 65535].
 
     Raises:
-        ImageError: as `read_image`, and when the file has colours instead of ids, or is a JPEG, which alters ids.
+        ImageError: as `read_image`, and when the ids cannot be told exactly: see `vlseg.data.label_pixels.ids`.
     """
-    with _opened(path) as image:
-        return _lossless(image, str(path))
+    with _opened(path) as opened:
+        return _label(opened, str(path), palette)
+
+
+def read_label_colours(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
+    """A label map as colours uint8 [H, W, 3], of a file that keeps them exactly.
+
+    Raises:
+        ImageError: as `read_image`; and as `vlseg.data.label_pixels.colours`.
+    """
+    with _opened(path) as (image, _, structure):
+        return _decode(image, str(path), lambda image, name: label_pixels.colours(image, name, structure))[0]
 
 
 def decode_image(data: bytes, name: str) -> NDArray[np.uint8]:
     """`read_image` of a file's content; `name` is what errors call it."""
-    with _opened(io.BytesIO(data), name) as image:
-        return _decode(image, name, _rgb_pixels)
+    return decode_picture(data, name).pixels
+
+
+def decode_picture(data: bytes, name: str) -> Picture:
+    """`read_picture` of a file's content; `name` is what errors call it."""
+    with _opened(io.BytesIO(data), name) as opened:
+        return _picture(opened.image, name)
 
 
 def decode_label(data: bytes, name: str) -> NDArray[np.int32]:
     """`read_label` of a file's content; `name` is what errors call it."""
-    with _opened(io.BytesIO(data), name) as image:
-        return _lossless(image, name)
+    with _opened(io.BytesIO(data), name) as opened:
+        return _label(opened, name, None)
 
 
 def is_plain(data: bytes) -> bool:
     """Whether the content of a picture file is RGB or grey pixels, upright, as a JPEG or PNG: any reader's pixels."""
-    with _opened(io.BytesIO(data), "image") as image:
-        return image.format in ("JPEG", "PNG") and image.mode in ("RGB", "L") and _orientation(image) == 1
+    with _opened(io.BytesIO(data), "image", pixels=False) as (image, _, _):
+        return image.format in ("JPEG", "PNG") and image.mode in ("RGB", "L") and exif_orientation(image, True) == 1
 
 
 def check_image(path: str | os.PathLike[str]) -> tuple[int, int]:
     """The height and width that `read_image` would give, from the header of the file alone.
 
-    (A PNG without EXIF before its pixels is decoded, because EXIF may also follow them.)
-
     Raises:
         ImageError: as `read_image`, but damaged pixels go unnoticed.
     """
-    with _opened(path) as image:
-        width, height = image.size
-        turned = _orientation(image) >= 5
-        return (width, height) if turned else (height, width)
+    return read_shape(path)[:2]
+
+
+def read_shape(path: str | os.PathLike[str]) -> Shape:
+    """`check_image` with the orientation that a label map beside it may need."""
+    with _opened(path, pixels=False) as (image, _, _):
+        (width, height), orientation = image.size, exif_orientation(image, header_only=True)
+        height, width = (width, height) if orientation >= 5 else (height, width)
+        return Shape(height, width, orientation)
+
+
+def check_images(paths: Iterable[str | os.PathLike[str]]) -> list[tuple[int, int] | ImageError]:
+    """`check_image` of each of many files, several at a time: for each its result or its error."""
+
+    def check(path: str | os.PathLike[str]) -> tuple[int, int] | ImageError:
+        try:
+            return check_image(path)
+        except ImageError as error:
+            return error
+
+    with ThreadPoolExecutor(_THREADS) as threads:
+        return list(threads.map(check, paths))
+
+
+def orientation_of(file: str | os.PathLike[str] | bytes) -> int:
+    """The EXIF orientation of a file, 1 (upright) to 8; 1 for what is no picture."""
+    try:
+        with _opened(io.BytesIO(file) if isinstance(file, bytes) else file, pixels=False) as (image, _, _):
+            return exif_orientation(image, header_only=True)
+    except ImageError:
+        return 1
 
 
 def rescaled_size(height: int, width: int, short_side: int = 512, long_side: int = 2048) -> tuple[int, int]:
@@ -157,51 +228,64 @@ def _taps(source: int, target: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]
     return np.clip(first, 0, source - 1), np.clip(first + 1, 0, source - 1), weights
 
 
+class _Opened(NamedTuple):
+    """A file whose header is sound: its image, not decoded yet, its first bytes, and the structure of a PNG."""
+
+    image: Image.Image
+    head: bytes
+    structure: png.Structure | None
+
+
 @contextmanager
-def _opened(file: str | os.PathLike[str] | io.BytesIO, name: str | None = None) -> Iterator[Image.Image]:
+def _opened(
+    file: str | os.PathLike[str] | io.BytesIO, name: str | None = None, pixels: bool = True
+) -> Iterator[_Opened]:
     """An image whose header is sound and whose size is within the limits; its pixels are not decoded yet.
 
     Args:
         file: a path, or the content of a file. name: what errors call it; by default the path.
+        pixels: whether they will be wanted; if not, as little as possible is read.
     """
     name = str(file) if name is None else name
-    if not isinstance(file, io.BytesIO):
-        _check_file(file)
-    with _open_header(file, name) as image:
-        _check_size(image.size, name)
-        yield image
+    with file if isinstance(file, io.BytesIO) else _open_file(file, name) as stream:
+        head, structure = stream.read(_HEAD), None
+        stream.seek(0)
+        if problem := files.kind_of(head):
+            raise ImageError(f"{name}: is {problem}")
+        if head.startswith(png.SIGNATURE):
+            structure = png.read_structure(stream, name)
+            _check_size((structure.header.width, structure.header.height), name)
+            if pixels:
+                stream.seek(0)
+                structure = png.read(stream.read(), name)
+        source = stream if structure is None else io.BytesIO(structure.kept)
+        with _open_header(source, name, heif.formats(head, name) or _FORMATS) as image:
+            _check_size(image.size, name)
+            _check_layout(image, head, name)
+            if pixels and isinstance(image, TiffImageFile):
+                tiff.check_data(image, stream, name)
+            yield _Opened(image, head, structure)
 
 
-_WARNINGS = threading.Lock()
-
-
-@contextmanager
-def _without_warnings() -> Iterator[None]:
-    """Pillow warns of large pictures and of odd EXIF; here the one is an error or fine, the other harmless."""
-    # Threads that change the filters at the same time would leave them changed.
-    with _WARNINGS, warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module="PIL")
-        yield
-
-
-def _check_file(path: str | os.PathLike[str]) -> None:
-    """Raises ImageError for what no file can be opened from, in words that say why."""
+def _open_file(path: str | os.PathLike[str], name: str) -> BinaryIO:
+    """A file to read from; ImageError for what no file can be opened from, in words that say why."""
     if os.path.isdir(path):
-        raise ImageError(f"{path}: is a directory, not an image file")
-    if not os.path.exists(path):
-        raise ImageError(f"{path}: no such file")
-    if os.path.getsize(path) == 0:
-        raise ImageError(f"{path}: is an empty file")
-
-
-def _open_header(file: str | os.PathLike[str] | io.BytesIO, name: str) -> Image.Image:
+        raise ImageError(f"{name}: is a directory, not an image file")
+    files.check_regular(path, ImageError)
     try:
-        with _without_warnings():
-            return Image.open(file, formats=_FORMATS)
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise ImageError(_too_large(name)) from None
+        return open(path, "rb", buffering=_BUFFER)
     except PermissionError:
         raise ImageError(f"{name}: cannot be read: permission denied") from None
+    except OSError as error:
+        raise ImageError(f"{name}: cannot be read: {error.strerror or error}") from error
+
+
+def _open_header(file: BinaryIO, name: str, formats: tuple[str, ...]) -> Image.Image:
+    try:
+        with without_warnings():
+            return Image.open(file, formats=formats)
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise ImageError(_too_large(name)) from None
     except Exception as error:  # on damaged headers Pillow raises almost anything
         raise ImageError(f"{name}: is not an image, or is damaged; expected {_FORMATS_IN_WORDS}") from error
 
@@ -218,27 +302,40 @@ def _too_large(name: str) -> str:
     return f"{name}: is too large; at most {MAX_PIXELS:,} pixels are read, so scale it down first"
 
 
-def _decode(image: Image.Image, name: str, pixels: Callable[[Image.Image, str], np.ndarray]) -> np.ndarray:
-    """The upright pixels of `image` as the function `pixels` takes them from it."""
+def _check_layout(image: Image.Image, head: bytes, name: str) -> None:
+    """Refuses what Pillow would read as other pixels, or with memory that the size of the picture does not bound."""
+    if image.format == "BMP":
+        bits = int.from_bytes(head[28:30] if head[14] >= 40 else head[24:26], "little")
+        if (image.mode, bits) not in (("1", 1), ("L", 8)) and image.mode in ("1", "L"):
+            raise ImageError(f"{name}: is a BMP of {bits} bits with a grey palette, which is not read; save it as PNG")
+    if isinstance(image, TiffImageFile):
+        tiff.check_tiles(image, name, MAX_PIXELS)
+
+
+def _decode(image: Image.Image, name: str, pixels: Callable[[Image.Image, str], np.ndarray]) -> tuple[np.ndarray, int]:
+    """The upright pixels of `image` as the function `pixels` takes them from it, and their orientation before."""
     try:
-        image.load()
-        return _upright(pixels(image, name), _orientation(image))
+        stored, orientation = pixels(image, name), exif_orientation(image)
+        return upright(stored, orientation), orientation
     except (ImageError, MemoryError):
         raise
     except Exception as error:  # on damaged data Pillow's decoders raise almost anything
         raise ImageError(f"{name}: is truncated or damaged") from error
 
 
-def _lossless(image: Image.Image, name: str) -> NDArray[np.int32]:
-    """The label ids of an image that is no JPEG."""
-    if image.format == "JPEG":
-        raise ImageError(f"{name}: a JPEG does not keep label ids exactly; save labels as PNG")
-    return _decode(image, name, _label_pixels)
+def _picture(image: Image.Image, name: str) -> Picture:
+    return Picture(*_decode(image, name, _rgb_pixels))
+
+
+def _label(opened: _Opened, name: str, palette: NDArray[np.uint8] | None) -> NDArray[np.int32]:
+    image, _, structure = opened
+    return _decode(image, name, lambda image, name: label_pixels.ids(image, name, structure, palette))[0]
 
 
 def _rgb_pixels(image: Image.Image, name: str) -> NDArray[np.uint8]:
+    image.load()
     if image.mode.startswith("I"):
-        levels = _sixteen_bits(image, name)
+        levels = label_pixels.sixteen_bits(image, name)
         grey = ((levels + 128) // 257).astype(np.uint8)
         return repeat(grey, "h w -> h w rgb", rgb=3)
     if image.mode == "F":
@@ -247,53 +344,3 @@ def _rgb_pixels(image: Image.Image, name: str) -> NDArray[np.uint8]:
         # A transparent palette entry keeps its colour only this way round.
         image = image.convert("RGBA")
     return np.asarray(image.convert("RGB"))
-
-
-def _label_pixels(image: Image.Image, name: str) -> NDArray[np.int32]:
-    if image.mode in ("1", "L", "P"):
-        return np.asarray(image).astype(np.int32)
-    if image.mode.startswith("I"):
-        return _sixteen_bits(image, name)
-    raise ImageError(f"{name}: has {image.mode} pixels, not label ids; save labels as palette or greyscale PNG")
-
-
-def _sixteen_bits(image: Image.Image, name: str) -> NDArray[np.int32]:
-    """Values in [0, 65535] of a mode I or I;16* image; Pillow reads some 16-bit files into the 32 bits of mode I."""
-    levels = np.asarray(image).astype(np.int32)
-    if levels.min() < 0 or levels.max() > 65535:
-        raise ImageError(f"{name}: has 32-bit pixels; save it with 8 or 16 bits")
-    return levels
-
-
-def _array_to_rgb(array: np.ndarray) -> NDArray[np.uint8]:
-    if array.dtype != np.uint8 or array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (3, 4)):
-        raise ImageError(
-            f"an image array must be uint8 [H, W], [H, W, 3] or [H, W, 4], not {array.dtype} {list(array.shape)}"
-        )
-    _check_size((array.shape[1], array.shape[0]), "image array")
-    if array.ndim == 2:
-        return repeat(array, "h w -> h w rgb", rgb=3)
-    return np.ascontiguousarray(array[:, :, :3])
-
-
-def _orientation(image: Image.Image) -> int:
-    """EXIF orientation, 1 (upright) to 8."""
-    if image.format == "TIFF":
-        return 1  # Pillow turns TIFF files itself.
-    try:
-        with _without_warnings():
-            value = image.getexif().get(_ORIENTATION_TAG, 1)
-    except Exception:  # EXIF is often damaged, and a picture is worth reading without it
-        return 1
-    return value if value in range(1, 9) else 1
-
-
-def _upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
-    if orientation >= 5:
-        pixels = rearrange(pixels, "h w ... -> w h ...")
-    # Where the stored first row and first column lie in the upright picture: bottom, right.
-    if orientation in (3, 4, 7, 8):
-        pixels = pixels[::-1]
-    if orientation in (2, 3, 6, 7):
-        pixels = pixels[:, ::-1]
-    return np.ascontiguousarray(pixels)

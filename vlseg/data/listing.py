@@ -14,7 +14,7 @@ from pathlib import Path
 from absl import flags
 
 from vlseg import files
-from vlseg.data.images import EXTENSIONS, check_image
+from vlseg.data.images import EXTENSIONS, check_images
 from vlseg.errors import DatasetError, ImageError, VlsegError
 
 PictureSource = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
@@ -100,9 +100,9 @@ def list_checked_images(source: PictureSource, strict: bool = False) -> list[Pat
     """
     paths, listing = look_through(source)
     listing.check(strict)
-    for path in paths:
-        files.check_regular(path, ImageError)
-        check_image(path)
+    for found in check_images(paths):
+        if isinstance(found, ImageError):
+            raise found
     announce(listing)
     return paths
 

@@ -18,8 +18,9 @@ from absl import flags
 from vlseg import cli, files, storage
 from vlseg.data import catalog
 from vlseg.data.catalog.entry import EVALUATION
+from vlseg.data.evidence import doubts
 from vlseg.data.formats import prepared, tfds_builder
-from vlseg.data.sources import define_flags, kind, open_given
+from vlseg.data.sources import Dataset, define_flags, kind, open_given
 from vlseg.errors import ConfigError
 
 ARRAY_RECORD, TFDS = "array_record", "tfds"
@@ -33,7 +34,10 @@ def write_array_record(options: Any) -> int:
         raise ConfigError("--tfds_name is for --format=tfds")
     prepared.check_absent(options.out)
     storage.check_creatable(options.out)
-    return prepared.write(open_given(options), options.out, options.examples_per_file)
+    dataset = open_given(options)
+    count = prepared.write(dataset, options.out, options.examples_per_file)
+    say_doubts(dataset)
+    return count
 
 
 def write_tfds(options: Any) -> int:
@@ -49,7 +53,16 @@ def write_tfds(options: Any) -> int:
         UNSPLIT if split in ("", tfds_builder.RESERVED) else split: open_given(options, split)
         for split in split_names(options)
     }
-    return tfds_builder.write(splits, options.out, name)
+    count = tfds_builder.write(splits, options.out, name)
+    for dataset in splits.values():
+        say_doubts(dataset)
+    return count
+
+
+def say_doubts(dataset: Dataset) -> None:
+    """Prints what is doubtful of a data set that was read: what is written no longer tells."""
+    for doubt in doubts(dataset):
+        print(f"note: {doubt}")
 
 
 def default_name(source: str) -> str:

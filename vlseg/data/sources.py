@@ -21,6 +21,7 @@ from vlseg.data.formats.folder import open_folder
 from vlseg.data.formats.prepared import is_prepared, open_prepared
 from vlseg.data.formats.tfds import PREFIX, open_tfds, parse_source
 from vlseg.data.listing import Listing, announce, define_strict, split_list
+from vlseg.data.orientation import RAW, TURNED
 from vlseg.data.tiny_world import TinyWorldDataset
 from vlseg.errors import ConfigError
 
@@ -28,8 +29,11 @@ TINY_WORLD = "tiny_world"
 MODEL = "model"
 """What every run calls the model that it leaves."""
 
-READING = ("strict", "ignore_label", "label_offset", "ignore_zero", "names", "image_feature", "label_feature")
-"""Flags that say how the labels of a folder, or of a data set of TFDS, are read."""
+READING = (
+    *("strict", "ignore_label", "label_offset", "ignore_zero", "label_orientation"),
+    *("names", "image_feature", "label_feature"),
+)
+"""Flags that say how the labels of a data set are read."""
 
 # They belong to the command that calls `define_flags`, so its --help shows them.
 flags.disclaim_key_flags()
@@ -63,7 +67,8 @@ def open_dataset(source: str, strict: bool = False, **options: Any) -> Dataset:
             coco:, labelme: or cvat: and the path of annotations, with a second colon that of their pictures, see
             `vlseg.data.formats`; or the path of such annotations, or of a folder with images, labels and names.
         strict: whether files that are not read are an error.
-        options: fields of `TinyWorldDataset`; "split" of the catalog's; or arguments of `open_tfds` or `open_folder`.
+        options: fields of `TinyWorldDataset`; "split" and "label_orientation" of the catalog's; or arguments of
+            `open_tfds`, `open_folder` or `tools.open_annotated`.
 
     Raises:
         ConfigError: an option that the data set does not have, or lacks; or no such name.
@@ -112,20 +117,21 @@ def _open(source: str, options: dict[str, Any]) -> Dataset:
     return open_folder(source, **options)
 
 
+_COUNTING = ("ignore_label", "label_offset", "ignore_zero", "label_orientation")
 OPTIONS = {
     TINY_WORLD: tuple(field.name for field in dataclasses.fields(TinyWorldDataset)),
-    "catalog": ("split",),
-    "tfds": ("split", "image_feature", "label_feature", "names", "ignore_label", "label_offset", "ignore_zero"),
+    "catalog": ("split", "label_orientation"),
+    "tfds": ("split", "image_feature", "label_feature", "names", *_COUNTING),
     "prepared": (),
-    "coco": (),
-    "labelme": ("names",),
-    "cvat": (),
-    "folder": ("images", "labels", "names", "ignore_label", "label_offset", "ignore_zero"),
+    "coco": ("label_orientation",),
+    "labelme": ("names", "label_orientation"),
+    "cvat": ("label_orientation",),
+    "folder": ("images", "labels", "names", *_COUNTING),
 }
 """What each kind of data set can be told."""
 
 
-def _named(source: str, split: str = EVALUATION) -> Dataset:
+def _named(source: str, split: str = EVALUATION, label_orientation: str = "") -> Dataset:
     """A data set of the catalog from NAME:ROOT or NAME:ROOT:SPLIT."""
     name, _, root = source.partition(":")
     entry = catalog.entry(name)
@@ -135,7 +141,7 @@ def _named(source: str, split: str = EVALUATION) -> Dataset:
     if not root:
         raise ConfigError(f"{name} needs the folder that it was unpacked into: write {name}:FOLDER")
     _check_local(root)
-    return entry.open(Path(root).expanduser(), split)
+    return entry.open(Path(root).expanduser(), split, label_orientation)
 
 
 def names_split(source: str) -> bool:
@@ -213,7 +219,10 @@ def open_section(source: str, section: Mapping[str, Mapping[str, Any]]) -> Datas
 
     One process prints what is left out. Within `opened_once` what was opened already is given again.
     """
-    options = {"strict": bool(section.get("strict", False)), **section.get(kind(source), {})}
+    found = kind(source)
+    options = {"strict": bool(section.get("strict", False)), **section.get(found, {})}
+    if found in tools.READERS:  # they have no section of their own
+        options["label_orientation"] = section.get("folder", {}).get("label_orientation", "")
     kept, key = _opened.get(), (source, repr(sorted(options.items())))
     if kept is None:
         return announced(open_dataset(source, **options))
@@ -252,11 +261,18 @@ def define_flags(required: bool = True) -> None:
 
 
 def define_reading() -> None:
-    """Defines the flags that say how the labels of a folder, or of a data set of TFDS, are read, and --strict."""
+    """Defines the flags that say how the labels of a data set are read, and --strict."""
     define_strict()
     flags.DEFINE_integer("ignore_label", 255, "Value of pixels that do not count.")
     flags.DEFINE_integer("label_offset", 0, "Id of the first category, if the files do not count from 0.")
     flags.DEFINE_bool("ignore_zero", False, "0 is ignored and categories count from 1, as in ADE20K's files.")
+    flags.DEFINE_enum(
+        "label_orientation",
+        None,
+        [RAW, TURNED],
+        "What labels were made of where EXIF turns photographs to the same size: these as files store them, or as they "
+        "are shown.",
+    )
     flags.DEFINE_string(
         "names",
         None,

@@ -196,7 +196,7 @@ def test_config_json_is_what_ran(run, folder):
     assert found["data"] == {
         "source": str(folder),
         "strict": False,
-        "folder": {"ignore_label": 255, "label_offset": 0, "ignore_zero": False},
+        "folder": {"ignore_label": 255, "label_offset": 0, "ignore_zero": False, "label_orientation": ""},
     }
     assert "tiny_world" not in found["validation"] and found["training"]["batch_size"] == 8
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from vlseg import labels
 from vlseg.data.examples import IGNORE_LABEL, Decoder, Pair, PairDataset
+from vlseg.data.orientation import check_rule
 from vlseg.errors import DatasetError
 
 EVALUATION = "evaluation"
@@ -64,8 +65,10 @@ class Entry:
     ignore_label: int = IGNORE_LABEL
     evaluation: str = "val"
 
-    def open(self, root: Path, split: str) -> PairDataset:
+    def open(self, root: Path, split: str, label_orientation: str = "") -> PairDataset:
         """The data set below `root`, every picture with its label or not at all; opens no picture.
+
+        `label_orientation` is of `vlseg.data.orientation.RULES`.
 
         Raises:
             DatasetError: there is no such split or folder, or files are missing; they are listed.
@@ -80,7 +83,8 @@ class Entry:
             pairs, decode = found.find(root), found.decoder(root)
         except DatasetError as error:
             raise DatasetError(f"{error}; {self.title} is unpacked as {self.layout} ({self.address})") from error
-        return PairDataset(self.classes.prompts, tuple(pairs), decode, self.ignore_label)
+        rule = check_rule(label_orientation)
+        return PairDataset(self.classes.prompts, tuple(pairs), decode, self.ignore_label, rule)
 
 
 def classes(name: str) -> Classes:

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from vlseg.data import decoding
 from vlseg.data.catalog.entry import Classes, Entry, Split, classes
 from vlseg.data.examples import IGNORE_LABEL, Decoder, Pair
+from vlseg.data.images import read_label
 from vlseg.data.pairs import first_of, in_list, inner, read_lines
 from vlseg.errors import DatasetError
 
@@ -30,6 +31,14 @@ def bits_palette(count: int) -> NDArray[np.uint8]:
     return colour.astype(np.uint8)
 
 
+PALETTE = bits_palette(256)
+
+
+def read_ids(path: Path) -> NDArray[np.int32]:
+    """The numbers of a label file of VOC, int32 [H, W], also of one that was saved again with colours."""
+    return read_label(path, PALETTE)
+
+
 def _listed(year: str, lists: str, split: str, *labels: str) -> list[str]:
     """Arguments of `in_list` for a year's folder; `labels` are folders with the ending of their files."""
     maps = [f"{year}/{folder}/{{}}{suffix}" for folder, suffix in (label.split("*") for label in labels)]
@@ -40,7 +49,7 @@ def _voc_split(name: str, stored: tuple[int, ...], examples: int, *labels: str) 
     def find(root: Path) -> list[Pair]:
         return in_list(inner(root, DEVKIT), *_listed("VOC2012", "Segmentation", name, *labels))
 
-    return Split(find, decoding.numbers(stored, [0]), examples)
+    return Split(find, decoding.numbers(stored, [0], read_ids), examples)
 
 
 def _sbd(name: str, stored: tuple[int, ...], examples: int) -> Split:

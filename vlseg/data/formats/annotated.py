@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from vlseg import files
 from vlseg.data.examples import IGNORE_LABEL, IGNORED, Example, LazySequence, Pair
 from vlseg.data.formats.outlines import Annotation, Outline, Polygon, draw, flaw, points
-from vlseg.data.images import check_image, read_image
+from vlseg.data.images import read_picture, read_shape
 from vlseg.data.listing import Listing, is_picture, some
+from vlseg.data.orientation import Picture, Shape, label_like
 from vlseg.data.pairs import Folder, refuse_broken_links
 from vlseg.errors import DatasetError
 
@@ -37,6 +38,7 @@ class AnnotatedDataset(LazySequence[Example]):
         drawings: of each picture.
         listing: what is not read.
         read: the pixels of a picture that has no file of its own, from the file with its annotations.
+        label_orientation: of `vlseg.data.orientation.RULES`.
     """
 
     names: tuple[str, ...]
@@ -45,13 +47,14 @@ class AnnotatedDataset(LazySequence[Example]):
     drawings: tuple[Drawing, ...]
     listing: Listing
     read: Callable[[Path], NDArray[np.uint8]] | None = None
+    label_orientation: str = ""
 
     def __len__(self) -> int:
         return len(self.pairs)
 
     def _read(self, index: int) -> Example:
-        image = self._pixels(index)
-        return Example(image, self._drawn(index, *image.shape[:2]), self.pairs[index].name)
+        picture = self._picture(index)
+        return Example(picture.pixels, self._drawn(index, picture.shape), self.pairs[index].name)
 
     def label(self, index: int) -> NDArray[np.int32]:
         """The label map of an example, int32 [H, W]; of its picture no more than the header is read.
@@ -60,24 +63,28 @@ class AnnotatedDataset(LazySequence[Example]):
             As `self[index]`, but damaged pixels of the picture go unnoticed.
         """
         path = self.picture_file(index)
-        return self._drawn(index, *(check_image(path) if path else self._pixels(index).shape[:2]))
+        return self._drawn(index, read_shape(path) if path else self._picture(index).shape)
 
-    def _pixels(self, index: int) -> NDArray[np.uint8]:
+    def _picture(self, index: int) -> Picture:
         pair = self.pairs[index]
-        return self.read(pair.label) if self.read and pair.image == pair.label else read_image(pair.image)
+        if self.read and pair.image == pair.label:
+            return Picture(self.read(pair.label), 1)
+        return read_picture(pair.image)
 
-    def _drawn(self, index: int, height: int, width: int) -> NDArray[np.int32]:
-        """The label map of a picture of that size."""
+    def _drawn(self, index: int, shape: Shape) -> NDArray[np.int32]:
+        """The label map of a picture of that shape, for which, or for what its file stores, annotations were made."""
         pair, (annotations, size) = self.pairs[index], self.drawings[index]
-        if size and size != (height, width):
+        height, width, orientation = shape
+        if size and size != (height, width) and (orientation < 5 or size != (width, height)):
             raise DatasetError(
                 f"{files.shown_path(pair.label)}: says that {files.shown_path(pair.name)} is {size[1]} x {size[0]} "
                 f"pixels, but it is {width} x {height}"
             )
         try:
-            return draw(annotations, height, width, self.ignore_label)
+            label = draw(annotations, *(size or (height, width)), self.ignore_label)
         except DatasetError as error:
             raise DatasetError(f"{files.shown_path(pair.label)}: {files.shown_path(pair.name)}: {error}") from error
+        return label_like(label, shape, self.label_orientation, files.shown_path(pair.name))
 
     def picture_file(self, index: int) -> Path | None:
         """The file of a picture; None if its pixels lie in the annotations."""

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from vlseg.data.examples import Decoder, Pair, PairDataset
 from vlseg.data.formats.annotated import ignore_label
-from vlseg.data.images import read_image
+from vlseg.data.images import read_label_colours
 from vlseg.data.listing import UNKNOWN_TYPE, Listing
 from vlseg.data.pairs import pictures_by_key, read_lines, refuse_broken_links, refuse_lonely
 from vlseg.errors import DatasetError, VocabularyError
@@ -88,7 +88,7 @@ def _decoder(colours: tuple[tuple[int, int, int], ...], ignored: int) -> Decoder
     ids = {int(weights @ colour): index for index, colour in enumerate(colours)} | {0: ignored}
 
     def decode(path: Path) -> NDArray[np.int32]:
-        pixels = read_image(path)
+        pixels = read_label_colours(path)
         found, inverse = np.unique(pixels @ weights, return_inverse=True)
         strange = [value for value in found.tolist() if value not in ids]
         if strange:

@@ -14,6 +14,7 @@ from vlseg.data.decoding import counted
 from vlseg.data.examples import IGNORE_LABEL, Pair, PairDataset
 from vlseg.data.images import EXTENSIONS, read_label
 from vlseg.data.listing import UNKNOWN_TYPE, Listing
+from vlseg.data.orientation import check_rule
 from vlseg.data.pairs import pictures_by_key, refuse_broken_links, refuse_lonely
 from vlseg.errors import DatasetError, VocabularyError
 from vlseg.labels import read_names
@@ -27,6 +28,7 @@ def open_folder(
     ignore_label: int = IGNORE_LABEL,
     label_offset: int = 0,
     ignore_zero: bool = False,
+    label_orientation: str = "",
 ) -> PairDataset:
     """Finds and pairs the files of `root`; opens no picture.
 
@@ -35,6 +37,8 @@ def open_folder(
         images, labels, names: where they are in `root`.
         ignore_label: the value of pixels that do not count, in the files and in the examples.
         label_offset, ignore_zero: how the files count their categories, see `vlseg.data.decoding.counted`.
+        label_orientation: "raw" or "turned" where EXIF turns photographs to the same size, which leaves open what
+            labels were made of; see `vlseg.data.orientation`.
 
     Raises:
         DatasetError: a folder is missing, there are no pictures, a picture has no label map or two, a label map no
@@ -61,10 +65,16 @@ def open_folder(
             f"{root / names}: counts from {named_first_id}, but labels are read from {first_id}; "
             "set label_offset or ignore_zero to agree"
         )
-    convert = counted(root, len(category_names), ignore_label, label_offset, ignore_zero)
+    convert = counted(root, category_names, ignore_label, label_offset, ignore_zero)
     pairs = tuple(Pair(image, label_files[stem], stem) for stem, image in image_files.items())
     besides = {"other files beside the label maps": other_labels}
     listing = Listing(str(root / images), len(pairs), {UNKNOWN_TYPE: other_images}, besides)
     return PairDataset(
-        category_names, pairs, lambda path: convert(read_label(path), path), ignore_label, listing=listing
+        category_names,
+        pairs,
+        lambda path: convert(read_label(path), path),
+        ignore_label,
+        check_rule(label_orientation),
+        convert.evidence,
+        listing,
     )

@@ -20,6 +20,7 @@ from vlseg.data.catalog.scenes import ADE20K, CITYSCAPES, CITYSCAPES_CLASSES, CI
 from vlseg.data.decoding import Converter
 from vlseg.data.examples import IGNORE_LABEL, Encoded, RecordDataset
 from vlseg.data.images import decode_image, decode_label
+from vlseg.data.orientation import check_rule
 from vlseg.errors import ConfigError, DatasetError, VocabularyError, one_line
 from vlseg.labels import check_names, names_from
 from vlseg.labels.binding import NO_CLASS, bind
@@ -107,6 +108,7 @@ def open_tfds(
     ignore_label: int | None = None,
     label_offset: int = 0,
     ignore_zero: bool = False,
+    label_orientation: str = "",
 ) -> RecordDataset:
     """Opens what TFDS prepared; reads no example.
 
@@ -117,6 +119,7 @@ def open_tfds(
         names: category names as `names_from` takes them, for a data set that gives none.
         ignore_label, label_offset, ignore_zero: as in `open_folder`, for a data set that is not KNOWN. By
             default the data set's metadata says what does not count, and without that it is 255.
+        label_orientation: as in `open_folder`.
 
     Raises:
         ConfigError: tensorflow-datasets is missing, or an option does not fit the data set.
@@ -135,7 +138,7 @@ def open_tfds(
         by_default = (builder.info.metadata or {}).get(IGNORE_KEY, IGNORE_LABEL)
         ignore_label = by_default if ignore_label is None else ignore_label
         named = _names(name, features[found.label], names)
-        convert = decoding.counted(name, len(named), ignore_label, label_offset, ignore_zero)
+        convert = decoding.counted(name, named, ignore_label, label_offset, ignore_zero)
         labels = Labels(named, ignore_label, convert)
     elif ignore_label in (None, IGNORE_LABEL) and not label_offset and not ignore_zero:
         labels = known_label.labels
@@ -148,7 +151,9 @@ def open_tfds(
     def decode(stored: Any, name: str) -> NDArray[np.int32]:
         return labels.convert(_numbers(stored, name, red), name)
 
-    return RecordDataset(labels.names, labels.ignore_label, records, _unpacker(tfds, features, found), decode)
+    unpack, rule = _unpacker(tfds, features, found), check_rule(label_orientation)
+    evidence = getattr(labels.convert, "evidence", None)
+    return RecordDataset(labels.names, labels.ignore_label, records, unpack, decode, rule, evidence)
 
 
 def _unpacker(tfds: Any, features: Mapping[str, Any], found: Fields) -> Callable[[bytes, int], Encoded]:

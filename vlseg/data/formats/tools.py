@@ -1,5 +1,6 @@
 """Data sets of annotation tools by how a person names them: `coco:`, `labelme:` and `cvat:`, or their path alone."""
 
+import dataclasses
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -10,6 +11,7 @@ from vlseg.data.formats.coco import open_coco
 from vlseg.data.formats.cvat import FILE, open_cvat
 from vlseg.data.formats.labelme import is_labelme, open_labelme
 from vlseg.data.listing import split_list
+from vlseg.data.orientation import check_rule
 from vlseg.errors import ConfigError, DatasetError
 
 READERS: Mapping[str, Callable[..., Any]] = {"coco": open_coco, "labelme": open_labelme, "cvat": open_cvat}
@@ -43,11 +45,12 @@ def descriptions(folder: Path) -> list[Path]:
     return sorted(one for one in found if one.suffix.lower() == ".json" and one.is_file())
 
 
-def open_annotated(kind: str, source: str, **options: Any) -> Any:
+def open_annotated(kind: str, source: str, label_orientation: str = "", **options: Any) -> Any:
     """The data set of a tool.
 
     Args:
-        kind: a key of READERS. source: as USAGE has it, or a path. options: of the reader.
+        kind: a key of READERS. source: as USAGE has it, or a path.
+        label_orientation: as in `open_folder`. options: of the reader.
 
     Raises:
         ConfigError: it is no such source. DatasetError: as the reader has it.
@@ -65,6 +68,6 @@ def open_annotated(kind: str, source: str, **options: Any) -> Any:
             several = f"several, name one: {', '.join(map(str, described[:5]))}" if described else "none"
             raise DatasetError(f"{path}: a folder with one JSON file of annotations is wanted, but it has {several}")
         parts[0] = str(described[0])
-    if kind == "cvat" and (path / colour_masks.FILE).is_file():
-        return colour_masks.open_colour_masks(*parts, **options)
-    return READERS[kind](*parts, **options)
+    in_colours = kind == "cvat" and (path / colour_masks.FILE).is_file()
+    dataset = (colour_masks.open_colour_masks if in_colours else READERS[kind])(*parts, **options)
+    return dataclasses.replace(dataset, label_orientation=check_rule(label_orientation))
