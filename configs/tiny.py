@@ -29,7 +29,8 @@ def get_config(mode: str = "image_free") -> ml_collections.ConfigDict:
     config.adaptation = {"steps": 400, "batch_size": 16, "learning_rate": 3e-4}
     if mode == "image_free":
         config.adaptation.artificial_image_type = "rand_k-1-9"
-    config.data = {"source": "tiny_world"}
+    else:
+        config.data = {"source": "tiny_world"}
     config.evaluation = {"source": "tiny_world"}
     config.checkpoint_every = 200
     return config

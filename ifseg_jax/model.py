@@ -17,7 +17,8 @@ from ifseg_jax.inference import Averaging
 from ifseg_jax.postprocess import GridScores, ImageScores, best_categories
 from ifseg_jax.prompt import WordEmbeddings, Words, embed_words, encode_categories, report_untrained, rows_of, word_ids
 from ifseg_jax.settings import Adaptation, Inference, Options, stored_adaptation
-from ifseg_jax.vocabulary import UNK, Tokenizer, load_tokenizer
+from ifseg_jax.tokenizer import own_tokenizer, words_file_of
+from ifseg_jax.vocabulary import UNK, Tokenizer
 from vlseg import fields
 from vlseg import settings as settings_of
 from vlseg.checkpoints import directory, rules
@@ -348,7 +349,8 @@ def load(
         source: "tiny" (bundled), the name of an official checkpoint such as "ofa_base" (downloaded once), an official
             `.pt`, a directory written by `IFSeg.save`, or the folder of a training run; each also in a bucket
             (`gs://...`, copied once).
-        tokenizer: a callable from a text to ids, or what `load_tokenizer` takes; by default the model's own, if any.
+        tokenizer: a callable from a text to ids, or what `load_tokenizer` takes; by default the model's own, if any;
+            of official models the one that is fetched beside them (`ifseg_jax.weights`).
         step: of a training run: one that it has kept; by default the model that it ended with.
         options: fields of `ifseg_jax.settings.Options`, e.g. `dtype="bfloat16"`.
 
@@ -358,13 +360,8 @@ def load(
     given = settings_of.read(Options, options, "a loaded model")
     path = checkpoint.resolve(source, step)
     stored = checkpoint.read(path, place=lambda array: jnp.asarray(array, jnp.float32))
-    words_file = None
-    if stored.directory is not None and (stored.directory / checkpoint.WORDS_FILE).exists():
-        words_file = stored.directory / checkpoint.WORDS_FILE
-    if tokenizer is None and words_file is not None:
-        tokenizer = words_file.parent
-    if tokenizer is not None and not callable(tokenizer):
-        tokenizer = load_tokenizer(tokenizer)
+    words_file = words_file_of(stored)
+    tokenizer = own_tokenizer(stored, tokenizer, source)
     told = stored.settings
     with directory.usable(path / directory.CONFIG_FILE):
         seen = fields.read(Inference, told.get("inference", {}), "inference")

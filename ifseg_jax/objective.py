@@ -21,7 +21,7 @@ from ifseg_jax.config import OFAConfig
 from ifseg_jax.inference import scaled
 from ifseg_jax.ofa import OFA
 from ifseg_jax.prompt import WordEmbeddings, WordIds, embed_ids
-from ifseg_jax.settings import Adaptation
+from ifseg_jax.settings import WITHOUT_EFFECT, Adaptation
 from vlseg import sharding
 from vlseg.checkpoints import rules
 from vlseg.data.examples import IGNORED
@@ -154,12 +154,11 @@ class Adapting(Task):
     longest: int = 1
 
     mode: ClassVar[str]
-    without_effect: ClassVar[tuple[str, ...]]
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(Adaptation):
             value = getattr(self.settings, field.name)
-            if field.name in self.without_effect and value != field.default:
+            if field.name in WITHOUT_EFFECT[self.mode] and value != field.default:
                 raise ConfigError(f"{field.name}={value} has no effect in {self.mode} training: leave it out")
 
     @property
@@ -278,7 +277,6 @@ class ImageFree(Adapting):
     """Training on artificial images (Sec. 2.3, Eq. 16-17), which are drawn within the update."""
 
     mode = "image_free"
-    without_effect = ("upscale_lprobs", "freeze_entire_resnet", "freeze_resnet")
 
     @staticmethod
     def needs(name: str) -> bool:
@@ -316,7 +314,6 @@ class Supervised(Adapting):
     """Training on real images uint8 [B, S, S, 3] and targets int32 [B, S, S], -1 where a pixel does not count."""
 
     mode = "supervised"
-    without_effect = ("artificial_image_type",)
 
     @staticmethod
     def needs(name: str) -> bool:

@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 from ifseg_jax.artificial import sides
 from ifseg_jax.config import OFAConfig, QueryBlocks
 from vlseg import fields, overrides, settings
+from vlseg.effects import Idle
 from vlseg.errors import ConfigError
 from vlseg.evaluation.crf import CRF
 from vlseg.fields import LARGEST_INTEGER, Count, CountOrNone, Positive, Range, Seed, Share, Side
@@ -143,6 +144,18 @@ class Options:
         fields.check(self)
 
 
+WITHOUT_EFFECT: Mapping[str, tuple[str, ...]] = {
+    "image_free": ("upscale_lprobs", "freeze_entire_resnet", "freeze_resnet"),
+    "supervised": ("artificial_image_type",),
+}
+"""Fields of `Adaptation` that a way of training does not read."""
+
+
+def _in_mode(mode: str, *names: str) -> Idle:
+    """Settings that one way of training has no use for."""
+    return Idle(names, lambda config: f"in {mode} training" if config.mode == mode else "")
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Settings(settings.Run):
     """A training run.
@@ -154,6 +167,12 @@ class Settings(settings.Run):
         inference: how the model sees whole images, see `Inference`; None for the loaded checkpoint's own setting.
         data: of supervised runs.
     """
+
+    idle: ClassVar[tuple[Idle, ...]] = (
+        *settings.Run.idle,
+        _in_mode("image_free", "data", "loading"),
+        *(_in_mode(mode, *(f"adaptation.{name}" for name in names)) for mode, names in WITHOUT_EFFECT.items()),
+    )
 
     package: str = "ifseg_jax"
     checkpoint: str = "ofa_base"

@@ -13,10 +13,13 @@ from jax.sharding import Mesh
 
 from ifseg_jax import checkpoint, flops, inference, objective
 from ifseg_jax.config import SIZES, OFAConfig
-from ifseg_jax.model import adapted, load, with_category_table
+from ifseg_jax.model import IFSeg, adapted, load, with_category_table
 from ifseg_jax.objective import TASKS, Adapting
 from ifseg_jax.prompt import UNKNOWN, WordEmbeddings, word_ids
 from ifseg_jax.settings import Adaptation
+from ifseg_jax.settings import Inference as Seen
+from ifseg_jax.vocabulary import load_tokenizer
+from ifseg_jax.weights import WEIGHTS, fetch_tokenizer, has_tokenizer, tokenizer_folder
 from vlseg import overrides, settings, sharding
 from vlseg.checkpoints import rules
 from vlseg.checks import check_choices
@@ -27,6 +30,7 @@ from vlseg.data.stream import Stream, prefetched
 from vlseg.errors import ConfigError, VocabularyError
 from vlseg.labels import names_from
 from vlseg.labels.binding import Binding, bind
+from vlseg.packages import Checked
 from vlseg.training.program import Inference, Outline, Prepared
 
 LONG_SIDE = 43
@@ -51,12 +55,36 @@ def read_settings(
     return TASKS[config.mode], adaptation, names_from(config.categories, pairs=pairs)
 
 
+def check(config: ml_collections.ConfigDict, mesh: Mesh) -> Checked:
+    """See `vlseg.packages.Package.check`."""
+    supervised = config.get("mode") == "supervised"
+    _, adaptation, categories = read_settings(config, pairs=supervised)
+    sharding.check_batch(mesh, adaptation.batch_size // adaptation.accumulation_steps)
+    bound = open_data(config.data, categories)[1] if supervised else Binding(categories, ())
+    categories = bound.words
+    # Of one that is there, the tokenizer may be its own, and is read with it.
+    fetched = config.checkpoint in WEIGHTS and not Path(config.checkpoint).exists()
+    tokenizer = load_tokenizer(config.tokenizer) if config.tokenizer else None
+    if not fetched:
+        return Checked(categories, replaced=bound.replaced)
+    overrides.changed(Seen(), config.inference, "config.inference.")
+    asked = outline(config, len(categories))
+    if tokenizer is None and has_tokenizer():
+        tokenizer = load_tokenizer(tokenizer_folder())
+    if tokenizer is not None:
+        categories = IFSeg(_model_config(config, categories), {}, tokenizer).names(categories)
+    return Checked(categories, outline=asked, replaced=bound.replaced)
+
+
 def prepare(config: ml_collections.ConfigDict, mesh: Mesh) -> Prepared:
     """See `vlseg.packages.Package.prepare`."""
     supervised = config.get("mode") == "supervised"
     kind, adaptation, categories = read_settings(config, pairs=supervised)
     dataset, bound = open_data(config.data, categories) if supervised else (None, Binding(categories, ()))
-    sharding.check_batch(mesh, adaptation.batch_size // adaptation.accumulation_steps)
+    if config.checkpoint in WEIGHTS and not Path(config.checkpoint).exists() and not config.tokenizer:
+        # Before the weights, which take longer: words that it cannot spell are told first.
+        tokenizer = load_tokenizer(fetch_tokenizer())
+        IFSeg(_model_config(config, bound.words), {}, tokenizer).names(bound.words)
     model = load(config.checkpoint, config.tokenizer or None, **config.model)
     seen = overrides.changed(model.inference, config.inference, "config.inference.")
     model = dataclasses.replace(model, inference=seen)
@@ -84,6 +112,11 @@ def prepare(config: ml_collections.ConfigDict, mesh: Mesh) -> Prepared:
         words=names,
         replaced=bound.replaced,
         epoch=epoch,
+        filled={
+            "model": {name: getattr(model.config, name) for name in config.model},
+            "adaptation.image_size": task.side,
+            "inference": dataclasses.asdict(seen),
+        },
     )
 
 

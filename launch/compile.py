@@ -28,7 +28,7 @@ if __package__ in (None, ""):
 
 from absl import flags
 
-from vlseg import cli, files, packages, settings, storage
+from vlseg import cli, packages, settings, storage
 from vlseg.errors import ConfigError, VlsegError
 
 ENVIRONMENT = {
@@ -190,7 +190,7 @@ def main(_: list[str]) -> int:
     """The command."""
     options = flags.FLAGS
     if options.out:
-        files.check_absent(options.out)
+        storage.check_new(options.out)
     find_libtpu(options.libtpu)
     import jax
 

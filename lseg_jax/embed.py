@@ -17,12 +17,13 @@ from numpy.typing import NDArray
 
 from lseg_jax.model import LSeg
 from lseg_jax.package import PACKAGE
-from vlseg import cli, files
+from vlseg import cli, files, storage
 from vlseg.commands import models
 from vlseg.commands.journal import identity
 from vlseg.commands.pictures import Pictures
 from vlseg.commands.pictures import define as define_pictures
 from vlseg.data.listing import announced_images
+from vlseg.errors import ConfigError
 
 REPORT = "embeddings.json"
 
@@ -39,6 +40,9 @@ def write(out: Path, name: str, image: NDArray[np.uint8], model: LSeg, long_side
 def main(_: list[str]) -> int:
     """The command; its exit code."""
     options = flags.FLAGS
+    if options.tokenizer:
+        raise ConfigError("--tokenizer has no effect: pixels are embedded without any word; leave it out")
+    storage.check_folder(options.out)
     pictures = Pictures(announced_images(options.images, options.strict), options.skip_damaged)
     source = models.path(PACKAGE, options)
     model: Any = models.load(PACKAGE, options, source)

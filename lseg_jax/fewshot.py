@@ -15,7 +15,7 @@ from absl import flags
 from lseg_jax.package import PACKAGE
 from lseg_jax.settings import SQUARED
 from lseg_jax.zero_shot import report
-from vlseg import cli, distributed, files, overrides
+from vlseg import cli, distributed, files, overrides, storage
 from vlseg.commands import models
 from vlseg.data import episodes as data
 
@@ -24,6 +24,7 @@ def main(_: list[str]) -> None:
     """The command."""
     options = flags.FLAGS
     distributed.initialize()
+    storage.check_folder(options.out)
     dataset = data.open_benchmark(options.benchmark, options.root, options.fold)
     model: Any = PACKAGE.flags.applied(models.load(PACKAGE, options), options)
     unused = {name: value for name, value in overrides.stored(model.inference).items() if name not in SQUARED}

@@ -22,7 +22,7 @@ from vlseg.checkpoints.rules import TensorSource
 from vlseg.data import arrays
 from vlseg.data import images as image_files
 from vlseg.data.arrays import Picture
-from vlseg.errors import ConfigError
+from vlseg.errors import ConfigError, VocabularyError
 from vlseg.evaluation.sliding_window import Scheme
 from vlseg.labels.binding import find
 from vlseg.labels.distinct import check_embeddings, check_known, check_tokens
@@ -206,6 +206,8 @@ def load(
         activation=activation,
     )
     config = stored.config if dtype is None else dataclasses.replace(stored.config, dtype=dtype)
+    if tokenizer is not None and stored.config.text.trained_apart:
+        raise VocabularyError("a tokenizer has no effect: the text encoder of this model has its own; leave it out")
     if tokenizer is not None and not callable(tokenizer):
         tokenizer = load_tokenizer(tokenizer)
     with usable(path / CONFIG_FILE):

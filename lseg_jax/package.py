@@ -80,5 +80,6 @@ PACKAGE = register(
         ),
         movable=("pretrained.text", "pretrained.image"),
         free=("benchmark.root", "root", "roots"),
+        filled=("model", "inference", "training.steps"),
     )
 )

@@ -1,14 +1,15 @@
 """Settings of a training run."""
 
 import dataclasses
-from collections.abc import Mapping
-from typing import Annotated, Any
+from collections.abc import Callable, Collection, Mapping
+from typing import Annotated, Any, ClassVar
 
 from ml_collections import ConfigDict
 
 from lseg_jax.config import LSegConfig
 from vlseg import fields, overrides, settings
 from vlseg.checks import check_choices
+from vlseg.effects import Idle
 from vlseg.errors import ConfigError
 from vlseg.evaluation.sliding_window import Scheme
 from vlseg.fields import Count, CountOrNone, Positive, Range, Seed, Share, Side
@@ -117,6 +118,8 @@ class Mixture(settings.Data):
         weights: how often each of several comes, such as "2,1"; by default as often as its size says.
     """
 
+    several: ClassVar[bool] = True
+
     weights: str = ""
 
 
@@ -137,6 +140,69 @@ class Benchmark:
     fold: int = 0
 
 
+def _given(*names: str) -> Callable[[ConfigDict, Collection[str]], bool]:
+    """Whether one of some settings is given as a flag."""
+    return lambda config, flags: not flags.isdisjoint(names)  # type: ignore[attr-defined]
+
+
+def _has_checkpoint(config: ConfigDict) -> str:
+    return f"because config.checkpoint={config.checkpoint} is a whole model" if config.checkpoint else ""
+
+
+def _is_pretrained(part: str) -> Callable[[ConfigDict], str]:
+    def reason(config: ConfigDict) -> str:
+        file = config.pretrained[part]
+        return f"because config.pretrained.{part}={file} says itself which encoder it is" if file else ""
+
+    return reason
+
+
+def _image_kind(config: ConfigDict) -> str:
+    return "" if config.checkpoint or config.pretrained.image else str(config.model.image.kind)
+
+
+def _text_kind(config: ConfigDict) -> str:
+    return "" if config.checkpoint or config.pretrained.text else str(config.model.text.kind)
+
+
+def _ends_before(config: ConfigDict) -> str:
+    training = config.training
+    if training.stop_after is None or training.steps is not None or training.stop_after < training.epochs:
+        return ""
+    return f"because the schedule ends after {training.epochs} epochs (config.training.epochs)"
+
+
+IDLE = (
+    Idle(("model", "pretrained"), _has_checkpoint, but=("model.dtype", "model.remat")),
+    *(
+        Idle((f"model.{part}",), _is_pretrained(part), yields=_given(f"pretrained.{part}"))
+        for part in ("text", "image")
+    ),
+    Idle(("model.activation",), lambda config: "without a block (config.model.block)" * (config.model.block == "none")),
+    Idle(("model.remat",), lambda config: "in a ResNet, which is not cut up" * (_image_kind(config) == "resnet")),
+    Idle(("tokenizer",), lambda config: "with MiniLM, which has its own" * (_text_kind(config) == "minilm")),
+    Idle(
+        ("benchmark.root", "benchmark.fold"),
+        lambda config: "without config.benchmark.name" * (not config.benchmark.name),
+    ),
+    Idle(
+        ("benchmark.fold",), lambda config: "with FSS-1000, which has no folds" * (config.benchmark.name == "fss1000")
+    ),
+    Idle(
+        ("training.epochs",),
+        lambda config: "beside config.training.steps" * (config.training.steps is not None),
+        yields=_given("training.steps"),
+    ),
+    Idle(("training.stop_after",), _ends_before),
+    Idle(("training.b2",), lambda config: "with sgd, whose momentum is b1" * (config.training.optimizer == "sgd")),
+    Idle(
+        ("training.scale_range",),
+        lambda config: "on a benchmark, whose pictures are squeezed into squares" * bool(config.benchmark.name),
+    ),
+)
+"""What has no effect beside what."""
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Settings(settings.Run):
     """A training run.
@@ -149,6 +215,8 @@ class Settings(settings.Run):
         label_sets: "names", or "others" for each image against "others" and one of its classes.
         data: what is trained on, unless a `benchmark` is.
     """
+
+    idle: ClassVar[tuple[Idle, ...]] = (*settings.Run.idle, *IDLE)
 
     package: str = "lseg_jax"
     model: Mapping[str, Any] = dataclasses.field(default_factory=lambda: LSegConfig().to_dict())

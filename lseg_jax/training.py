@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 
 from lseg_jax import checkpoint, encoders, flops, inference, objective, zero_shot
 from lseg_jax.batches import OTHERS, episode_batches, named_batches, pair_batches
-from lseg_jax.config import LSegConfig
+from lseg_jax.config import LSegConfig, ResNetConfig
 from lseg_jax.encoders.foreign import merge
 from lseg_jax.model import LSeg, load
 from lseg_jax.objective import Batch, Matching
@@ -27,7 +27,9 @@ from vlseg.data.sources import Dataset, open_section, split_sources
 from vlseg.data.stream import prefetched
 from vlseg.errors import ConfigError
 from vlseg.evaluation.sliding_window import Scheme
+from vlseg.packages import Checked
 from vlseg.segmenter import without_variables
+from vlseg.training import inputs
 from vlseg.training.program import Inference, Outline, Prepared
 
 
@@ -49,11 +51,26 @@ def read_settings(config: ml_collections.ConfigDict) -> tuple[Training, Scheme]:
     return training, overrides.changed(scheme, config.inference, "config.inference.")
 
 
+def check(config: ml_collections.ConfigDict, mesh: Mesh) -> Checked:
+    """See `vlseg.packages.Package.check`."""
+    training, _ = read_settings(config)
+    sharding.check_batch(mesh, training.batch_size // training.accumulation_steps)
+    if config.tokenizer:
+        load_tokenizer(config.tokenizer)
+    open_source(config, training, sharding.own_rows(mesh, training.batch_size))
+    benchmark, found = config.benchmark, {}
+    for part in ("train", "test") if benchmark.name else ():
+        opened = open_benchmark(benchmark.name, benchmark.root, benchmark.fold, part)
+        found[f"benchmark.root ({part})"] = inputs.of_data(opened)
+    _check_start(config)
+    return Checked(inputs=found)
+
+
 def prepare(config: ml_collections.ConfigDict, mesh: Mesh) -> Prepared:
     """See `vlseg.packages.Package.prepare`."""
     training, scheme = read_settings(config)
-    sharding.check_batch(mesh, training.batch_size // training.accumulation_steps)
     source = open_source(config, training, sharding.own_rows(mesh, training.batch_size))
+    steps = training.scheduled_steps(source.examples)
     benchmark = config.benchmark
     tested = open_benchmark(benchmark.name, benchmark.root, benchmark.fold) if benchmark.name else None
     model = dataclasses.replace(initial_model(config, training), inference=scheme, labels=source.labels)
@@ -74,6 +91,7 @@ def prepare(config: ml_collections.ConfigDict, mesh: Mesh) -> Prepared:
         validate=functools.partial(zero_shot.scores, tested) if tested else None,
         metrics=zero_shot.METRICS,
         report=functools.partial(zero_shot.report, tested) if tested else None,
+        filled={"model": model.config.to_dict(), "training.steps": steps, "inference": dataclasses.asdict(scheme)},
     )
 
 
@@ -81,30 +99,47 @@ def initial_model(config: ml_collections.ConfigDict, training: Training) -> LSeg
     """The model that training starts from: a checkpoint, or fresh parameters with pre-trained encoders put in.
 
     Raises:
-        ConfigError: fresh parameters without a trained text encoder. CheckpointError: a file that does not fit.
+        ConfigError: fresh parameters without a trained text encoder, or `remat` of an encoder that is not cut up.
+        CheckpointError: a file that does not fit.
     """
+    model = _initial_model(config, training)
+    if model.config.remat != "none" and isinstance(model.config.image, ResNetConfig):
+        raise ConfigError(
+            f"config.model.remat={model.config.remat} has no effect in a ResNet, which is not cut up: leave it out"
+        )
+    return model
+
+
+def _initial_model(config: ml_collections.ConfigDict, training: Training) -> LSeg:
     tokenizer = config.tokenizer or None
     if config.checkpoint:
         given = load(config.checkpoint, tokenizer=tokenizer)
         computed = {name: config.model[name] for name in ("dtype", "remat")}
         return dataclasses.replace(given, config=dataclasses.replace(given.config, **computed))
     model = LSegConfig.from_dict(config.model.to_dict())
+    _check_start(config)
     parts = []
     if config.pretrained.text:
         text, variables = encoders.read_text(config.pretrained.text)
         model = dataclasses.replace(model, text=text)
         parts.append(variables)
-    elif not model.text.trained_apart:
-        raise ConfigError(
-            "training starts from a trained text encoder: give --config.pretrained.text=FILE with CLIP's weights, or "
-            "--config.checkpoint, or --config.model.text.kind=minilm"
-        )
     if config.pretrained.image:
         image, variables = encoders.read_image(config.pretrained.image)
         model = dataclasses.replace(model, image=image)
         parts.append(variables)
     fresh = jax.jit(checkpoint.initializer(model))(jax.random.key(training.seed))
     return LSeg(model, merge(fresh, *parts), load_tokenizer(tokenizer) if tokenizer else None)
+
+
+def _check_start(config: ml_collections.ConfigDict) -> None:
+    """Raises ConfigError where there is no trained text encoder to start from."""
+    if config.checkpoint or config.pretrained.text:
+        return
+    if not LSegConfig.from_dict(config.model.to_dict()).text.trained_apart:
+        raise ConfigError(
+            "training starts from a trained text encoder: give --config.pretrained.text=FILE with CLIP's weights, or "
+            "--config.checkpoint, or --config.model.text.kind=minilm"
+        )
 
 
 class Source(NamedTuple):
@@ -139,6 +174,8 @@ def open_source(config: ml_collections.ConfigDict, training: Training, rows: np.
     datasets = open_datasets(config.data)
     examples = sum(len(dataset) for dataset in datasets)
     labels = datasets[0].names if len(datasets) == 1 else ()
+    if len(datasets) == 1:
+        _refuse_weights(config.data, "one")
     if config.label_sets == "names":
         names = [dataset.names for dataset in datasets]
         batches = named_batches(datasets, training, weights=read_weights(config.data), **reading)

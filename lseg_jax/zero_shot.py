@@ -17,7 +17,7 @@ from vlseg.data.examples import IGNORE_LABEL
 from vlseg.evaluation import foreground
 from vlseg.evaluation.finite import Finite
 from vlseg.evaluation.foreground import ForegroundMetrics
-from vlseg.training.checkpoints import Place
+from vlseg.training.workdir import Place
 
 METRICS = ("mIoU", "FB-IoU")
 

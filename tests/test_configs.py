@@ -1,6 +1,7 @@
 """Every configuration can be loaded, and the commands that it documents run on samples in the official layouts."""
 
 import dataclasses
+import functools
 import importlib
 import os
 import re
@@ -340,7 +341,20 @@ def shortened(package: str, module: str, flags: list[str]) -> list[str]:
     config = next((flag for flag in flags if flag.startswith("--config=")), "")
     if (package, module) == ("ifseg_jax", "train") and not config.startswith(OWN_START):
         changes["checkpoint"] = "ADAPTED"
+    if module == "train":
+        changes = {name: value for name, value in changes.items() if name not in without_effect(config, flags)}
     return [*flags, *(f"--config.{key}={value}" for key, value in changes.items())]
+
+
+def without_effect(config: str, flags: list[str]) -> frozenset[str]:
+    """The settings that have no effect in a documented run."""
+    loaded = settings.load(config.removeprefix("--config="))
+    given = dict(flag.removeprefix("--config.").split("=", 1) for flag in flags if flag.startswith("--config."))
+    for name, value in given.items():
+        *sections, last = name.split(".")
+        section = functools.reduce(lambda above, part: above[part], sections, loaded)
+        section[last] = int(value) if isinstance(section[last], int) else value
+    return settings.effective(loaded, given.keys())[1]
 
 
 OWN_START = ("--config=configs/tiny.py", "--config=configs/coco_self_training.py")

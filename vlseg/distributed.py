@@ -44,6 +44,12 @@ def define_flags() -> None:
     flags.DEFINE_integer("coordinator_timeout", TIMEOUT, "Seconds to wait for the other processes.", lower_bound=1)
 
 
+def is_asked_for() -> bool:
+    """Whether the command line asks for several processes that work together."""
+    options = flags.FLAGS
+    return bool(options.distributed or options.coordinator or options.num_processes or options.process_id is not None)
+
+
 def initialize(*, saves: bool = False) -> None:
     """Joins the other processes if the command line says so; must come before anything asks for a device.
 
@@ -61,6 +67,8 @@ def initialize(*, saves: bool = False) -> None:
     missing = [f"--{name}" for name, value in given.items() if value is None]
     if len(missing) == len(given):
         if not options.distributed:
+            if options.coordinator_timeout != TIMEOUT:
+                raise ConfigError("--coordinator_timeout has no effect on one process: leave it out")
             return
     elif missing:
         raise ConfigError(f"--coordinator, --num_processes and --process_id go together: {', '.join(missing)} missing")

@@ -30,7 +30,7 @@ from vlseg.errors import StorageError, VlsegError, printable
 
 PathLike = str | os.PathLike[str]
 
-_REASONS = {
+REASONS = {
     errno.ENOSPC: "no space is left on the device; free some or choose another place",
     errno.EDQUOT: "the disk quota is used up; free some space or choose another place",
     errno.EROFS: "the file system is read-only; choose another place",
@@ -394,5 +394,5 @@ def storage_errors(path: PathLike, errnos: frozenset[int] | None = None) -> Iter
     except OSError as error:
         if errnos is not None and error.errno not in errnos:
             raise
-        reason = _REASONS.get(error.errno or 0, error.strerror or type(error).__name__)
+        reason = REASONS.get(error.errno or 0, error.strerror or type(error).__name__)
         raise StorageError(f"cannot write {os.fspath(path)}: {reason}") from error

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from absl import flags
 
@@ -143,11 +143,31 @@ class Official:
         suffixes: of its files, the one that is written first.
         write: (path, stored) writes a file; raises ConfigError if the authors' code has no such model.
         of_model: from a model to what `write` is to write of it.
+        labels: whether a file holds anything of a model's labels.
+        complete: (stored, tokenizer) -> what `write` is to write of a model directory, and a line that names what it
+            lacks, "" for nothing; a tokenizer is a directory or the name of one, None for the model's own. None where
+            no tokenizer is needed.
     """
 
     suffixes: Sequence[str]
     write: Callable[[Path, Stored], None]
     of_model: "Callable[[Segmenter], Stored]" = lambda model: model.stored()
+    labels: bool = False
+    complete: "Callable[[Stored, str | None], tuple[Stored, str]] | None" = None
+
+
+class Checked(NamedTuple):
+    """What is known of a training run before its weights are read.
+
+    words, replaced: as in `vlseg.training.program.Prepared`, as far as they are known.
+    inputs: what it is made of besides data and checkpoints, by the names of settings, see `vlseg.training.inputs`.
+    outline: its programs, where the weights are still to be fetched: their shapes are known before.
+    """
+
+    words: tuple[str, ...] | None = None
+    inputs: Mapping[str, Any] = {}
+    outline: "Outline | None" = None
+    replaced: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -160,14 +180,15 @@ class Package:
         axes: of its parameters, see `vlseg.sharding`.
         load: (source, tokenizer, **options) loads a model.
         read: (path, **options) reads a directory, or a file of the official format, in its own data types.
-        training: the module with `prepare(config, mesh)` and `outline(config, labels)`; it is imported when it is
-            needed, because it brings the optimizers.
+        training: the module with `prepare(config, mesh)` and `outline(config, labels)`, and perhaps `check(config,
+            mesh)`; it is imported when it is needed, because it brings the optimizers.
         verification: the module whose `VERIFICATION`, a `vlseg.verification.Verification`, adds to the checks of
             `verify`; None for those of all models alone.
         bundled: models that come with the package, name -> directory. weights: published ones, by name.
         official: the format of the authors' code, if there is one.
         flags: of commands.
         movable: settings of a run that hold paths whose parent folder may change on resume. free: settings that may.
+        filled: settings that the run finds out where they are left open: those that `Prepared.filled` may have.
     """
 
     name: str
@@ -183,6 +204,7 @@ class Package:
     flags: Flags = field(default_factory=Flags)
     movable: Sequence[str] = ()
     free: Sequence[str] = ()
+    filled: Sequence[str] = ()
 
     def outline(self, config: "ConfigDict", labels: int) -> "Outline":
         """The programs of a completed configuration as pure functions and shapes, without weights or data.
@@ -202,6 +224,17 @@ class Package:
             VlsegError: anything wrong with the configuration, checkpoint or data.
         """
         return importlib.import_module(self.training).prepare(config, mesh)
+
+    def check(self, config: "ConfigDict", mesh: "Mesh") -> "Checked":
+        """What can be known of a training run before its weights are fetched and read.
+
+        The function `check` of the module `training`, where it has one.
+
+        Raises:
+            VlsegError: anything wrong with the configuration, tokenizer, words or data.
+        """
+        module = importlib.import_module(self.training)
+        return module.check(config, mesh) if hasattr(module, "check") else Checked()
 
     def verify(self) -> "Verification":
         """The checks of `verify` that the package adds."""

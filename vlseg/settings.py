@@ -9,16 +9,18 @@ file does not say. So every setting is a flag, and a file can be copied anywhere
 """
 
 import dataclasses
+import functools
 import types
 import typing
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Collection, Iterable
+from typing import Any, ClassVar
 
 from absl import flags
 from ml_collections import ConfigDict, FieldReference, config_dict
 from ml_collections.config_flags import config_flags
 
-from vlseg import packages
+from vlseg import effects, packages
+from vlseg.effects import Idle
 from vlseg.errors import ConfigError
 from vlseg.fields import read as read
 
@@ -108,6 +110,77 @@ class Data:
     tfds: Tfds = Tfds()
     tiny_world: TinyWorld = TinyWorld()
 
+    several: ClassVar[bool] = False
+    """Whether commas stand between several sources."""
+
+
+KINDS = ("folder", "catalog", "tfds", "tiny_world")
+"""Sections of `Data`, by what `vlseg.data.sources.kind` calls a source."""
+
+
+ORIENTED = "folder.label_orientation"
+"""What annotations read of the section "folder"."""
+
+UNLISTED = {"tiny_world", "tfds", "prepared"}
+"""Kinds of sources of which no files are left out."""
+
+
+def sources_of(source: str, several: bool = False) -> list[str]:
+    """The sources that a setting names."""
+    from vlseg.data import sources
+
+    return sources.split_sources(source) if several else [source] if source else []
+
+
+def by_source(section: str, several: bool = False) -> tuple[Idle, ...]:
+    """Of a section with `Data` that says how each kind of source is read: the parts for kinds that its source is not.
+
+    What a file says of them stands for the source that it names, or for any if it names none.
+    """
+
+    def reason(config: ConfigDict, kind: str) -> str:
+        # Imported here: whoever only reads settings needs no data.
+        from vlseg.data import sources
+        from vlseg.data.formats import tools
+
+        source = config[section].source
+        found = {sources.kind(one) for one in sources_of(source, several)}
+        if kind in found or (kind == ORIENTED and found & {"folder", *tools.READERS}):
+            return ""
+        if not source:
+            return f"without config.{section}.source"
+        return f"because config.{section}.source={source} is read as {' and '.join(sorted(found))}"
+
+    def strict(config: ConfigDict) -> str:
+        from vlseg.data import sources
+
+        source = config[section].source
+        if not source:
+            return f"without config.{section}.source"
+        found = {sources.kind(one) for one in sources_of(source, several)}
+        unlisted = f"because config.{section}.source={source} is no folder of files"
+        return unlisted if found <= UNLISTED else ""
+
+    def split(config: ConfigDict, kind: str) -> str:
+        from vlseg.data import sources
+
+        listed = [one for one in sources_of(config[section].source, several) if sources.kind(one) == kind]
+        if not listed or not all(map(sources.names_split, listed)):
+            return ""
+        return f"because config.{section}.source={config[section].source} names the split"
+
+    def yields(config: ConfigDict, flags: Collection[str]) -> bool:
+        return f"{section}.source" in flags or not config[section].source
+
+    oriented = f"{section}.{ORIENTED}"  # of annotations, too
+    parts = [Idle((f"{section}.{kind}",), functools.partial(reason, kind=kind), (oriented,), yields) for kind in KINDS]
+    parts.append(Idle((oriented,), functools.partial(reason, kind=ORIENTED), yields=yields))
+    splits = [
+        Idle((f"{section}.{kind}.split",), functools.partial(split, kind=kind), yields=yields)
+        for kind in ("catalog", "tfds")
+    ]
+    return (*parts, *splits, Idle((f"{section}.strict",), strict, yields=yields))
+
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation(Data):
@@ -160,7 +233,12 @@ class Run:
             has passed; 0 for never. keep_checkpoints: how many stay. keep_period: checkpoints at multiples of so many
             steps stay too; 0 for none.
         profile: first and last step of a profile, such as "10:12"; "" for none.
+
+    A package's own class may say in `idle` which settings have no effect beside which others, see `vlseg.effects`; it
+    begins with those of all packages, `(*Run.idle, ...)`.
     """
+
+    idle: ClassVar[tuple[Idle, ...]] = (*by_source("evaluation"), *by_source("validation"))
 
     package: str
     checkpoint: str = ""
@@ -206,6 +284,19 @@ def complete(config: ConfigDict) -> ConfigDict:
     return laid
 
 
+def effective(config: ConfigDict, flags: Collection[str] = ()) -> tuple[ConfigDict, frozenset[str]]:
+    """A completed configuration in which what has no effect has its default, see `vlseg.effects.effective`."""
+    defaults = packages.find(config.package).settings(ConfigDict())
+    rules = (*type(defaults).idle, *by_source("data", defaults.data.several))
+    return effects.effective(config, as_config(defaults), rules, flags)
+
+
+def takes_several(config: ConfigDict) -> bool:
+    """Whether commas stand between several data sets in config.data.source."""
+    found: bool = packages.find(config.package).settings(ConfigDict()).data.several
+    return found
+
+
 def _lay(base: ConfigDict, over: ConfigDict, path: str) -> None:
     for name, value in over.iteritems(preserve_field_references=True):
         if name not in base:
@@ -244,6 +335,12 @@ def define_flag(help_string: str) -> None:
     config_flags.DEFINE_config_file("config", help_string=help_string)
     flags.FLAGS["config"].parser = _CompletingParser("config", lock_config=False)
     flags.mark_flag_as_required("config")
+
+
+def given(flag: str) -> tuple[str, frozenset[str]]:
+    """What the command line says of a configuration: the file, and the names of the settings that have flags."""
+    holder = flags.FLAGS[flag]
+    return config_flags.get_config_filename(holder), frozenset(config_flags.get_override_values(holder))
 
 
 def load(path: str) -> ConfigDict:

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from vlseg import files, remote
+from vlseg import files, outputs, remote
 from vlseg.errors import StorageError
 from vlseg.files import PathLike
 
@@ -28,6 +28,46 @@ def check_absent(path: PathLike) -> None:
         files.check_absent(path)
     elif exists(path):
         raise StorageError(f"{os.fspath(path)} exists already; remove it or choose another place")
+
+
+def check_new(path: PathLike) -> None:
+    """Checks that a file or directory can be made, whose parent is there; makes nothing.
+
+    Raises:
+        StorageError: there is something at `path`, or locally nothing may be written there.
+    """
+    _check_named(path)
+    check_absent(path)
+    check_creatable(path)
+
+
+def check_creatable(path: PathLike) -> None:
+    """Checks that something can be made at `path`, whose parent is there; makes nothing. In a bucket all can be.
+
+    Raises:
+        StorageError: the parent is missing, or nothing may be written there.
+    """
+    _check_named(path)
+    if not files.is_remote(path):
+        outputs.check_output_file(path)
+
+
+def check_folder(path: PathLike | None) -> None:
+    """Checks that files can be written into a folder, which may not be there yet; None passes; makes nothing.
+
+    Raises:
+        StorageError: it is a file, or locally nothing may be written there.
+    """
+    if path is None:
+        return
+    _check_named(path)
+    if not files.is_remote(path):
+        outputs.check_output_directory(path)
+
+
+def _check_named(path: PathLike) -> None:
+    if not os.fspath(path):
+        raise StorageError("the name of an output is empty, as that of a shell variable without a value: give one")
 
 
 def remove(path: PathLike) -> None:

@@ -10,16 +10,19 @@ from absl import flags
 from ml_collections import config_flags
 
 from ifseg_jax.pretrain.training import pretrain
-from vlseg import cli
+from vlseg import cli, settings
+from vlseg.training import workdir as workdirs
 
 
 def main(_: list[str]) -> None:
     """The command."""
-    print(f"wrote {pretrain(flags.FLAGS.config, flags.FLAGS.workdir)}")
+    options = flags.FLAGS
+    workdir = options.workdir or workdirs.default(settings.given("config")[0])
+    print(f"wrote {pretrain(options.config, workdir)}")
 
 
 if __name__ == "__main__":
     config_flags.DEFINE_config_file("config", help_string="A file such as configs/tiny_pretrain.py.")
     flags.mark_flag_as_required("config")
-    flags.DEFINE_string("workdir", None, "Where checkpoints, metrics and the model go.", required=True)
+    flags.DEFINE_string("workdir", None, "Where checkpoints, metrics and the model go; default: runs/NAME.")
     cli.run(main)

@@ -1,8 +1,10 @@
 """Pre-training of a small OFA on questions about scenes, which are drawn on the device as the step goes."""
 
+import dataclasses
 import functools
 import re
 import zlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +18,81 @@ from ifseg_jax import checkpoint, official
 from ifseg_jax.config import INITIAL_DEVIATION, OFAConfig
 from ifseg_jax.ofa import OFA
 from ifseg_jax.pretrain import tasks
+from ifseg_jax.settings import Adaptation, Inference
 from ifseg_jax.vocabulary import PAD
+from vlseg import settings
 from vlseg.checkpoints import directory, rules
 from vlseg.checkpoints.directory import Stored, Weights
+from vlseg.checks import check_numbers
 from vlseg.data import tiny_world
-from vlseg.training import checkpoints, loop, optimizers
-from vlseg.training.checkpoints import Place
+from vlseg.errors import ConfigError
+from vlseg.training import loop, optimizers
+from vlseg.training.workdir import Place, open_workdir
 
 SPECIAL_WORDS = 4
+
+
+@dataclasses.dataclass(frozen=True)
+class Pretraining:
+    """Settings of pre-training; a configuration names all of them.
+
+    Attributes:
+        image_size: side of the scenes in pixels. steps: after which the run ends. schedule_steps: where the cosine of
+            the learning rate ends. warmup_steps: of linear warm-up. b2, weight_decay: of AdamW.
+        model: fields of `OFAConfig` but the size of the vocabulary. inference, adaptation: fields of `Inference` and
+            `Adaptation`, which the model is stored with.
+    """
+
+    seed: int
+    image_size: int
+    batch_size: int
+    steps: int
+    schedule_steps: int
+    warmup_steps: int
+    learning_rate: float
+    b2: float
+    weight_decay: float
+    log_every: int
+    checkpoint_every: int
+    model: Mapping[str, Any]
+    inference: Inference
+    adaptation: Adaptation
+
+    def __post_init__(self) -> None:
+        counts = ("image_size", "batch_size", "steps", "schedule_steps", "log_every", "checkpoint_every")
+        check_numbers(self, *counts, least=1, whole=True)
+        check_numbers(self, "seed", "warmup_steps", whole=True)
+        check_numbers(self, "learning_rate", "weight_decay")
+        check_numbers(self, "b2", below=1)
+
+
+def read_settings(config: ml_collections.ConfigDict, words: int) -> OFAConfig:
+    """Checks a configuration.
+
+    Args:
+        words: of the vocabulary.
+
+    Returns:
+        The model that it asks for.
+
+    Raises:
+        ConfigError: a setting that is missing, does not exist, or cannot be.
+    """
+    known = [field.name for field in dataclasses.fields(Pretraining)]
+    missing = [name for name in known if name not in config]
+    strange = [name for name in config if name not in known]
+    if missing or strange:
+        what = f"has no setting {', '.join(missing)}" if missing else f"has {', '.join(strange)}, which is no setting"
+        raise ConfigError(
+            f"the configuration of pre-training {what}: give a file such as configs/tiny_pretrain.py, with "
+            f"{', '.join(known)}"
+        )
+    settings.read(Pretraining, config, "config")
+    found = settings.read(OFAConfig, {**config.model, "vocabulary_size": words}, "config.model")
+    if config.image_size % found.stride:
+        raise ConfigError(f"config.image_size is {config.image_size}; it must be a multiple of {found.stride}")
+    checkpoint.parameter_shapes(found)  # what no model can be built of is told here
+    return found
 
 
 def initialize(config: OFAConfig, seed: int) -> dict[str, Any]:
@@ -103,14 +172,14 @@ def pretrain(config: ml_collections.ConfigDict, workdir: str | Path) -> Place:
         The model directory, readable by `ifseg_jax.load`.
 
     Raises:
-        ConfigError: `workdir` holds a run of another configuration.
+        ConfigError: a setting that cannot be, or `workdir` holds a run of another configuration.
         StorageError: it cannot be written.
     """
-    workdir = checkpoints.open_workdir(workdir, config.to_dict())
     vocabulary = checkpoint.BUNDLED_MODELS["tiny"] / checkpoint.WORDS_FILE
     listed = vocabulary.read_text().split()
+    model_config = read_settings(config, len(listed) + SPECIAL_WORDS)
+    workdir = open_workdir(workdir, config.to_dict())
     words = tasks.TaskWords.from_ids({word: index + SPECIAL_WORDS for index, word in enumerate(listed)})
-    model_config = OFAConfig(vocabulary_size=len(listed) + SPECIAL_WORDS, **config.model)
     model = OFA(model_config)
     variables = initialize(model_config, config.seed)
     optimizer, step = make_step(config, model, words)
@@ -120,10 +189,10 @@ def pretrain(config: ml_collections.ConfigDict, workdir: str | Path) -> Place:
     arrays = jax.tree.map(np.asarray, {"params": state["params"], "batch_stats": state["batch_stats"]})
     # No question was about a label map: what segments starts as with a checkpoint of OFA.
     arrays = official.with_fresh_segmentation(arrays, model_config)
-    settings = {name: config[name].to_dict() for name in ("inference", "adaptation")}
-    settings["source"] = {"pretrain": config.to_dict()}
+    kept = {name: config[name].to_dict() for name in ("inference", "adaptation")}
+    kept["source"] = {"pretrain": config.to_dict()}
     target = workdir / "model"
     others = {checkpoint.WORDS_FILE: vocabulary.read_bytes()}
-    stored = Stored(model_config, Weights(arrays), settings, others=others)
+    stored = Stored(model_config, Weights(arrays), kept, others=others)
     directory.write(target, checkpoint.FORMAT, stored, overwrite=True)
     return target

@@ -46,6 +46,24 @@ def flags_of(model: Path, workdir: Path, **changes: object) -> list[str]:
     return train_flags("configs/coco.py", workdir, settings, **changes)
 
 
+@pytest.mark.slow
+def test_a_run_records_the_model_and_goes_on_from_the_same_weights_alone(trained, micro_directory, tmp_path, capsys):
+    found = json.loads((trained / "config.json").read_text())
+    config = ifseg_jax.load(micro_directory).config
+    assert found["model"] == {name: getattr(config, name) for name in found["model"]} and len(found["model"]) == 9
+    assert found["adaptation"]["image_size"] == config.image_grid * config.stride
+    assert not {"data", "loading"} & found.keys() and "upscale_lprobs" not in found["adaptation"]
+    moved, other = tmp_path / "moved", tmp_path / "other"
+    for copy in (moved, other):
+        shutil.copytree(micro_directory, copy)
+    assert commands.output("train", *flags_of(moved, trained)).endswith(f"wrote {trained / 'model'}\n")
+    weights = bytearray((other / "model.safetensors").read_bytes())
+    weights[-1] ^= 1
+    (other / "model.safetensors").write_bytes(weights)
+    line = refusal(capsys, "train", *flags_of(other, trained))
+    assert "holds a run with other files (checkpoint): checkpoint other content than before" in line
+
+
 @pytest.fixture(scope="module")
 def trained(micro_directory, tmp_path_factory) -> Path:
     """The working directory of an image-free run."""

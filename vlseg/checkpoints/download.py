@@ -27,6 +27,12 @@ class WeightFile:
     sha256: str | None = None
 
 
+def target(name: str, wanted: WeightFile, directory: PathLike | None = None) -> Path:
+    """Where published weights are once they were fetched, see `fetch`."""
+    folder = Path(directory) if directory is not None else files.cache_directory()
+    return folder / f"{name}{PurePosixPath(urlsplit(wanted.url).path).suffix}"
+
+
 def fetch(name: str, table: Mapping[str, WeightFile], directory: PathLike | None = None, progress: bool = True) -> Path:
     """The local file of published weights, downloaded if it is not there yet.
 
@@ -48,28 +54,27 @@ def fetch(name: str, table: Mapping[str, WeightFile], directory: PathLike | None
     if name not in table:
         raise DownloadError(f"no weights named {name} can be downloaded; there are {', '.join(table)}")
     wanted = table[name]
-    folder = Path(directory) if directory is not None else files.cache_directory()
-    target = folder / f"{name}{PurePosixPath(urlsplit(wanted.url).path).suffix}"
-    if target.is_file():
-        return target
+    path = target(name, wanted, directory)
+    if path.is_file():
+        return path
     try:
-        with files.locked(folder / f".{target.name}.lock"):
-            if not target.is_file():  # another process may have finished it while this one waited
-                _download(wanted, target, progress)
+        with files.locked(path.with_name(f".{path.name}.lock")):
+            if not path.is_file():  # another process may have finished it while this one waited
+                _download(wanted, path, progress)
     # What `requests` raises are OSErrors; ValueError: malformed URL.
     except (OSError, ValueError, StorageError) as error:
         reason = one_line(error) or type(error).__name__
         raise DownloadError(
-            f"could not download {wanted.url}: {reason}; try again, or fetch it by other means and put it at {target}"
+            f"could not download {wanted.url}: {reason}; try again, or fetch it by other means and put it at {path}"
         ) from error
-    return target
+    return path
 
 
-def _download(wanted: WeightFile, target: Path, progress: bool) -> None:
+def _download(wanted: WeightFile, path: Path, progress: bool) -> None:
     """Raises ValueError if what comes is not the file that is wanted."""
-    shown = Progress(wanted.size or 0, f"download {target.name}", BYTES, shown=progress)
+    shown = Progress(wanted.size or 0, f"download {path.name}", BYTES, shown=progress)
     download = pooch.HTTPDownloader(progressbar=shown, chunk_size=_CHUNK, timeout=_TIMEOUT_SECONDS)
-    with shown, files.atomic_file(target) as file:
+    with shown, files.atomic_file(path) as file:
         download(wanted.url, file, None)
         file.flush()
         size = os.path.getsize(file.name)

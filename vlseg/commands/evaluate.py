@@ -20,7 +20,7 @@ from typing import Any, NoReturn
 from absl import flags
 from ml_collections import config_flags
 
-from vlseg import cli, distributed, files
+from vlseg import cli, distributed, files, settings, storage
 from vlseg.commands import models
 from vlseg.commands.pictures import SKIPPED, define_skip, exit_code
 from vlseg.data.evidence import doubts
@@ -31,6 +31,9 @@ from vlseg.evaluation.scoring import Candidates, Vocabulary, choose, score
 from vlseg.labels import names_from
 from vlseg.packages import Package
 from vlseg.segmenter import Variant
+
+SETTINGS = ("data", "split", "words", "background", "threshold")
+"""Of a configuration."""
 
 REPLACED = ("data", "split", "labels", *(flag for flag in READING if flag != "label_orientation"))
 """Flags in whose place a configuration speaks."""
@@ -58,7 +61,19 @@ def open_data(options: Any) -> tuple[Dataset, Vocabulary | None]:
         raise ConfigError(f"--config names data set and words: leave --{', --'.join(useless)} out")
     if options.root is None:
         raise ConfigError("--config needs --root, the folder that its data set was unpacked into")
+    strange = sorted(set(options.config) - set(SETTINGS))
+    if strange:
+        raise ConfigError(
+            f"config.{strange[0]} has no effect on evaluation, whose settings are {', '.join(SETTINGS)}: leave it out, "
+            "or give a file such as configs/open_vocabulary.py"
+        )
+    _, given_flags = settings.given("config")
     vocabulary = Vocabulary.from_config(options.config)
+    if "threshold" in given_flags and vocabulary.background != "threshold":
+        raise ConfigError(
+            f"--config.threshold has no effect with config.background={vocabulary.background}: leave it out, or give "
+            "--config.background=threshold"
+        )
     missing = [name for name in ("data", "split") if name not in options.config]
     if missing:
         raise ConfigError(f"--config lacks {', '.join(missing)}: give a file such as configs/open_vocabulary.py")
@@ -100,6 +115,7 @@ def main(package: Package, _: list[str]) -> int:
     """The command; its exit code."""
     options = flags.FLAGS
     distributed.initialize()
+    storage.check_folder(options.out)
     dataset, vocabulary = open_data(options)
     asked: dict[str, Any] = {"vocabulary": vocabulary}
     asked |= {

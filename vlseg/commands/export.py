@@ -35,6 +35,15 @@ from vlseg.packages import Package
 from vlseg.segmenter import OFF, Segmenter
 
 FORMATS = ("directory", "official", "stablehlo")
+ONLY = {
+    "weights": ("directory",),
+    "known_labels": ("directory",),
+    "height": ("stablehlo",),
+    "width": ("stablehlo",),
+    "platforms": ("stablehlo",),
+}
+"""Flags that some formats alone have a use for."""
+
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 REASONS = {
     "official": "a file of the official code has no settings of inference",
@@ -107,6 +116,19 @@ def seen(package: Package, model: Segmenter, options: Any) -> Segmenter:
     return model
 
 
+def check_flags(package: Package, options: Any) -> None:
+    """Raises ConfigError for a flag that the format has no use for."""
+    wanted: dict[str, tuple[str, ...]] = dict(ONLY)
+    if package.official is None or not package.official.labels:
+        wanted["labels"] = ("directory", "stablehlo")
+    for name, formats in wanted.items():
+        if name in options and options[name].value != options[name].default and options.format not in formats:
+            raise ConfigError(
+                f"--{name} has no effect with --format={options.format}: leave it out, or give "
+                f"--format={' or '.join(formats)}"
+            )
+
+
 def left_out(package: Package, model: Segmenter, kind: str) -> str:
     """One line that names the settings of inference that the model stores and a format has no place for, or ""."""
     if kind == "directory" or package.flags.seen is None:
@@ -125,7 +147,8 @@ def record(source: Path) -> dict[str, Any]:
 def main(package: Package, _: list[str]) -> None:
     """The command."""
     options = flags.FLAGS
-    storage.check_absent(options.out)
+    check_flags(package, options)
+    storage.check_new(options.out)
     out = Path(options.out)
     suffixes = package.official.suffixes if package.official else ()
     if options.format == "directory" and out.suffix in suffixes:

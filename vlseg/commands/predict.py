@@ -16,12 +16,13 @@ from typing import NoReturn
 import numpy as np
 from absl import flags
 
-from vlseg import cli, files, visualize
+from vlseg import cli, files, storage, visualize
 from vlseg.commands import models
 from vlseg.commands.journal import identity
 from vlseg.commands.pictures import Pictures
 from vlseg.commands.pictures import define as define_pictures
 from vlseg.data.listing import announced_images
+from vlseg.errors import ConfigError
 from vlseg.labels import names_from
 from vlseg.packages import Package
 from vlseg.segmenter import NONE, Rejection, Segmentation
@@ -60,10 +61,13 @@ def write(out: Path, name: str, segmentation: Segmentation) -> dict[str, object]
 def main(package: Package, _: list[str]) -> int:
     """The command; its exit code."""
     options = flags.FLAGS
+    storage.check_folder(options.out)
     pictures = Pictures(announced_images(options.images, options.strict), options.skip_damaged)
     source = models.path(package, options)
     model = package.flags.applied(models.load(package, options, source), options)
     labels = model.names(names_from(options.labels) if options.labels else None)
+    if options.min_margin is not None and len(labels) == 1:
+        raise ConfigError("--min_margin has no effect with one label, which has no second: leave it out")
     rejection = Rejection(options.min_similarity, options.min_margin)
     inference = dataclasses.asdict(model.inference)
     settings = {

@@ -18,14 +18,14 @@ from typing import Any, NoReturn
 import numpy as np
 from absl import flags
 
-from vlseg import cli, files
+from vlseg import cli, files, storage
 from vlseg.commands import models
 from vlseg.commands.journal import Journal, identity
 from vlseg.data import images as image_files
 from vlseg.data.examples import IGNORED, Example, LazySequence
 from vlseg.data.formats import prepared
 from vlseg.data.listing import list_checked_images
-from vlseg.data.sources import READING, Dataset, define_flags, open_given
+from vlseg.data.sources import READING, Dataset, define_flags, given, open_given
 from vlseg.errors import ConfigError, StorageError, VocabularyError
 from vlseg.evaluation.finite import check_scores, naming
 from vlseg.labels import names_from
@@ -177,8 +177,12 @@ def main(package: Package, _: list[str]) -> None:
     except StorageError:
         shutil.rmtree(part, ignore_errors=True)  # of a run that was stopped after it had written everything
         raise
+    storage.check_creatable(options.out)
     dataset: Dataset
     if options.images:
+        useless = [name for name in given(options, "split", *READING) if name != "strict"]
+        if useless:
+            raise ConfigError(f"--{', --'.join(useless)}: of a data set, which --images names none of: leave that out")
         dataset = Unlabelled(list_checked_images(options.images, options.strict))
     else:
         dataset = open_given(options)

@@ -8,7 +8,7 @@ command continues a run that was stopped.
 """
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
@@ -19,24 +19,26 @@ import numpy as np
 from absl import flags
 from jax.sharding import Mesh
 
-from vlseg import cli, distributed, packages, settings, sharding, storage, visualize
+from vlseg import cli, distributed, effects, packages, settings, sharding, storage, visualize
 from vlseg.checkpoints import directory, runs
 from vlseg.checks import check_choices, check_numbers
 from vlseg.data.evidence import doubts
 from vlseg.data.examples import First
-from vlseg.data.sources import Dataset, open_section, split_sources, without_folders
+from vlseg.data.sources import Dataset, open_section, opened_once, split_sources, without_folders
 from vlseg.errors import CheckpointError, ConfigError, VocabularyError
 from vlseg.evaluation.scoring import Candidates, choose, score
 from vlseg.labels import names_from
 from vlseg.labels.binding import explanation, renamed
 from vlseg.packages import Package
 from vlseg.segmenter import Segmenter, Variant
-from vlseg.training import checkpoints, loop, program
-from vlseg.training.checkpoints import Place
+from vlseg.training import loop, program
+from vlseg.training import workdir as workdirs
 from vlseg.training.lease import Lease, held
+from vlseg.training.preflight import check_checkpoint, inputs_of_data, inputs_of_files, state_bytes
 from vlseg.training.program import METRICS, Prepared
 from vlseg.training.telemetry import Work
 from vlseg.training.validation import History, Validation
+from vlseg.training.workdir import Place, Same, check_room
 
 MOVABLE = ("data.source", "validation.source", "validation.score_labels", "checkpoint", "tokenizer")
 """Settings with paths whose parent folder may change on resume."""
@@ -49,11 +51,14 @@ if __name__ != "__main__":
     flags.disclaim_key_flags()
 
 
-def train(config: ml_collections.ConfigDict, workdir: str | Path) -> Place:
+def train(config: ml_collections.ConfigDict, workdir: str | Path, flags_given: Collection[str] = ()) -> Place:
     """Runs or resumes a training run and writes its model.
+
+    What is wrong with settings, working directory, words or data is told before anything is downloaded or compiled.
 
     Args:
         config: a completed configuration, see `vlseg.settings`.
+        flags_given: names of its settings that the command line gives.
 
     Returns:
         The model directory.
@@ -62,24 +67,43 @@ def train(config: ml_collections.ConfigDict, workdir: str | Path) -> Place:
         VlsegError: anything wrong with the configuration, checkpoint, data or working directory, which may be in use by
             another run.
     """
+    workdirs.check_place(workdir)
     with held(workdir) as lease:
-        return _train(config, workdir, lease)
+        return _train(config, workdir, lease, flags_given)
 
 
-def _train(config: ml_collections.ConfigDict, workdir: str | Path, lease: Lease) -> Place:
+def _train(config: ml_collections.ConfigDict, workdir: str | Path, lease: Lease, flags_given: Collection[str]) -> Place:
     """What `train` does, in a working directory that is held."""
     package = packages.find(config.package)
+    check_checkpoint(config.checkpoint, package)
+    config, idle = settings.effective(config, flags_given)
+    same = Same((*loop.FREE, *package.free), (*MOVABLE, *package.movable), without_folders, package.filled)
+    loop.Schedule.of(config, 0)  # their values; how many steps there are is known later
     mesh = sharding.make_mesh(config.mesh)
-    prepared = package.prepare(config, mesh)
+    plain = effects.recorded(config, idle, {})
+    place = workdirs.check_place(workdir)
+    with opened_once():
+        checked = package.check(config, mesh)
+        evaluation, validated = open_scored_sections(config, checked.words, checked.replaced)
+        found = {**inputs_of_data(config, idle), **inputs_of_files(config, idle, package), **checked.inputs}
+        workdirs.check_same(place, plain, found, same)
+        if checked.outline:
+            program.training(checked.outline.task, mesh, package.axes)
+            check_room(place, state_bytes(checked.outline.task.state()), config.keep_checkpoints, together=False)
+        prepared = package.prepare(config, mesh)
+        if (prepared.words, prepared.replaced) != (checked.words, checked.replaced):
+            evaluation, validated = open_scored_sections(config, prepared.words, prepared.replaced)
     compiled = program.training(prepared.task, mesh, package.axes)
     schedule = loop.Schedule.of(config, prepared.steps)
-    evaluation = open_scored(config.evaluation, "config.evaluation", prepared.words, prepared.replaced)
-    validated = open_scored(config.validation, "config.validation", prepared.words, prepared.replaced)
     validation = open_validation(config.validation, validated, prepared, mesh)
-    settings_that_move = (*MOVABLE, *package.movable)
-    path = checkpoints.open_workdir(
-        workdir, config.to_dict(), (*loop.FREE, *package.free), settings_that_move, without_folders
-    )
+    found |= inputs_of_files(config, idle, package)
+    if prepared.words is not None:
+        found["names"] = list(prepared.words)
+    check_room(place, state_bytes(prepared.task.state()), config.keep_checkpoints)
+    ran = effects.recorded(config, idle, prepared.filled)
+    path = workdirs.open_workdir(workdir, ran, *same[:3], found=found, filled=tuple(prepared.filled))
+    if distributed.is_main():
+        print(f"working directory {path}", flush=True)
     task, finish, report = prepared.task, prepared.finish, prepared.report
     describe(prepared, path, [evaluation, validated])
     state, step = start(prepared, compiled, package)
@@ -91,7 +115,7 @@ def _train(config: ml_collections.ConfigDict, workdir: str | Path, lease: Lease)
         schedule,
         on_log=loop.print_metrics,
         work=Work(task.batch_size, task.flops),
-        config=config.to_dict(),
+        config=ran,
         validation=validation,
         lease=lease,
     )
@@ -269,6 +293,14 @@ def open_validation(
     return Validation(every, section.metric, score_state)
 
 
+def open_scored_sections(
+    config: ml_collections.ConfigDict, words: tuple[str, ...] | None, replaced: Sequence[tuple[str, str]]
+) -> tuple[Scored | None, Scored | None]:
+    """What the sections "evaluation" and "validation" score a model on, see `open_scored`."""
+    evaluation = open_scored(config.evaluation, "config.evaluation", words, replaced)
+    return evaluation, open_scored(config.validation, "config.validation", words, replaced)
+
+
 def open_scored(
     section: ml_collections.ConfigDict,
     where: str,
@@ -324,11 +356,20 @@ def evaluate(model: Segmenter, scored: Scored, path: Place) -> None:
 
 def main(package: Package | None, _: list[str]) -> None:
     """The command."""
-    config = flags.FLAGS.config
+    options = flags.FLAGS
+    config = options.config
     if package and config.package != package.name:
         raise ConfigError(f"this is a configuration of {config.package}: run python -m {config.package}.train")
+    file, overridden = settings.given("config")
+    workdir = options.workdir
+    if workdir is None:
+        if distributed.is_asked_for():
+            raise ConfigError(
+                "--workdir is required with several processes: a folder that all of them see, or gs://BUCKET/FOLDER"
+            )
+        workdir = workdirs.default(file)
     distributed.initialize(saves=True)
-    train(config, flags.FLAGS.workdir)
+    train(config, workdir, overridden)
 
 
 def run(package: Package | None = None, usage: str | None = None) -> NoReturn:
@@ -337,8 +378,8 @@ def run(package: Package | None = None, usage: str | None = None) -> NoReturn:
     flags.DEFINE_string(
         "workdir",
         None,
-        "Where everything of this run goes: a folder that every process sees, or gs://BUCKET/FOLDER.",
-        required=True,
+        "Where everything of this run goes: a folder that every process sees, or gs://BUCKET/FOLDER. Default on one "
+        "host: runs/NAME, or runs/NAME_ARGUMENT of --config=NAME.py:ARGUMENT.",
     )
     distributed.define_flags()
     cli.run(functools.partial(main, package), usage or __doc__)

@@ -18,12 +18,12 @@ import numpy as np
 from absl import flags
 from numpy.typing import NDArray
 
-from vlseg import cli, files, progress, visualize
+from vlseg import cli, files, progress, storage, visualize
 from vlseg.data import catalog
 from vlseg.data.evidence import doubts
 from vlseg.data.examples import Example
 from vlseg.data.formats import tools
-from vlseg.data.sources import READING, Dataset, announced, define_reading, given, open_dataset
+from vlseg.data.sources import READING, Dataset, announced, define_reading, given, names_split, open_dataset
 from vlseg.data.stream import prefetched
 from vlseg.errors import ConfigError, DatasetError, ImageError
 
@@ -142,6 +142,8 @@ def opened(options: Any) -> tuple[Dataset, str, NDArray[np.uint8]]:
         own = announced(open_dataset(source, **reading, **given(options, "split")))
         return own, "", visualize.palette(len(own.names))
     entry = catalog.entry(options.dataset)
+    if options.split and names_split(f"{options.dataset}:{options.root}"):
+        raise ConfigError(f"--root={options.root} names the split, and so does --split={options.split}: leave one out")
     split = options.split or next(iter(entry.splits))
     dataset = announced(open_dataset(f"{options.dataset}:{options.root}", split=split, **reading))
     colours = visualize.palette(len(dataset.names)) if entry.colours is None else entry.colours
@@ -151,6 +153,7 @@ def opened(options: Any) -> tuple[Dataset, str, NDArray[np.uint8]]:
 def main(_: list[str]) -> None:
     """The command."""
     options = flags.FLAGS
+    storage.check_folder(options.out)
     dataset, official, colours = opened(options)
     findings = check(dataset, options.headers_only)
     print(findings.table(dataset.names))

@@ -102,6 +102,8 @@ def open_benchmark(name: str, root: str | os.PathLike[str], fold: int, split: st
         raise ConfigError(f"no benchmark is called {name!r}; there are {', '.join(BENCHMARKS)}")
     if fold not in range(FOLDS):
         raise ConfigError(f"fold {fold} is none of 0 to {FOLDS - 1}")
+    if fold and name == "fss1000":
+        raise ConfigError(f"fold {fold} has no effect: FSS-1000 has no folds; leave it out")
     if split not in ("train", "test"):
         raise ConfigError(f"split {split!r} is neither train nor test")
     dataset = BENCHMARKS[name](Path(root), fold, split)

@@ -15,7 +15,7 @@ from typing import Any
 
 from absl import flags
 
-from vlseg import cli, files
+from vlseg import cli, files, storage
 from vlseg.data import catalog
 from vlseg.data.catalog.entry import EVALUATION
 from vlseg.data.evidence import doubts
@@ -33,6 +33,7 @@ def write_array_record(options: Any) -> int:
     if options.tfds_name:
         raise ConfigError("--tfds_name is for --format=tfds")
     prepared.check_absent(options.out)
+    storage.check_creatable(options.out)
     dataset = open_given(options)
     count = prepared.write(dataset, options.out, options.examples_per_file)
     say_doubts(dataset)
@@ -46,6 +47,7 @@ def write_tfds(options: Any) -> int:
     if files.is_remote(options.out):
         raise ConfigError(f"{options.out} is no local folder: write to a local disk, and copy the result")
     name = options.tfds_name or default_name(options.data)
+    storage.check_folder(options.out)
     files.check_absent(Path(options.out) / name)
     splits = {
         UNSPLIT if split in ("", tfds_builder.RESERVED) else split: open_given(options, split)

@@ -1,5 +1,7 @@
 """Data sets by the word that a flag or a configuration gives."""
 
+import contextlib
+import contextvars
 import dataclasses
 import difflib
 import os
@@ -17,7 +19,7 @@ from vlseg.data.examples import Example
 from vlseg.data.formats import tools
 from vlseg.data.formats.folder import open_folder
 from vlseg.data.formats.prepared import is_prepared, open_prepared
-from vlseg.data.formats.tfds import PREFIX, open_tfds
+from vlseg.data.formats.tfds import PREFIX, open_tfds, parse_source
 from vlseg.data.listing import Listing, announce, define_strict, split_list
 from vlseg.data.orientation import RAW, TURNED
 from vlseg.data.tiny_world import TinyWorldDataset
@@ -142,6 +144,15 @@ def _named(source: str, split: str = EVALUATION, label_orientation: str = "") ->
     return entry.open(Path(root).expanduser(), split, label_orientation)
 
 
+def names_split(source: str) -> bool:
+    """Whether a source says itself which split is read: NAME:ROOT:SPLIT of the catalog, or the same of TFDS."""
+    if source.startswith(PREFIX):
+        return bool(parse_source(source.removeprefix(PREFIX))[2])
+    name, _, root = source.partition(":")
+    before, _, last = root.rpartition(":")
+    return name in catalog.ENTRIES and bool(before) and last in catalog.ENTRIES[name].splits
+
+
 def _check_local(root: str) -> None:
     if files.is_remote(root):
         raise ConfigError(f"{root} is no local folder: mount the bucket, or copy the data set to a local disk")
@@ -206,13 +217,31 @@ def _is_there(source: str) -> bool:
 def open_section(source: str, section: Mapping[str, Mapping[str, Any]]) -> Dataset:
     """Opens a data set with the options that a section of a configuration has for its kind, see `open_dataset`.
 
-    One process prints what is left out.
+    One process prints what is left out. Within `opened_once` what was opened already is given again.
     """
-    strict, found = bool(section.get("strict", False)), kind(source)
-    options = section.get(found, {})
+    found = kind(source)
+    options = {"strict": bool(section.get("strict", False)), **section.get(found, {})}
     if found in tools.READERS:  # they have no section of their own
-        options = {"label_orientation": section.get("folder", {}).get("label_orientation", "")}
-    return announced(open_dataset(source, strict, **options))
+        options["label_orientation"] = section.get("folder", {}).get("label_orientation", "")
+    kept, key = _opened.get(), (source, repr(sorted(options.items())))
+    if kept is None:
+        return announced(open_dataset(source, **options))
+    if key not in kept:
+        kept[key] = announced(open_dataset(source, **options))
+    return kept[key]
+
+
+_opened: contextvars.ContextVar[dict[Any, Dataset] | None] = contextvars.ContextVar("opened", default=None)
+
+
+@contextlib.contextmanager
+def opened_once() -> Iterator[None]:
+    """Data sets that are opened in the block by `open_section` are opened once: a large one takes seconds to list."""
+    token = _opened.set({})
+    try:
+        yield
+    finally:
+        _opened.reset(token)
 
 
 def define_flags(required: bool = True) -> None:
@@ -261,4 +290,6 @@ def given(options: Any, *names: str) -> dict[str, Any]:
 def open_given(options: Any, split: str = "") -> Dataset:
     """The data set that the flags name, or another `split` of it; prints what is left out."""
     chosen = {"split": split} if split else given(options, "split")
+    if options.split and names_split(options.data):
+        raise ConfigError(f"--data={options.data} names the split, and so does --split={options.split}: leave one out")
     return announced(open_dataset(options.data, **chosen, **given(options, *READING)))

@@ -67,6 +67,12 @@ class Schedule(NamedTuple):
         """
         check_numbers(config, "log_every", "checkpoint_every", "keep_checkpoints", least=1, whole=True, where="config.")
         check_numbers(config, "checkpoint_minutes", "keep_period", where="config.")
+        profile = _read_profile(config.profile)
+        for name, first in {"keep_period": config.keep_period, "profile": profile[0] if profile else 0}.items():
+            if first > steps > 0:
+                raise ConfigError(
+                    f"config.{name}={config[name]} has no effect, because the run ends after step {steps}: leave it out"
+                )
         return cls(
             steps,
             config.log_every,
@@ -74,7 +80,7 @@ class Schedule(NamedTuple):
             config.keep_checkpoints,
             config.checkpoint_minutes or None,
             config.keep_period or None,
-            _read_profile(config.profile),
+            profile,
         )
 
 

@@ -109,6 +109,8 @@ class Prepared(NamedTuple):
     epoch: updates until all images were seen once, None where there are none.
     validate: scores of a model by the names in `metrics`, where `config.validation` names no data set.
     report: writes what else there is to say of the finished model into the working directory.
+    filled: settings that the configuration leaves open, or that a checkpoint decides, as they are in this run: values
+        by names with dots, or mappings for whole sections; config.json has them.
     replaced: names of classes that it is trained on, and which of `words` stand for them, where the two differ.
     """
 
@@ -123,6 +125,7 @@ class Prepared(NamedTuple):
     validate: Callable[[Segmenter], Mapping[str, float]] | None = None
     metrics: tuple[str, ...] = METRICS
     report: Callable[[Segmenter, Path], None] | None = None
+    filled: Mapping[str, Any] = {}
     replaced: tuple[tuple[str, str], ...] = ()
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 import signal
 import types
 
@@ -18,6 +19,7 @@ from vlseg.commands import train
 from vlseg.data.sources import open_dataset
 from vlseg.evaluation.crf import CRF
 from vlseg.evaluation.scoring import score
+from vlseg.training import workdir
 from vlseg.training.program import Prepared
 
 
@@ -162,9 +164,68 @@ def test_working_directories_that_cannot_be(commands, training, run, tmp_path, c
     assert files_in(run[0]) == before
     (tmp_path / "file").write_text("")
     assert "cannot make the working directory" in commands.refusal(capsys, "train", *training(tmp_path / "file"))
+    line = commands.refusal(capsys, "train", training("")[0], "--workdir=")
+    assert "--workdir is empty, as a shell variable without a value" in line
     assert "--config is required" in commands.refusal(capsys, "train", f"--workdir={tmp_path / 'run'}")
-    assert "--workdir is required" in commands.refusal(capsys, "train", training("")[0])
     assert files_in(tmp_path) == {"file"}
+
+
+def test_a_run_goes_on_with_moved_data_and_not_with_changed_ones(commands, training, run, folder, tmp_path, capsys):
+    moved, other = tmp_path / "moved" / "photos", tmp_path / "other"
+    shutil.copytree(folder, moved)
+    shutil.copytree(folder, other)
+    assert "wrote " in commands.output("train", *training(run[0], data__source=moved, evaluation__source=""))
+    before = files_in(run[0])
+
+    def line(**changes):
+        return commands.refusal(capsys, "train", *training(run[0], data__source=other, **changes))
+
+    (other / "names.txt").write_text("\n".join((*NAMES[:3], "lorry")))
+    found = line()
+    assert "holds a run with other data (data.source): data.source name 3 was 'car' and is 'lorry' now" in found
+    (other / "names.txt").write_text("\n".join(NAMES))
+    (other / "images/0.jpg").write_bytes((other / "images/1.jpg").read_bytes())
+    found = line(training__steps=90)
+    assert "other settings and data (training.steps, data.source): training.steps was 80 and is 90 now" in found
+    assert "files of other names or sizes" in found and "choose another --workdir" in found
+    assert files_in(run[0]) == before
+
+
+def test_config_json_is_what_ran(run, folder):
+    found = json.loads((run[0] / "config.json").read_text())
+    assert found["data"] == {
+        "source": str(folder),
+        "strict": False,
+        "folder": {"ignore_label": 255, "label_offset": 0, "ignore_zero": False, "label_orientation": ""},
+    }
+    assert "tiny_world" not in found["validation"] and found["training"]["batch_size"] == 8
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"data__tfds__split": "x"}, "config.data.tfds.split=x has no effect because config.data.source="),
+        ({"validation__tiny_world__count": 3}, "config.validation.tiny_world.count=3 has no effect without config.v"),
+        ({"keep_period": 81}, "config.keep_period=81 has no effect, because the run ends after step 80: leave it out"),
+        ({"profile": "81:90"}, "config.profile=81:90 has no effect, because the run ends after step 80"),
+    ],
+)
+def test_settings_without_effect(commands, training, tmp_path, capsys, changes, message):
+    """Of a package that says nothing of them itself."""
+    assert message in commands.refusal(capsys, "train", *training(tmp_path / "run", **changes))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_working_directory_is_named_after_the_file(commands, training, tmp_path, monkeypatch, capsys):
+    assert str(workdir.default("configs/coco.py")) == "runs/coco"
+    assert str(workdir.default("/a/b/ade20k.py:supervised")) == "runs/ade20k_supervised"
+    assert str(workdir.default("my file.py:../a b:c")) == "runs/my_file_.._a_b_c"
+    monkeypatch.chdir(tmp_path)
+    flags = [flag for flag in training("", training__steps=1, evaluation__source="") if "--workdir" not in flag]
+    assert "wrote runs/config/model\n" in commands.output("train", *flags)
+    assert (tmp_path / "runs/config/config.json").exists()
+    for one in ("--distributed", "--coordinator=host:1", "--num_processes=2", "--process_id=0"):
+        assert "--workdir is required with several processes" in commands.refusal(capsys, "train", *flags, one)
 
 
 def test_training_into_a_bucket(commands, training, run, photo, tmp_path, monkeypatch, capsys):

@@ -13,8 +13,8 @@ from tests.buckets import stand_in
 from tests.vlseg.training.test_training import CONFIG, after, assert_identical, fresh, lines, step, stopped_at
 from vlseg.errors import ConfigError, StorageError
 from vlseg.training import telemetry
-from vlseg.training.checkpoints import open_workdir
 from vlseg.training.loop import NonFiniteLossError, Schedule, train
+from vlseg.training.workdir import open_workdir
 
 URL = "gs://bucket/runs/a"
 

@@ -22,9 +22,10 @@ from vlseg import distributed, settings
 from vlseg.data.sources import without_folders
 from vlseg.errors import CheckpointError, ConfigError, StorageError
 from vlseg.training import checkpoints, optimizers
-from vlseg.training.checkpoints import Checkpoints, open_workdir
+from vlseg.training.checkpoints import Checkpoints
 from vlseg.training.loop import NonFiniteLossError, Schedule, train
 from vlseg.training.telemetry import MetricWriter, Work
+from vlseg.training.workdir import open_workdir
 
 OPTIMIZER = optimizers.adamw(optimizers.learning_rate_schedule(0.1, 20, 3))
 SIZE = 4096
