@@ -137,7 +137,9 @@ def check_value(value: Any, hint: Any, name: str) -> None:
             raise ConfigError(f"{name} is {_shown(value)}; it must be {words}")
     elif typing.get_origin(hint) is tuple:
         _check_tuple(value, typing.get_args(hint), limits, name)
-    elif isinstance(origin := typing.get_origin(hint) or hint, type) and not isinstance(value, origin):
+    elif (origin := typing.get_origin(hint) or hint) is Mapping:
+        mapping(value, name)
+    elif isinstance(origin, type) and not isinstance(value, origin):
         raise ConfigError(f"{name} is {_shown(value)}; it must hold settings by name")
 
 
