@@ -310,7 +310,7 @@ def test_help_shows_how_the_command_is_run(command):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        ("--knn_k=0", "--knn_k is 0; it must be 1 or more, an integer"),
+        ("--knn_k=0", "--knn_k is 0; it must be in [1, 16384], an integer"),
         ("--knn_iterations=-1", "--knn_iterations is -1"),
         ("--short_side=0", "--short_side is 0"),
         ("--noknn --knn_iterations=3", "--noknn and --knn_iterations set the same"),

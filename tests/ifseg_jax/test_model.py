@@ -146,11 +146,11 @@ def test_a_configuration_that_does_not_fit_the_weights(directory, changes, messa
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "cannot be used"),
+        ("", "is an empty file"),
         ("[]", "cannot be used"),
         ('{"model": {}}', "lacks 'format'"),
         ('{"format": "other", "model": {}}', "format 'other'"),
-        ('{"format": "ifseg_jax"}', "lacks 'model'"),
+        ('{"format": "ifseg_jax"}', "lacks model"),
         ('{"format": "ifseg_jax", "model": []}', "cannot be used"),
     ],
 )

@@ -160,7 +160,7 @@ def test_parameters_that_are_no_floats(tmp_path, micro_state, dtype):
         ({"model": {"prompt_prefix": ((1,),)}}, "a setting is no number or text"),
         ({"model": 5}, "cannot be used"),
         ({"model": {"width": 10**250}}, "only category_rows, .* are said beside the parameters"),
-        ({"model": {"category_rows": 10**250}}, "0 categories for a table of"),
+        ({"model": {"category_rows": 10**250}}, "model.category_rows is 10000"),
         ({"model": {}, "categories": [("a",)]}, "a category is no text"),
         ({"model": {}, "categories": 5}, "cannot be used"),
     ],

@@ -261,7 +261,7 @@ def test_bad_training_settings(folder, tmp_path, capsys, changes, message):
         ("--crop_size=50", "--crop_size is 50; make it a multiple of 32"),
         ("--scales=1,big", "flag --scales=1,big: '1,big' are not numbers with commas"),
         ("--scales=", "--scales is empty"),
-        ("--scales=1,-1", "--scales are (1.0, -1.0); make all of them positive"),
+        ("--scales=1,-1", "--scales is (1.0, -1.0): scales is -1.0; it must be in [0, 64]"),
         ("--stride_rate=1.5", "--stride_rate is 1.5"),
         ("--multi_scale --scales=1", "--multi_scale and --scales set the same: leave one of them out"),
         ("--nomulti_scale --flip", "--nomulti_scale and --flip set the same"),

@@ -4,10 +4,12 @@ PyTorch keeps linear weights as [out, in] and convolutions as [out, in, h, w]. M
 bit-exact and has an exact inverse.
 """
 
+import contextlib
+import contextvars
 import itertools
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import jax.numpy as jnp
@@ -166,6 +168,19 @@ def assemble(
     return unflatten(flat)
 
 
+_taken_as_they_are: contextvars.ContextVar[bool] = contextvars.ContextVar("taken as they are", default=False)
+
+
+@contextlib.contextmanager
+def as_they_are() -> Iterator[None]:
+    """While the block runs, weights that are not finite are read, too: for who looks for what is wrong with them."""
+    token = _taken_as_they_are.set(True)
+    try:
+        yield
+    finally:
+        _taken_as_they_are.reset(token)
+
+
 class Broken:
     """Collects the names of tensors that hold NaN or infinities, so that one message names them."""
 
@@ -180,7 +195,7 @@ class Broken:
 
     def refuse(self, source: object = "") -> None:
         """Raises CheckpointError if there was one; `source` is what the message begins with."""
-        if self._names:
+        if self._names and not _taken_as_they_are.get():
             more = f" and {len(self._names) - 3} more" if len(self._names) > 3 else ""
             of = f"{source}: " if source else ""
             raise CheckpointError(

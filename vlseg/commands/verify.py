@@ -15,6 +15,7 @@ import numpy as np
 from absl import flags
 
 from vlseg import cli, storage, verification, visualize
+from vlseg.checkpoints import rules
 from vlseg.commands import models
 from vlseg.errors import CheckpointError, VocabularyError
 from vlseg.packages import Package
@@ -91,7 +92,7 @@ def main(package: Package, _: list[str]) -> int:
         storage.remove(options.out)
     found = []
     # Values that are not finite have a line of their own, and so has what a package warns of when it reads a file.
-    with np.errstate(all="ignore"), _without_warnings(package.name):
+    with np.errstate(all="ignore"), _without_warnings(package.name), rules.as_they_are():
         for check in checks(package, path, options):
             found.append(check)
             print(check.line(), flush=True)

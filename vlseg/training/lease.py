@@ -170,9 +170,10 @@ class Lease:
             with contextlib.suppress(VlsegError):
                 self._remove(self._number)
             self._number = 0
-        with contextlib.suppress(OSError):
-            for place in dict.fromkeys([*([] if self._is_remote else [Path(self._folder)]), *self._made]):
-                place.rmdir()  # fails if there is something in it
+        if not self._is_remote:
+            with contextlib.suppress(OSError):
+                for place in dict.fromkeys([Path(self._folder).absolute(), *self._made]):
+                    place.rmdir()  # fails if there is something in it
 
     def _try(self) -> list[_Found] | None:
         """The leases that this process has taken over, now that it holds one; None if another run was quicker."""

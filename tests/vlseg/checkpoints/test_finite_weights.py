@@ -1,6 +1,7 @@
 """Weights that are not finite are refused where they are loaded, whatever the file."""
 
 import json
+import types
 
 import jax.numpy as jnp
 import ml_dtypes
@@ -57,7 +58,7 @@ def test_encoders_from_elsewhere_whose_numbers_are_too_large_for_our_type(tmp_pa
     with pytest.raises(CheckpointError, match=r"net\.3\.b"):
         rules.assemble(TABLE, read, np.ascontiguousarray)
     np.savez(tmp_path / "a.npz", a=np.float32([1, np.nan]))
-    assert np.isnan(foreign.open_tensors(tmp_path / "a.npz")["a"].read()).any()  # nobody has asked for weights yet
+    assert np.isnan(foreign.open_tensors(tmp_path / "a.npz")[0]["a"].read()).any()  # nobody has asked for weights yet
 
 
 def test_directories(tmp_path):
@@ -75,9 +76,10 @@ def test_directories(tmp_path):
 
 
 def test_known_embeddings_of_labels(tmp_path):
-    save_safetensors({"cat": np.float32([1, np.nan]), "dog": np.ones(2)}, tmp_path / LABELS_FILE, "")
+    save_safetensors({"cat": np.float32([1, np.nan]), "dog": np.ones(2, np.float32)}, tmp_path / LABELS_FILE, "")
+    config = types.SimpleNamespace(text=types.SimpleNamespace(features=2))
     with pytest.raises(CheckpointError, match=r"labels\.safetensors: weights are not finite .*: cat; "):
-        known_labels(Stored(None, Weights({}), directory=tmp_path))
+        known_labels(Stored(config, Weights({}), directory=tmp_path))
 
 
 def test_a_model_of_any_package_that_is_saved_broken_is_not_loaded(tmp_path):

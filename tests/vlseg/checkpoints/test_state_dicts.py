@@ -98,7 +98,7 @@ def test_what_could_be_a_part_of_the_computation_stays(name):
 
 
 def test_what_was_done_is_said_in_one_line(caplog):
-    caplog.set_level(logging.INFO)
+    caplog.set_level(logging.INFO, logger="vlseg")
     report("a.pt", "module.", ["fc.weight", "fc.bias", "queue.x"], ["optimizer"])
     report("a.pt", "net.", [], [], usual="net.")
     report("a.pt", "net.", [], ["optimizer_states"], usual="net.")

@@ -127,7 +127,7 @@ def test_data_that_cannot_be_scored(commands, model, tmp_path, capsys):
     assert "classes, of which 2 are scored" in line("--labels=a,b,c", "--score_labels=tree,car")
     assert "--nocrf and --crf_iterations set the same" in line("--nocrf", "--crf_iterations=3")
     assert "--crf_exact has no effect, because crf_iterations is 0" in line("--crf_exact")
-    assert "--crf_iterations is -1; it must be 0 or more" in line("--crf_iterations=-1")
+    assert "--crf_iterations is -1; it must be in [0, 10000], an integer" in line("--crf_iterations=-1")
     assert "--crf_gaussian_weight" in line("--crf", "--crf_gaussian_weight=-2")
     assert "flag --brightness=dark" in line("--brightness=dark")
     assert "give each name once" in line("--labels=a,b,c,A")

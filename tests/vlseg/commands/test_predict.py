@@ -181,7 +181,7 @@ def test_a_full_disk(commands, model, photo, tmp_path, capsys):
         ("--top_k=5", "from 1 to the number of labels, 4"),
         ("--min_margin=-1", "min_margin"),
         ("--brightness=dark", "flag --brightness=dark"),
-        ("--crf_iterations=-1", "--crf_iterations is -1; it must be 0 or more"),
+        ("--crf_iterations=-1", "--crf_iterations is -1; it must be in [0, 10000], an integer"),
         ("--checkpoint=absent", "no such checkpoint"),
         ("--checkpoint=BARE", "is not a model directory: it has no config.json"),
         ("--checkpoint=FOREIGN", "no package is installed that reads models of format 'absent'"),

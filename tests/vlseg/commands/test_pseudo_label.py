@@ -8,6 +8,7 @@ import pytest
 from tests.commands import NAMES
 from tests.toy.model import Seen
 from vlseg.data.sources import open_dataset
+from vlseg.errors import StorageError
 from vlseg.evaluation.crf import CRF, refine
 
 
@@ -65,12 +66,12 @@ def test_a_stopped_run_goes_on_and_ends_like_an_unbroken_one(commands, model, fo
 
     def save_one(*arguments, **arrays):
         if saved:
-            raise KeyboardInterrupt
+            raise StorageError("stopped")
         saved.append(save(*arguments, **arrays))
 
     with monkeypatch.context() as patched:
         patched.setattr(np, "savez_compressed", save_one)
-        assert commands.call("pseudo_label", *given, f"--out={tmp_path / 'out'}") == 130
+        assert commands.call("pseudo_label", *given, f"--out={tmp_path / 'out'}") == 2
     assert {path.name for path in tmp_path.iterdir()} == {"whole", ".out.unfinished"}
     capsys.readouterr()
     commands.output("pseudo_label", *given, f"--out={tmp_path / 'out'}")

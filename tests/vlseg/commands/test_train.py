@@ -77,7 +77,7 @@ def test_validation_is_without_a_crf_and_on_the_classes_named(config, loaded, fo
         labels=WORDS,
         score_labels=NAMES[2:],
     )
-    monkeypatch.setattr("vlseg.segmenter.refine", None)
+    monkeypatch.setattr("vlseg.scores.refine", None)
     mesh = sharding.make_mesh("")
     validation = train.open_validation(config.validation, opened(config, WORDS)[1], prepared(refined, WORDS), mesh)
     found = validation.score({}, 5)

@@ -9,6 +9,7 @@ from vlseg.data.examples import Example
 from vlseg.errors import ConfigError, VocabularyError
 from vlseg.evaluation.scoring import Vocabulary, choose
 from vlseg.labels.binding import NO_CLASS, bind, explanation, renamed
+from vlseg.scores import Scores
 
 NAMES = ("trousers", "café", "hot dog", "Tree")
 
@@ -126,11 +127,11 @@ class Model:
 
     @staticmethod
     def _scores(shape, count):
-        class Scores:
+        class Rising(Scores):
             def probabilities(self):
                 return np.broadcast_to(np.arange(1, count + 1) / count, (*shape, count))
 
-        return Scores()
+        return Rising()
 
 
 class Pictures(list):
