@@ -1,4 +1,4 @@
-"""What both systems need and neither owns: data, layers, training, evaluation, files."""
+"""Shared library code: data, layers, training, evaluation, files."""
 
 from vlseg import starting
 
