@@ -139,7 +139,7 @@ def test_the_exit_code_is_what_main_returns(folder: Path) -> None:
         (["--images=a", "--colour=3"], "Unknown command line flag 'colour' (--help lists the flags)"),
         (
             ["--images=a", "--count=x"],
-            "flag --count=x: invalid literal for int() with base 10: 'x' (--help lists the flags)",
+            "flag --count=x: 'x' is no integer (--help lists the flags)",
         ),
         (
             ["--images=a", "--config=absent.py"],
@@ -159,7 +159,7 @@ def test_the_exit_code_is_what_main_returns(folder: Path) -> None:
         ),
         (
             ["--images=a", "--config=conf.py", "--config.steps=many"],
-            "flag --config.steps=many: invalid literal for int() with base 10: 'many' (--help lists the flags)",
+            "flag --config.steps=many: 'many' is no integer (--help lists the flags)",
         ),
         (["--images=a", "--config=conf.py:refused"], "no such experiment"),
         (

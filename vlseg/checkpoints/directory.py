@@ -206,6 +206,8 @@ def resolve(
         CheckpointError: there is none, or a step of what is no run. DownloadError, StorageError: it cannot be fetched.
     """
     name = os.fspath(source)
+    if not name:
+        raise CheckpointError("the name of the checkpoint is empty, as a shell variable without a value: give one")
     is_run = name not in bundled and runs.is_run(name)
     if step is not None and not is_run:
         raise CheckpointError(f"{name} is not the folder of a training run, of which a step could be loaded")

@@ -254,6 +254,10 @@ class Lease:
         for number in numbers:
             written = storage.modified(self._path(number))
             if written is not None:  # else it was given back meanwhile
+                if written > now + STALE and not self._is_remote:
+                    # The clock was set back since. A holder that lives renews it; nobody else's would ever grow old.
+                    with contextlib.suppress(OSError):
+                        os.utime(self._path(number))
                 found.append(_Found(number, self._read(number), now - written))
         return found
 
