@@ -188,8 +188,9 @@ def find_libtpu(folder: str | None) -> None:
             ) from error
 
 
-def main(_: list[str]) -> int:
+def main(arguments: list[str]) -> int:
     """The command."""
+    del arguments
     options = flags.FLAGS
     if unknown := sorted(set(options.programs) - set(PROGRAMS)):
         raise ConfigError(f"--programs={','.join(unknown)}: there are {', '.join(PROGRAMS)}")
@@ -206,7 +207,9 @@ def main(_: list[str]) -> int:
     package = packages.find(config.package)
     found_devices = devices(options.topology, options.slices)
     if options.chips and options.chips > len(found_devices):
-        raise ConfigError(f"--chips={options.chips}: {options.topology} has {len(found_devices)}; ask for as many or fewer")
+        raise ConfigError(
+            f"--chips={options.chips}: {options.topology} has {len(found_devices)}; ask for as many or fewer"
+        )
     found_devices = found_devices[: options.chips]
     mesh = sharding.make_mesh(options.mesh or config.mesh, found_devices)
     chip = chips.chip_of(mesh.devices.flat[0])

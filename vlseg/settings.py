@@ -30,7 +30,6 @@ from vlseg.fields import read as read
 flags.disclaim_key_flags()
 
 
-
 @dataclasses.dataclass(frozen=True)
 class Loading:
     """How batches are made ahead.

@@ -165,7 +165,7 @@ def describe(prepared: Prepared, path: Place, scored: Sequence[Scored | None]) -
             print(line, flush=True)
     recorded = {where: dict(pairs) for where, pairs in replaced.items() if pairs}
     storage.write_json(path / runs.SUMMARY, {**summary, "replaced": recorded} if recorded else summary)
-    if not runs.is_run(path):
+    if not runs.has_frozen(path):
         trained = {name: part for name, part in prepared.state.items() if name != runs.OPTIMIZER}
         model = prepared.finish(trained)
         directory.write_frozen(

@@ -135,7 +135,12 @@ class Checkpoints:
         damaged = {step: damage for step in steps if (damage := self._damage(step))}
         if not damaged:
             raise CheckpointError(f"{self._path} cannot be read: {one_line(error)[:200]}") from error
-        distributed.by_main(lambda: [storage.remove(self._path / str(step) / runs.METADATA_FILE) for step in damaged])
+
+        def remove() -> None:
+            for step in damaged:
+                storage.remove(self._path / str(step) / runs.METADATA_FILE)
+
+        distributed.by_main(remove)
         return damaged
 
     @property

@@ -236,6 +236,8 @@ class Lease:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             reason = "a file of that name exists" if Path(self._workdir).is_file() else error.strerror
+            if Path(self._workdir).is_dir() and (folder.exists() or folder.is_symlink()):
+                reason = f"{folder} is no folder; remove it"
             raise StorageError(f"cannot make the working directory {self._workdir}: {reason}") from error
 
     def _refusal(self, one: _Found) -> str:
