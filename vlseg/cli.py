@@ -155,9 +155,10 @@ def _parse(argv: Sequence[str], main: Callable[..., Any], usage: str | None) -> 
     except (SyntaxError, ValueError) as error:
         if not isinstance(error, SyntaxError) and "null bytes" not in str(error):
             raise
-        line = f", line {error.lineno}" if isinstance(error, SyntaxError) and error.lineno else ""
-        name = getattr(error, "filename", None) or "a file that --config names"
-        fail(f"{name}{line}: is no Python that could be read as a configuration: {_last_line(error)}")
+        place, reason = "the file of --config", str(error)
+        if isinstance(error, SyntaxError):
+            place, reason = f"{error.filename or place}, line {error.lineno or 1}", error.msg
+        fail(f"{place}: {reason}")
     except (AttributeError, KeyError) as error:
         if "has no attribute 'get_config'" in str(error):
             fail("the file of --config has no function get_config: give one such as configs/coco.py")

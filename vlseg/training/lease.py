@@ -237,7 +237,7 @@ class Lease:
         except OSError as error:
             reason = "a file of that name exists" if Path(self._workdir).is_file() else error.strerror
             if Path(self._workdir).is_dir() and (folder.exists() or folder.is_symlink()):
-                reason = f"{folder} is no folder; remove it"
+                reason = f"{FOLDER} in it is no folder; remove that"
             raise StorageError(f"cannot make the working directory {self._workdir}: {reason}") from error
 
     def _refusal(self, one: _Found) -> str:
