@@ -87,7 +87,6 @@ def main(package: Package, _: list[str]) -> int:
     options = flags.FLAGS
     path = models.path(package, options)
     if options.out is not None:  # what cannot be written is known before the work
-        storage.check_local(options.out)
         storage.check_absent(options.out)
         visualize.save_image(options.out, verification.photograph())
         storage.remove(options.out)
