@@ -7,12 +7,13 @@ from typing import Annotated, Any, ClassVar
 from ml_collections import ConfigDict
 
 from ifseg_jax.artificial import sides
-from ifseg_jax.config import OFAConfig, QueryBlocks
+from ifseg_jax.config import DECODER_INPUT_TYPES, DECODER_POSITIONS, REMAT, OFAConfig, QueryBlocks
 from vlseg import fields, overrides, settings
+from vlseg.checks import DTYPES
 from vlseg.effects import Idle
 from vlseg.errors import ConfigError
 from vlseg.evaluation.crf import CRF
-from vlseg.fields import LARGEST_INTEGER, Count, CountOrNone, Positive, Range, Seed, Share, Side
+from vlseg.fields import LARGEST_INTEGER, Choice, Count, CountOrNone, Positive, Range, Seed, Share, Side
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,12 +133,12 @@ class Options:
 
     dropout: Share | None = None
     drop_path: Share | None = None
-    decoder_positions: str | None = None
-    decoder_input_type: str | None = None
+    decoder_positions: Annotated[str, Choice(DECODER_POSITIONS)] | None = None
+    decoder_input_type: Annotated[str, Choice(DECODER_INPUT_TYPES)] | None = None
     full_context_alignment: bool | None = None
     prompt_prefix: str | None = None
-    dtype: str | None = None
-    remat: str | None = None
+    dtype: Annotated[str, Choice(DTYPES)] | None = None
+    remat: Annotated[str, Choice(REMAT)] | None = None
     query_blocks: QueryBlocks | None = None
 
     def __post_init__(self) -> None:

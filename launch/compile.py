@@ -44,6 +44,8 @@ ENVIRONMENT = {
 GENERATIONS = {"v5e": "default", "v6e": "default", "v4": "megacore", "v5p": "default"}
 """How libtpu calls a chip whose cores are one device, by generation."""
 
+PROGRAMS = ("train", "inference")
+
 HOST = (2, 2, 1)
 """Chips of a host."""
 
@@ -186,9 +188,12 @@ def find_libtpu(folder: str | None) -> None:
             ) from error
 
 
-def main(_: list[str]) -> int:
+def main(arguments: list[str]) -> int:
     """The command."""
+    del arguments
     options = flags.FLAGS
+    if unknown := sorted(set(options.programs) - set(PROGRAMS)):
+        raise ConfigError(f"--programs={','.join(unknown)}: there are {', '.join(PROGRAMS)}")
     if options.out:
         storage.check_new(options.out)
     find_libtpu(options.libtpu)
@@ -198,9 +203,14 @@ def main(_: list[str]) -> int:
     from vlseg.training import program
 
     jax.config.update("jax_exec_time_optimization_effort", options.effort)
-    config = options.config
+    config, _ = settings.effective(options.config, settings.given("config")[1])
     package = packages.find(config.package)
-    found_devices = devices(options.topology, options.slices)[: options.chips]
+    found_devices = devices(options.topology, options.slices)
+    if options.chips and options.chips > len(found_devices):
+        raise ConfigError(
+            f"--chips={options.chips}: {options.topology} has {len(found_devices)}; ask for as many or fewer"
+        )
+    found_devices = found_devices[: options.chips]
     mesh = sharding.make_mesh(options.mesh or config.mesh, found_devices)
     chip = chips.chip_of(mesh.devices.flat[0])
     if chip is None:
@@ -216,8 +226,8 @@ def main(_: list[str]) -> int:
             found.append(report(one, options.slices))
             print(text(found[-1], chip.name) + "\n", flush=True)
     if options.out:
-        settings = {"topology": options.topology, "slices": options.slices, "mesh": dict(mesh.shape)}
-        storage.write_json(options.out, settings | {"config": config.to_dict(), "programs": found})
+        asked = {"topology": options.topology, "slices": options.slices, "mesh": dict(mesh.shape)}
+        storage.write_json(options.out, asked | {"config": config.to_dict(), "programs": found})
     return 0 if all(one["fits"] for one in found) else 1
 
 
@@ -228,7 +238,7 @@ if __name__ == "__main__":
     flags.DEFINE_integer("chips", None, "Use only so many of them.", lower_bound=1)
     flags.DEFINE_string("mesh", None, "Instead of config.mesh, such as data=4,fsdp=4.")
     flags.DEFINE_integer("labels", 150, "Labels of a label set, where only the data would tell.", lower_bound=1)
-    flags.DEFINE_list("programs", ["train", "inference"], "What is compiled.")
+    flags.DEFINE_list("programs", list(PROGRAMS), "What is compiled.")
     flags.DEFINE_float("effort", -1.0, "What the compiler spends on speed.", lower_bound=-1.0, upper_bound=1.0)
     flags.DEFINE_string("libtpu", None, "Folder that libtpu was installed into.")
     flags.DEFINE_string("out", None, "A new file for the report as JSON.")

@@ -8,6 +8,7 @@ import pytest
 
 import ifseg_jax
 import lseg_jax
+from vlseg.evaluation import sliding_window
 from vlseg.training import optimizers
 
 
@@ -31,6 +32,12 @@ def test_schedules_and_optimizers():
     for schedule in schedules:
         for optimizer in (optimizers.adamw(schedule), optimizers.sgd(schedule, momentum=0.9, weight_decay=0.1)):
             jax.eval_shape(optimizer.update, params, optimizer.init(params), params)
+
+
+def test_windows_of_an_image():
+    scheme = sliding_window.Scheme(64, 32)
+    views = sliding_window.views(image(), np.asarray([[40, 48, 0, 0]], np.int32), scheme)
+    assert sliding_window.cut(views).dtype == np.float32
 
 
 @pytest.mark.slow

@@ -9,6 +9,9 @@ from vlseg.errors import ConfigError
 DTYPES = ("float32", "bfloat16")
 """What a model may compute in; parameters, norms and losses stay float32."""
 
+ON_ERROR = ("stop", "skip")
+"""What may happen to an example that cannot be read."""
+
 
 def check_numbers(
     settings: Any, *names: str, least: float = 0, below: float = math.inf, whole: bool = False, where: str = ""

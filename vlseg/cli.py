@@ -13,6 +13,7 @@ import errno
 import inspect
 import io
 import logging
+import math
 import os
 import re
 import signal
@@ -37,6 +38,8 @@ _OWN_ERRNOS = frozenset(
     }
 )
 """What is wrong with the machine, or with a name that was given."""
+_LIBRARIES = frozenset({"absl", "ml_collections"})
+_LARGEST = 2**31 - 1
 INTERRUPTED, UNREAD = 130, 141
 _OUT_OF_MEMORY = re.compile("RESOURCE_EXHAUSTED|[Oo]ut of memory")
 LOST = 134
@@ -143,12 +146,22 @@ def _parse(argv: Sequence[str], main: Callable[..., Any], usage: str | None) -> 
         sys.exit(0)
     try:
         positionals = flags.FLAGS(argv)
+        _check_values()
         _check_configs_were_read()
     except flags.Error as error:
         fail(_flag_message(str(error)))
     except OSError as error:
         fail(f"a file that the flags name cannot be read: {_last_line(_root(error))}")
+    except (SyntaxError, ValueError) as error:
+        if not isinstance(error, SyntaxError) and "null bytes" not in str(error):
+            raise
+        place, reason = "the file of --config", str(error)
+        if isinstance(error, SyntaxError):
+            place, reason = f"{error.filename or place}, line {error.lineno or 1}", error.msg
+        fail(f"{place}: {reason}")
     except (AttributeError, KeyError) as error:
+        if "has no attribute 'get_config'" in str(error):
+            fail("the file of --config has no function get_config: give one such as configs/coco.py")
         modules = {frame.f_globals.get("__name__") for frame, _ in traceback.walk_tb(error.__traceback__)}
         # A mistake in the configuration file itself deserves its traceback.
         if "ml_collections.config_flags.config_path" not in modules:
@@ -158,6 +171,28 @@ def _parse(argv: Sequence[str], main: Callable[..., Any], usage: str | None) -> 
         # A pattern that the shell has expanded, or a list with blanks, would otherwise lose all but its first part.
         fail(f"unexpected argument {positionals[1]!r}: put a pattern or a list with blanks in quotes")
     return positionals
+
+
+def _check_values() -> None:
+    """Ends the command over a value of a flag of ours that no flag can have: empty, not finite, or beyond 32 bits.
+
+    Settings of a configuration, which have dots in their names, are checked with it.
+    """
+    for module, listed in flags.FLAGS.flags_by_module_dict().items():
+        if module.partition(".")[0] in _LIBRARIES:
+            continue
+        for flag in listed:
+            if flag.present and "." not in flag.name:
+                _check_value(flag.name, flag.value)
+
+
+def _check_value(name: str, value: Any) -> None:
+    if value in ("", []):
+        fail(f"--{name} is empty, as a shell variable without a value: give a value, or leave the flag out")
+    if isinstance(value, float) and not math.isfinite(value):
+        fail(f"--{name} is {value}; it must be a finite number")
+    if isinstance(value, int) and abs(value) > _LARGEST:
+        fail(f"--{name} is {value}; it must fit in 32 bits")
 
 
 def _check_configs_were_read() -> None:
@@ -201,6 +236,9 @@ def _flag_message(message: str) -> str:
     required = re.search(r"Flag --(\S+) must have a value other than None", message)
     if required:
         message = f"--{required[1]} is required"
+    message = re.sub(r"\('Non-boolean argument to boolean flag', ('.*')\)", r"\1 is neither true nor false", message)
+    message = re.sub(r"invalid literal for int\(\) with base 10: (.*)", r"\1 is no integer", message)
+    message = re.sub(r"could not convert string to float: (.*)", r"\1 is no number", message)
     if "Error whilst parsing config file" in message:
         # ml_collections gives the whole traceback as the message; its last line is the error.
         message = f"{message.split(': ')[0]}: {_last_line(message)}"

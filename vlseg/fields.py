@@ -16,7 +16,7 @@ import math
 import types
 import typing
 from collections.abc import Iterable, Mapping
-from typing import Annotated, Any, NamedTuple, TypeVar
+from typing import Annotated, Any, ClassVar, NamedTuple, TypeVar
 
 from vlseg.errors import ConfigError
 
@@ -32,6 +32,12 @@ class Range(NamedTuple):
     least: float
     most: float
     below: bool = False
+
+
+class Choice(NamedTuple):
+    """What a text may be."""
+
+    among: tuple[str, ...]
 
 
 class Length(NamedTuple):
@@ -112,6 +118,26 @@ def check(settings: Any, where: str = "") -> None:
         check_value(getattr(settings, field.name), hints[field.name], f"{where}{field.name}")
 
 
+def check_section(values: Any, kind: type, where: str) -> None:
+    """Checks the values that a section of a configuration has for the fields of a dataclass, and of those in them.
+
+    Args:
+        values: a mapping, ConfigDict among them; what it lacks or has beside the fields is passed over.
+        where: what a message puts before a name, such as "config.".
+
+    Raises:
+        ConfigError: a value is not of the type, range or length that the hint of its field says.
+    """
+    values = mapping(values, where.rstrip("."))
+    for name, hint in _hints(kind).items():
+        if name not in values or typing.get_origin(hint) is ClassVar:
+            continue
+        if dataclasses.is_dataclass(hint):
+            check_section(values[name], hint, f"{where}{name}.")  # type: ignore[arg-type]
+        else:
+            check_value(as_tuples(values[name]), hint, f"{where}{name}")
+
+
 def check_value(value: Any, hint: Any, name: str) -> None:
     """Checks one value, which a message calls `name`, see `check`.
 
@@ -135,6 +161,9 @@ def check_value(value: Any, hint: Any, name: str) -> None:
         if not isinstance(value, hint):
             words = "True or False" if hint is bool else "a text"
             raise ConfigError(f"{name} is {_shown(value)}; it must be {words}")
+        choice = next((limit for limit in limits if isinstance(limit, Choice)), None)
+        if choice and value not in choice.among:
+            raise ConfigError(f"{name} {_shown(value)} is none of {', '.join(choice.among)}")
     elif typing.get_origin(hint) is tuple:
         _check_tuple(value, typing.get_args(hint), limits, name)
     elif (origin := typing.get_origin(hint) or hint) is Mapping:

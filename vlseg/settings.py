@@ -13,15 +13,17 @@ import functools
 import types
 import typing
 from collections.abc import Collection, Iterable
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 from absl import flags
 from ml_collections import ConfigDict, FieldReference, config_dict
 from ml_collections.config_flags import config_flags
 
-from vlseg import effects, packages
+from vlseg import effects, fields, packages
+from vlseg.checks import ON_ERROR
 from vlseg.effects import Idle
 from vlseg.errors import ConfigError
+from vlseg.fields import Choice, Count, CountOrNone, Positive, Range
 from vlseg.fields import read as read
 
 # The flag belongs to the command that calls `define_flag`, so its --help shows it.
@@ -37,9 +39,9 @@ class Loading:
         on_error: "stop" at an example that cannot be read, or "skip" it.
     """
 
-    threads: int = 4
-    workers: int = 0
-    on_error: str = "stop"
+    threads: Annotated[int, Range(1, 4096)] = 4
+    workers: Annotated[int, Range(0, 4096)] = 0
+    on_error: Annotated[str, Choice(ON_ERROR)] = "stop"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,7 +92,7 @@ class TinyWorld:
     """Scenes of the tiny world: split, number, and seed."""
 
     split: str = "train"
-    count: int = 20000
+    count: Count = 20000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -209,10 +211,10 @@ class Validation(Evaluation):
         count: of the data set the first so many images, 0 for all.
     """
 
-    every: int = 0
-    epochs: int = 0
+    every: CountOrNone = 0
+    epochs: CountOrNone = 0
     metric: str = "mIoU"
-    count: int = 0
+    count: CountOrNone = 0
 
 
 VALIDATION = Validation("", False, Folder(), Catalog("evaluation"), Tfds("evaluation"), TinyWorld("validation", 200))
@@ -248,11 +250,11 @@ class Run:
     validation: Validation = VALIDATION
     mesh: str = ""
     loading: Loading = Loading()
-    log_every: int = 50
-    checkpoint_every: int = 500
-    checkpoint_minutes: float = 0.0
-    keep_checkpoints: int = 2
-    keep_period: int = 0
+    log_every: Count = 50
+    checkpoint_every: Count = 500
+    checkpoint_minutes: Positive = 0.0
+    keep_checkpoints: Count = 2
+    keep_period: CountOrNone = 0
     profile: str = ""
 
 
@@ -285,10 +287,16 @@ def complete(config: ConfigDict) -> ConfigDict:
 
 
 def effective(config: ConfigDict, flags: Collection[str] = ()) -> tuple[ConfigDict, frozenset[str]]:
-    """A completed configuration in which what has no effect has its default, see `vlseg.effects.effective`."""
+    """A completed configuration in which what has no effect has its default, see `vlseg.effects.effective`.
+
+    Raises:
+        ConfigError: a value that its setting cannot have; or a setting without effect is given.
+    """
     defaults = packages.find(config.package).settings(ConfigDict())
     rules = (*type(defaults).idle, *by_source("data", defaults.data.several))
-    return effects.effective(config, as_config(defaults), rules, flags)
+    found, idle = effects.effective(config, as_config(defaults), rules, flags)
+    fields.check_section(found, type(defaults), "config.")
+    return found, idle
 
 
 def takes_several(config: ConfigDict) -> bool:

@@ -4,6 +4,7 @@ Imports take seconds, in which a person may press Ctrl-C, and JAX reads its sett
 """
 
 import os
+import re
 import signal
 import sys
 from typing import Any
@@ -39,7 +40,7 @@ def _end(kind: type[BaseException], error: BaseException, trace: Any) -> None:
     # Not above: the sooner this hook is there, the fewer interruptions come before it.
     from vlseg.errors import VlsegError, one_line
 
-    if isinstance(error, VlsegError) or "JAX flag" in str(error):
+    if isinstance(error, VlsegError) or re.search("JAX flag|for environment '", str(error)):
         _say(f"error: {one_line(error)}", 2)
     if isinstance(error, OSError) and error.filename:
         _say(f"error: {error.strerror}: {one_line(error.filename)}", 2)

@@ -53,16 +53,22 @@ def check_creatable(path: PathLike) -> None:
 
 
 def check_folder(path: PathLike | None) -> None:
-    """Checks that files can be written into a folder, which may not be there yet; None passes; makes nothing.
+    """Checks that files can be written into a local folder, which may not be there yet; None passes; makes nothing.
 
     Raises:
-        StorageError: it is a file, or locally nothing may be written there.
+        StorageError: it is a file, nothing may be written there, or it is not local.
     """
     if path is None:
         return
     _check_named(path)
-    if not files.is_remote(path):
-        outputs.check_output_directory(path)
+    check_local(path)
+    outputs.check_output_directory(path)
+
+
+def check_local(path: PathLike) -> None:
+    """Raises StorageError for an address such as gs://..., of what is only written to local disks."""
+    if files.is_remote(path):
+        raise StorageError(f"{os.fspath(path)} is not local: write to a local disk, and copy the result")
 
 
 def _check_named(path: PathLike) -> None:

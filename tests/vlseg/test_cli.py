@@ -28,6 +28,7 @@ from vlseg.errors import CheckpointError
 
 IMAGES = flags.DEFINE_string("images", None, "What to paint.", required=True)
 COUNT = flags.DEFINE_integer("count", 3, "How many.")
+SHARE = flags.DEFINE_float("share", 0.5, "Of it.")
 MODE = flags.DEFINE_string("mode", "done", "How to end.")
 CONFIG = config_flags.DEFINE_config_file("config", None, "Settings.")
 
@@ -101,6 +102,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("cli")
     (folder / "paint.py").write_text(COMMAND.replace("\\\\n", "\\n"))
     (folder / "conf.py").write_text(CONFIG)
+    (folder / "none.py").write_text("")
+    (folder / "broken.py").write_text("\ndef get_config(:\n")
     return folder
 
 
@@ -139,7 +142,19 @@ def test_the_exit_code_is_what_main_returns(folder: Path) -> None:
         (["--images=a", "--colour=3"], "Unknown command line flag 'colour' (--help lists the flags)"),
         (
             ["--images=a", "--count=x"],
-            "flag --count=x: invalid literal for int() with base 10: 'x' (--help lists the flags)",
+            "flag --count=x: 'x' is no integer (--help lists the flags)",
+        ),
+        (["--images="], "--images is empty, as a shell variable without a value: give a value, or leave the flag out"),
+        (["--images=a", "--count=99999999999"], "--count is 99999999999; it must fit in 32 bits"),
+        (["--images=a", "--share=nan"], "--share is nan; it must be a finite number"),
+        (["--images=a", "--share=half"], "flag --share=half: 'half' is no number (--help lists the flags)"),
+        (
+            ["--images=a", "--config=none.py"],
+            "the file of --config has no function get_config: give one such as configs/coco.py",
+        ),
+        (
+            ["--images=a", "--config=broken.py"],
+            "broken.py, line 2: invalid syntax",
         ),
         (
             ["--images=a", "--config=absent.py"],
@@ -159,7 +174,7 @@ def test_the_exit_code_is_what_main_returns(folder: Path) -> None:
         ),
         (
             ["--images=a", "--config=conf.py", "--config.steps=many"],
-            "flag --config.steps=many: invalid literal for int() with base 10: 'many' (--help lists the flags)",
+            "flag --config.steps=many: 'many' is no integer (--help lists the flags)",
         ),
         (["--images=a", "--config=conf.py:refused"], "no such experiment"),
         (

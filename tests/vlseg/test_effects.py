@@ -123,6 +123,26 @@ def test_every_setting_has_an_effect_or_is_refused(name, changes, share):
             settings.effective(tried, {*flags, setting})
 
 
+@pytest.mark.parametrize(
+    ("name", "setting", "value", "message"),
+    [
+        ("lseg_folder", "loading.threads", -1, r"config.loading.threads is -1; it must be in \[1, 4096\]"),
+        ("lseg_folder", "loading.on_error", "pass", "config.loading.on_error 'pass' is none of stop, skip"),
+        ("lseg_folder", "checkpoint_every", 10**20, "config.checkpoint_every is 1000.*fit in 32 bits"),
+        ("lseg_folder", "checkpoint_minutes", float("nan"), "config.checkpoint_minutes is nan"),
+        ("lseg_tiny", "data.tiny_world.count", 0, "config.data.tiny_world.count is 0; it must be 1 or more"),
+        ("lseg_tiny", "evaluation.tiny_world.count", -1, "config.evaluation.tiny_world.count is -1"),
+        ("tiny", "model.dtype", "float16", "config.model.dtype 'float16' is none of float32, bfloat16"),
+        ("tiny", "model.dropout", 2.0, r"config.model.dropout is 2.0; it must be in \[0, 1\)"),
+    ],
+)
+def test_a_value_that_cannot_be_is_told_with_the_name_of_its_setting(name, setting, value, message):
+    config, _ = configured(name, "")
+    put(config, setting, value)
+    with pytest.raises(ConfigError, match=message):
+        settings.effective(config, {setting})
+
+
 FILE = """
 import ml_collections
 

@@ -16,7 +16,7 @@ from typing import Annotated, Any, NamedTuple
 import numpy as np
 
 from vlseg import devices, fields, files, json_files, remote, safetensors_files, storage
-from vlseg.checkpoints import download, rules, runs
+from vlseg.checkpoints import checksums, download, rules, runs
 from vlseg.checkpoints.rules import TensorSource, Variables
 from vlseg.errors import CheckpointError, ConfigError, VocabularyError
 from vlseg.fields import Range
@@ -98,6 +98,7 @@ def read(
         raise CheckpointError(f"{path} holds a model of format {settings['format']!r}, not {package!r}")
     trained: Mapping[str, TensorSource] = {}
     if runs.is_step(path):
+        runs.check_frozen(runs.frozen(path).parent)
         trained = {name: rules.ArrayTensor(array) for name, array in runs.read(path).items()}
         path = runs.frozen(path)
     elif settings.get("part") == runs.FROZEN:
@@ -158,6 +159,7 @@ def write_frozen(run: str | os.PathLike[str], package: str, stored: Stored, trai
     write(
         f"{os.fspath(run)}/{runs.FROZEN}", package, stored._replace(weights=weights, settings=settings), overwrite=True
     )
+    checksums.write(f"{os.fspath(run)}/{runs.FROZEN}")
 
 
 def write(path: str | os.PathLike[str], package: str, stored: Stored, *, overwrite: bool = False) -> None:
@@ -206,6 +208,8 @@ def resolve(
         CheckpointError: there is none, or a step of what is no run. DownloadError, StorageError: it cannot be fetched.
     """
     name = os.fspath(source)
+    if not name:
+        raise CheckpointError("the name of the checkpoint is empty, as a shell variable without a value: give one")
     is_run = name not in bundled and runs.is_run(name)
     if step is not None and not is_run:
         raise CheckpointError(f"{name} is not the folder of a training run, of which a step could be loaded")

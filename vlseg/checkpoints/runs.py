@@ -64,6 +64,26 @@ def frozen(path: Path) -> Path:
     return Path(_run_and_step(path)[0]) / FROZEN
 
 
+def check_frozen(run: str | os.PathLike[str]) -> None:
+    """Raises CheckpointError if what training does not change of a run is damaged."""
+    folder = f"{os.fspath(run)}/{FROZEN}"
+    try:
+        checksums.check(folder)
+    except CheckpointError as error:
+        raise CheckpointError(
+            f"{folder} is damaged: {error}; the command that trains the run writes it again"
+        ) from error
+
+
+def has_frozen(run: str | os.PathLike[str]) -> bool:
+    """Whether a run has what training does not change, and that is not damaged."""
+    try:
+        check_frozen(run)
+    except CheckpointError:
+        return False
+    return is_run(run)
+
+
 def kept_steps(run: str | os.PathLike[str]) -> list[int]:
     """The steps that a run has kept, in order; those of a bucket only if they were written to their end."""
     folder = epath.Path(run) / STEPS
@@ -184,7 +204,9 @@ def local_step(url: str) -> Path:
             tensors = safetensors_files.open_safetensors(frozen / WEIGHTS)
             arrays = {name: tensor.read() for name, tensor in tensors.items()} | read(url)
             with files.atomic_directory(folder / MODEL) as temporary:
-                shutil.copytree(frozen, temporary, ignore=shutil.ignore_patterns(WEIGHTS, ".*"), dirs_exist_ok=True)
+                shutil.copytree(
+                    frozen, temporary, ignore=shutil.ignore_patterns(WEIGHTS, checksums.FILE, ".*"), dirs_exist_ok=True
+                )
                 safetensors_files.save_safetensors(arrays, temporary / WEIGHTS, folder / MODEL)
                 settings = settings_of_step(json.loads((frozen / CONFIG_FILE).read_text()), step)
                 files.atomic_write_json(temporary / CONFIG_FILE, settings)

@@ -61,6 +61,7 @@ def convert(package: Package, source: Path, target: Path, tokenizer: str | None 
 def main(package: Package, _: list[str]) -> None:
     """The command."""
     options = flags.FLAGS
+    storage.check_local(options.out)
     source, chosen = models.path(package, options), package.flags.load_options(options)
     lacks = convert(package, source, Path(options.out), options.tokenizer, **chosen)
     print(*filter(None, [lacks, f"wrote {options.out}"]), sep="\n")

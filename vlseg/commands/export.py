@@ -149,6 +149,8 @@ def main(package: Package, _: list[str]) -> None:
     options = flags.FLAGS
     check_flags(package, options)
     storage.check_new(options.out)
+    if options.format != "directory":
+        storage.check_local(options.out)
     out = Path(options.out)
     suffixes = package.official.suffixes if package.official else ()
     if options.format == "directory" and out.suffix in suffixes:

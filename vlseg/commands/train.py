@@ -21,7 +21,7 @@ from jax.sharding import Mesh
 
 from vlseg import cli, distributed, effects, packages, settings, sharding, storage, visualize
 from vlseg.checkpoints import directory, runs
-from vlseg.checks import check_choices, check_numbers
+from vlseg.checks import check_choices
 from vlseg.data.evidence import doubts
 from vlseg.data.examples import First
 from vlseg.data.sources import Dataset, open_section, opened_once, split_sources, without_folders
@@ -165,7 +165,7 @@ def describe(prepared: Prepared, path: Place, scored: Sequence[Scored | None]) -
             print(line, flush=True)
     recorded = {where: dict(pairs) for where, pairs in replaced.items() if pairs}
     storage.write_json(path / runs.SUMMARY, {**summary, "replaced": recorded} if recorded else summary)
-    if not runs.is_run(path):
+    if not runs.has_frozen(path):
         trained = {name: part for name, part in prepared.state.items() if name != runs.OPTIMIZER}
         model = prepared.finish(trained)
         directory.write_frozen(
@@ -243,6 +243,24 @@ def start(prepared: Prepared, compiled: program.Program, package: Package) -> tu
     return state, step
 
 
+def check_validation(section: ml_collections.ConfigDict) -> None:
+    """Checks what is known of the section "validation" before anything is opened.
+
+    Raises:
+        ConfigError: settings that do not go together, or cannot be.
+    """
+    where = "config.validation"
+    if section.every and section.epochs:
+        raise ConfigError(f"{where}.every and {where}.epochs both say when to validate: leave one out")
+    given = [name for name in ("source", "metric", "count") if section[name] != getattr(settings.VALIDATION, name)]
+    if given and not (section.every or section.epochs):
+        raise ConfigError(f"{where}.{given[0]} needs {where}.every, in updates, or {where}.epochs")
+    if section.source:
+        check_choices(section, f"{where}.", metric=METRICS)
+    elif section.count:
+        raise ConfigError(f"{where}.count is of the images of {where}.source: give that, or leave it out")
+
+
 def open_validation(
     section: ml_collections.ConfigDict, scored: Scored | None, prepared: Prepared, mesh: Mesh
 ) -> Validation | None:
@@ -255,21 +273,13 @@ def open_validation(
         ConfigError: settings that do not go together, or cannot be.
     """
     where = "config.validation"
-    check_numbers(section, "every", "epochs", "count", whole=True, where=f"{where}.")
-    if section.every and section.epochs:
-        raise ConfigError(f"{where}.every and {where}.epochs both say when to validate: leave one out")
     every = section.every
     if section.epochs:
         if prepared.epoch is None:
             raise ConfigError(f"{where}.epochs: this run has no images, so no epochs; give {where}.every in updates")
         every = section.epochs * prepared.epoch
-    given = [name for name in ("source", "metric", "count") if section[name] != getattr(settings.VALIDATION, name)]
     if not every:
-        if given:
-            raise ConfigError(f"{where}.{given[0]} needs {where}.every, in updates, or {where}.epochs")
         return None
-    if section.count and scored is None:
-        raise ConfigError(f"{where}.count is of the images of {where}.source: give that, or leave it out")
     validate, finish = prepared.validate, prepared.finish
     if scored is None and validate is None:
         raise ConfigError(f"a run is validated on labelled images: give {where}.source")
@@ -297,6 +307,7 @@ def open_scored_sections(
     config: ml_collections.ConfigDict, words: tuple[str, ...] | None, replaced: Sequence[tuple[str, str]]
 ) -> tuple[Scored | None, Scored | None]:
     """What the sections "evaluation" and "validation" score a model on, see `open_scored`."""
+    check_validation(config.validation)
     evaluation = open_scored(config.evaluation, "config.evaluation", words, replaced)
     return evaluation, open_scored(config.validation, "config.validation", words, replaced)
 

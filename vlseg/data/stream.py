@@ -11,10 +11,10 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from vlseg.checks import ON_ERROR
 from vlseg.errors import ConfigError, DatasetError, ImageError
 
 T = TypeVar("T")
-ON_ERROR = ("stop", "skip")
 PATTERN = 1000
 """Examples after which a weighted mixture of data sets repeats which data set comes when."""
 

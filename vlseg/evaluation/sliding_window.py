@@ -180,7 +180,8 @@ def cut(views: Views) -> jax.Array:
     Returns:
         float32 [K, crop_size, crop_size, 3], in [0, 255].
     """
-    above, below = (views.pixels[:, row] * views.rows[:, row, :, None, None, None] for row in (0, 1))
+    pixels = views.pixels.astype(np.float32)
+    above, below = (pixels[:, row] * views.rows[:, row, :, None, None, None] for row in (0, 1))
     lines = above + below
     before, after = (lines[:, :, column] * views.columns[:, column, None, :, None] for column in (0, 1))
     return before + after

@@ -4,6 +4,7 @@ Several processes write a checkpoint together, so they need a working directory 
 """
 
 import contextlib
+import functools
 import json
 import os
 import re
@@ -19,7 +20,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 
-from vlseg import distributed, files, remote
+from vlseg import distributed, files, remote, storage
 from vlseg.checkpoints import runs
 from vlseg.errors import CheckpointError, StorageError, is_of_jax, one_line
 from vlseg.training.finite import listed, not_finite
@@ -110,7 +111,37 @@ class Checkpoints:
             # Given its handler, Orbax does not look into the newest step, which may be damaged, for what steps hold.
             handler = ocp.StandardCheckpointHandler()
             metadata = None if self._is_remote else described
-            self._manager = _Manager(self._path, item_handlers=handler, options=options, metadata=metadata)
+            make = functools.partial(_Manager, self._path, item_handlers=handler, options=options, metadata=metadata)
+            self._undescribed: dict[int, str] = {}
+            try:
+                self._manager = make()
+            except _READ as error:
+                self._undescribed = self._without_descriptions(error)
+                self._manager = make()
+
+    def _without_descriptions(self, error: Exception) -> dict[int, str]:
+        """Takes away what damaged steps say of themselves, over which Orbax fails before it lists any step.
+
+        Args:
+            error: what Orbax raised.
+
+        Returns:
+            What is wrong with these steps.
+
+        Raises:
+            CheckpointError: none is damaged.
+        """
+        steps = runs.kept_steps(self._path.parent)
+        damaged = {step: damage for step in steps if (damage := self._damage(step))}
+        if not damaged:
+            raise CheckpointError(f"{self._path} cannot be read: {one_line(error)[:200]}") from error
+
+        def remove() -> None:
+            for step in damaged:
+                storage.remove(self._path / str(step) / runs.METADATA_FILE)
+
+        distributed.by_main(remove)
+        return damaged
 
     @property
     def latest(self) -> int | None:
@@ -153,6 +184,8 @@ class Checkpoints:
 
     def _damage(self, step: int) -> str:
         """What is wrong with the files of a step, as process 0 finds it; empty if nothing is."""
+        if step in self._undescribed:
+            return self._undescribed[step]
         damage: list[str] = []
 
         def look() -> None:

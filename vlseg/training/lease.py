@@ -236,6 +236,8 @@ class Lease:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             reason = "a file of that name exists" if Path(self._workdir).is_file() else error.strerror
+            if Path(self._workdir).is_dir() and (folder.exists() or folder.is_symlink()):
+                reason = f"{FOLDER} in it is no folder; remove that"
             raise StorageError(f"cannot make the working directory {self._workdir}: {reason}") from error
 
     def _refusal(self, one: _Found) -> str:
@@ -254,6 +256,10 @@ class Lease:
         for number in numbers:
             written = storage.modified(self._path(number))
             if written is not None:  # else it was given back meanwhile
+                if written > now + STALE and not self._is_remote:
+                    # The clock was set back since. A holder that lives renews it; nobody else's would ever grow old.
+                    with contextlib.suppress(OSError):
+                        os.utime(self._path(number))
                 found.append(_Found(number, self._read(number), now - written))
         return found
 

@@ -12,6 +12,7 @@ from tensorboardX import SummaryWriter
 
 from vlseg import chips, distributed, files, json_files, storage
 from vlseg.errors import StorageError, VlsegError
+from vlseg.training.workdir import METRICS_FILE
 
 _NO_JSON = re.compile(r"(?<=: )-?(NaN|Infinity)\b")
 """What lines of older versions have for numbers that are not finite."""
@@ -88,7 +89,7 @@ class MetricWriter:
     def __init__(self, workdir: str | os.PathLike[str], first_step: int = 0) -> None:
         self._staging = storage.Staging(workdir)
         self._uploaded, self._abandoned = time.monotonic(), False
-        self._path = self._staging.folder / "metrics.jsonl"
+        self._path = self._staging.folder / METRICS_FILE
         self._staging.fetch(self._path.name)
         if self._path.exists():
             files.atomic_write_text(self._path, _kept(files.read_regular(self._path, StorageError), first_step))

@@ -26,6 +26,8 @@ CONFIG_FILE = "config.json"
 INPUTS_FILE = "inputs.json"
 """What it ran on: names, data and weights, see `vlseg.training.inputs`."""
 
+METRICS_FILE = "metrics.jsonl"
+
 NOTHING = object()
 """The value of a setting that had no effect."""
 
@@ -76,6 +78,12 @@ def check_place(workdir: str | os.PathLike[str]) -> Place:
     except StorageError as error:
         reason = str(error).partition(": ")[2]
         raise StorageError(f"cannot make the working directory {os.fspath(workdir)}: {reason}") from error
+    for name in (runs.MODEL, runs.LAST, runs.FROZEN, runs.STEPS):
+        if os.path.lexists(Path(workdir) / name) and not (Path(workdir) / name).is_dir():
+            raise StorageError(f"{Path(workdir) / name} is no folder, where a run needs one: choose another --workdir")
+    for name in (CONFIG_FILE, INPUTS_FILE, METRICS_FILE, runs.SUMMARY):
+        if (Path(workdir) / name).is_dir():
+            raise StorageError(f"{Path(workdir) / name} is a folder, not a file: choose another --workdir")
     return Path(workdir)
 
 
@@ -153,6 +161,11 @@ def _compare(
 ) -> None:
     """Raises ConfigError if a working directory holds another run; `partly` if not all of this one is known yet."""
     if not storage.exists(path / CONFIG_FILE):
+        if steps := runs.kept_steps(path):
+            raise ConfigError(
+                f"{path} holds checkpoints (of step {steps[-1]}) but no {CONFIG_FILE} that says of which run: "
+                "put it back, or choose another --workdir"
+            )
         return
     before = _recorded(path / CONFIG_FILE)
     is_older = not storage.exists(path / INPUTS_FILE)

@@ -86,7 +86,7 @@ def test_targets_that_cannot_be(commands, model, loaded, tmp_path, capsys, monke
     assert "exists already" in line("taken")
     stablehlo = functools.partial(line, "c", "--format=stablehlo")
     assert "platforms abacus: choose some of cpu, cuda" in stablehlo("--platforms=cpu,abacus")
-    assert "platforms are missing" in stablehlo("--platforms=")
+    assert "--platforms is empty" in stablehlo("--platforms=")
     assert "format" in line("c", "--format=clay")
     assert "unexpected argument 'grass'" in line("c", "--labels=tree,", "grass")
     assert "--out is required" in commands.refusal(capsys, "export", f"--checkpoint={model}")

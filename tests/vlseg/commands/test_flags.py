@@ -28,8 +28,8 @@ USELESS = {
     ("evaluate", "--config=configs/open_vocabulary.py:voc20 --root=ROOT --config.threshold=0.5"): (
         "--config.threshold has no effect with config.background=none"
     ),
-    ("evaluate", "--data=tiny_world --out="): "the name of an output is empty, as that of a shell variable without a",
-    ("export", "--out="): "the name of an output is empty",
+    ("evaluate", "--data=tiny_world --out="): "--out is empty, as a shell variable without a value",
+    ("export", "--out="): "--out is empty, as a shell variable without a value",
     ("fewshot", "--benchmark=fss1000 --root=ROOT --fold=1"): "fold 1 has no effect: FSS-1000 has no folds",
 }
 

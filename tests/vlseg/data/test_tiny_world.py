@@ -166,3 +166,11 @@ def test_parts_of_every_object_are_regions_inside_about_the_unit_circle() -> Non
         silhouette = regions.any(0)
         assert 0.8 < radius[silhouette].max() < 1.25, name
         assert 0.15 < silhouette.mean() * 16 / np.pi < 0.9, name
+
+
+@pytest.mark.parametrize(
+    ("options", "said"), [({"split": "tset"}, "split 'tset'"), ({"count": 0}, "is 0"), ({"count": 10**20}, "32 bits")]
+)
+def test_a_set_that_there_is_not_is_refused(options, said):
+    with pytest.raises(ConfigError, match=said):
+        tiny_world.TinyWorldDataset(**options)

@@ -128,6 +128,11 @@ def spoil_metadata(folder):
     (folder / runs.METADATA_FILE).write_bytes(b"\xff\x00")
 
 
+def rename_a_key_of_the_metadata(folder):
+    path = folder / runs.METADATA_FILE
+    path.write_bytes(path.read_bytes().replace(b"performance_metrics", b"performance_metribs"))
+
+
 def replace_by_folder(folder):
     path = next((folder / "default/d").iterdir())
     path.unlink()
@@ -139,7 +144,7 @@ def replace_by_folder(folder):
     "damage",
     [
         *(cut, lose, add, lose_checksums, spoil_checksums, replace_checksums, empty, spoil_metadata),
-        replace_by_folder,
+        *(rename_a_key_of_the_metadata, replace_by_folder),
     ],
 )
 def test_the_step_before_a_damaged_one_is_used(run, capsys, damage):
@@ -278,3 +283,17 @@ def test_the_best_of_the_whole_steps_becomes_the_model(tmp_path, capsys):
     assert "checkpoint 2 is damaged (" in capsys.readouterr().out
     flip(tmp_path / "checkpoints/4/default/_METADATA")
     assert _best_whole(history, Path(tmp_path), 6) == 6
+
+
+def test_what_training_does_not_change_is_checked(tmp_path):
+    frozen = tmp_path / runs.FROZEN
+    frozen.mkdir()
+    (frozen / runs.CONFIG_FILE).write_text("{}")
+    (frozen / runs.WEIGHTS).write_bytes(bytes(100))
+    assert runs.has_frozen(tmp_path)  # of an older version, without checksums
+    checksums.write(frozen)
+    assert runs.has_frozen(tmp_path)
+    flip(frozen / runs.WEIGHTS)
+    with pytest.raises(CheckpointError, match=r"frozen is damaged: the content of model.safetensors has changed"):
+        runs.check_frozen(tmp_path)
+    assert not runs.has_frozen(tmp_path)

@@ -297,3 +297,16 @@ def test_what_a_lease_says(tmp_path):
     with held(tmp_path):
         said = json.loads((tmp_path / ".lease/1.json").read_text())
     assert (said["pid"], said["host"]) == (os.getpid(), Holder.here().host)
+
+
+def test_a_lease_from_the_future_grows_old_from_now_on(tmp_path):
+    path = leave(tmp_path, age=-1e6)
+    with pytest.raises(ConfigError, match="is in use by process 4711 on host gpu-7"), held(tmp_path):
+        pass
+    assert abs(path.stat().st_mtime - time.time()) < 60
+
+
+def test_a_file_in_the_place_of_the_lease_is_named(tmp_path):
+    (tmp_path / ".lease").write_text("")
+    with pytest.raises(StorageError, match=r"\.lease in it is no folder; remove that"), held(tmp_path):
+        pass

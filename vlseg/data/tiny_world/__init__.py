@@ -19,6 +19,7 @@ from jax import Array
 from vlseg.data.examples import IGNORE_LABEL, Example, LazySequence
 from vlseg.data.tiny_world import patterns, shapes
 from vlseg.errors import ConfigError
+from vlseg.fields import Count, check_value
 
 TEXTURES, OBJECTS = tuple(patterns.TEXTURES), tuple(shapes.OBJECTS)
 NAMES = TEXTURES + OBJECTS
@@ -264,10 +265,15 @@ def scene(key: Array, size: int = 64) -> Scene:
     return Scene(image, label, jnp.where(visible, names, -1), boxes, texture_ids)
 
 
-def split_key(split: str, seed: int) -> Array:
-    """The key of one of SPLITS, else ConfigError: fold the scene number in to get a scene's own key."""
+def check_split(split: str) -> None:
+    """Raises ConfigError for what is none of SPLITS."""
     if split not in SPLITS:
         raise ConfigError(f"there is no tiny-world split {split!r}: choose one of {', '.join(SPLITS)}")
+
+
+def split_key(split: str, seed: int) -> Array:
+    """The key of one of SPLITS, else ConfigError: fold the scene number in to get a scene's own key."""
+    check_split(split)
     return jax.random.fold_in(jax.random.key(seed), SPLITS.index(split))
 
 
@@ -284,6 +290,10 @@ class TinyWorldDataset(LazySequence[Example]):
     size: int = 64
     names: tuple[str, ...] = NAMES
     ignore_label: int = IGNORE_LABEL
+
+    def __post_init__(self) -> None:
+        check_split(self.split)
+        check_value(self.count, Count, "count of the tiny world")
 
     def __len__(self) -> int:
         return self.count
