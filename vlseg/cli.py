@@ -290,6 +290,8 @@ def _quiet_native_logs() -> None:
     os.environ.setdefault("TPU_MIN_LOG_LEVEL", "2")
     os.environ.setdefault("TPU_STDERR_LOG_LEVEL", "2")
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
+    # Of an interrupted command: Python's helper that frees what worker processes shared tells how much that was.
+    sys.warnoptions.append("ignore:resource_tracker:UserWarning")
 
 
 def _quiet_python_logs() -> None:
