@@ -1,5 +1,6 @@
 """Pictures whose labels are drawn from annotation files: what COCO, LabelMe and CVAT have in common."""
 
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ from vlseg import files
 from vlseg.data.examples import IGNORE_LABEL, IGNORED, Example, LazySequence, Pair
 from vlseg.data.formats.outlines import Annotation, Outline, Polygon, draw, flaw, points
 from vlseg.data.images import read_picture, read_shape
-from vlseg.data.listing import Listing, is_picture, some
+from vlseg.data.listing import Listing, is_picture, name_order, some
 from vlseg.data.orientation import Picture, Shape, label_like
 from vlseg.data.pairs import Folder, refuse_broken_links
 from vlseg.errors import DatasetError
@@ -168,15 +169,15 @@ def by_image(
         raise DatasetError(
             f"{chosen}: {len(missing)} of {len(wanted)} pictures of {source.name} are missing: {some(missing)}"
         )
-    if len(set(found.values())) < len(found):
-        twice = next(name for name, path in found.items() if list(found.values()).count(path) > 1)
-        raise DatasetError(f"{source}: {twice} is named in two ways")
-    read = set(found.values())
+    read: dict[str, str] = {}
+    for name, path in found.items():
+        if read.setdefault(str(path), name) != name:
+            raise DatasetError(f"{source}: {name} is named in two ways, also as {read[str(path)]}")
     others = [
-        str(path.relative_to(chosen))
-        for folder in sorted({path.parent for path in read})
-        for path in sorted(folder.iterdir())
-        if is_picture(path) and path not in read
+        os.path.relpath(os.path.join(folder, name), chosen)
+        for folder in sorted({os.path.dirname(path) for path in read})
+        for name in sorted(os.listdir(folder or "."), key=name_order)
+        if os.path.join(folder, name) not in read and is_picture(Path(folder, name))
     ]
     return found, {NOT_NAMED: others} if others else {}
 
@@ -185,8 +186,11 @@ def _inside(folder: Folder, names: Iterable[str]) -> dict[str, Path]:
     """Those pictures that a folder holds, by their names, or by the ends of these: names may tell of folders above."""
     found = {}
     for name in names:
-        parts = name.replace("\\", "/").split("/")
-        options = [name, *("/".join(parts[start:]) for start in range(len(parts)))]
+        if "/" not in name and "\\" not in name:
+            options = [name]
+        else:
+            parts = name.replace("\\", "/").split("/")
+            options = [name, *("/".join(parts[start:]) for start in range(len(parts)))]
         path = next((path for one in options if one and (path := folder.find(one)).is_file()), None)
         if path:
             found[name] = path

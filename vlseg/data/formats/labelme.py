@@ -59,7 +59,8 @@ def open_labelme(root: str | os.PathLike[str], images: str = "", names: str = ""
     contents = {path: content for path in found if path.suffix.lower() == ".json" if (content := _content(path))}
     if not contents:
         raise DatasetError(f"{root}: holds no JSON files of LabelMe's")
-    files_of = {path: _picture(path, content, root, pictures) for path, content in contents.items()}
+    finders: dict[Path, Folder] = {}
+    files_of = {path: _picture(path, content, root, pictures, finders) for path, content in contents.items()}
     _check_pictures(root, pictures, files_of)
     omissions = Omissions()
     objects = {path: _objects(path, content, root, omissions) for path, content in contents.items()}
@@ -95,11 +96,11 @@ def _content(path: Path) -> Mapping[str, Any] | None:
     return {**content, "imageData": bool(content.get("imageData"))}
 
 
-def _picture(path: Path, content: Mapping[str, Any], root: Path, pictures: Path) -> Path:
-    """The picture of a JSON file, or the file itself if it holds the picture."""
+def _picture(path: Path, content: Mapping[str, Any], root: Path, pictures: Path, finders: dict[Path, Folder]) -> Path:
+    """The picture of a JSON file, or the file itself if it holds the picture; `finders` are folders seen before."""
     named = content.get("imagePath")
     here = path.parent if pictures == root else pictures / path.parent.relative_to(root)
-    folder = Folder(here)
+    folder = finders.setdefault(here, Folder(here))
     if isinstance(named, str) and named:
         # Windows writes backslashes, and folders may have been moved.
         plain_name = named.replace("\\", "/")
