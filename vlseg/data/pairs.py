@@ -45,7 +45,7 @@ class Folder:
     def _look_through(self, inside: str) -> tuple[Path, set[str], dict[str, str]]:
         """A folder below, the names of its files, and these by their keys."""
         folder = self.root / inside
-        if not folder.is_dir() and folder != self.root:
+        if not os.path.isdir(folder) and folder != self.root:
             folder = self._folder(folder)
         try:
             with os.scandir(folder) as entries:

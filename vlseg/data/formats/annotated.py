@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
+from urllib.parse import unquote
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 from vlseg import files
 from vlseg.data.examples import IGNORE_LABEL, IGNORED, Example, LazySequence, Pair
 from vlseg.data.formats.outlines import Annotation, Outline, Polygon, draw, flaw, points
-from vlseg.data.images import read_picture, read_shape
+from vlseg.data.images import MAX_PIXELS, read_picture, read_shape
 from vlseg.data.listing import Listing, is_picture, name_order, some
 from vlseg.data.orientation import Picture, Shape, label_like
 from vlseg.data.pairs import Folder, refuse_broken_links
@@ -126,9 +127,10 @@ def ignore_label(names: Sequence[str]) -> int:
 
 
 def size_of(height: object, width: object) -> tuple[int, int] | None:
-    """Height and width as an annotation file has them; None if it does not say."""
-    if isinstance(height, int | float) and isinstance(width, int | float) and min(height, width) > 0:
-        return round(height), round(width)
+    """Height and width as an annotation file has them, which no picture need have; None if it does not say."""
+    if not isinstance(height, bool) and isinstance(height, int | float) and isinstance(width, int | float):
+        if min(height, width) > 0:
+            return round(min(height, MAX_PIXELS)), round(min(width, MAX_PIXELS))
     return None
 
 
@@ -183,17 +185,23 @@ def by_image(
 
 
 def _inside(folder: Folder, names: Iterable[str]) -> dict[str, Path]:
-    """Those pictures that a folder holds, by their names, or by the ends of these: names may tell of folders above."""
+    """Those pictures that a folder holds, by their names, or by the ends of these: names may tell of folders above.
+
+    Names that were written for an address ("a%20b.jpg") are also looked for as they are meant.
+    """
     found = {}
     for name in names:
-        if "/" not in name and "\\" not in name:
-            options = [name]
-        else:
+        options = [name]
+        if "/" in name or "\\" in name:
             parts = name.replace("\\", "/").split("/")
-            options = [name, *("/".join(parts[start:]) for start in range(len(parts)))]
-        path = next((path for one in options if one and (path := folder.find(one)).is_file()), None)
-        if path:
-            found[name] = path
+            options += ["/".join(parts[start:]) for start in range(len(parts))]
+        if "%" in name:
+            options += list(map(unquote, options))
+        for option in options:
+            path = folder.find(option) if option else folder.root
+            if os.path.isfile(path):
+                found[name] = path
+                break
     return found
 
 

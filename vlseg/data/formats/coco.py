@@ -12,8 +12,10 @@ Where objects overlap the smaller lies on top; pixels without one do not count.
 
 import array
 import contextlib
+import gc
 import os
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -64,9 +66,24 @@ def open_coco(
     Raises:
         DatasetError: it is no file of COCO's, or its parts or the files do not fit together.
     """
-    path = Path(annotations)
-    content = json_files.read(path, DatasetError)
-    described = _described(path, content)
+    with _uncollected():
+        return _open(Path(annotations), images, labels)
+
+
+@contextlib.contextmanager
+def _uncollected() -> Iterator[None]:
+    """Holds Python's garbage collector back, which would look through all objects of a large file again and again."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
+
+
+def _open(path: Path, images: str, labels: str) -> AnnotatedDataset | PairDataset:
+    described = _described(path, json_files.read(path, DatasetError))
     file_names = {key: _file_name(path, image) for key, image in described.images.items()}
     if len(set(file_names.values())) < len(file_names):
         raise DatasetError(f"{path}: names a picture twice")
@@ -81,7 +98,8 @@ def open_coco(
         drawn.add(annotation, number)
     drawn.finish()
     if described.annotations and not any(drawn.of.values()):
-        raise DatasetError(f"{path}: has boxes or points only: there is no outline to learn from")
+        reasons = ", ".join(f"{len(names):,} {reason}" for reason, names in omissions.found.items())
+        raise DatasetError(f"{path}: there is no outline to learn from: {reasons}")
     order = sorted(file_names, key=lambda key: name_order(file_names[key]))
     return AnnotatedDataset(
         described.names,
@@ -153,7 +171,7 @@ def _file_name(path: Path, image: Mapping[str, Any]) -> str:
     name = image.get("file_name") or image.get("coco_url")
     if not isinstance(name, str) or not name:
         raise DatasetError(f"{path}: picture {image.get('id')!r} has no file_name")
-    return "/".join(name.split("/")[-2:]) if "://" in name else name
+    return "/".join(re.split("[?#]", name)[0].split("/")[-2:]) if "://" in name else name
 
 
 def _stem(name: str) -> str:

@@ -105,7 +105,7 @@ def _picture(path: Path, content: Mapping[str, Any], root: Path, pictures: Path,
         # Windows writes backslashes, and folders may have been moved.
         plain_name = named.replace("\\", "/")
         for name in (plain_name, plain_name.rpartition("/")[2]):
-            if name and (picture := folder.find(name)).is_file():
+            if name and os.path.isfile(picture := folder.find(name)):
                 return picture
             refuse_broken_links([here / name])
     if content["imageData"]:
@@ -121,6 +121,7 @@ def _check_pictures(root: Path, pictures: Path, files_of: Mapping[Path, Path]) -
         if other != path:
             raise DatasetError(f"{root}: {other.name} and {path.name} are both of {picture.name}; remove one")
     found = [path for path in walk(pictures) if has_picture_name(path)]
+    refuse_broken_links(found)
     lonely = [str(path.relative_to(pictures)) for path in found if path.resolve() not in first]
     refuse(root, "JSON files of pictures", lonely)
 
@@ -226,6 +227,8 @@ def _names(root: Path, given: str, labels: Sequence[str]) -> tuple[str, ...]:
                     f"{root}: {len(strangers)} labels are none of the names in {source}: {some(sorted(strangers))}"
                 )
             return names
+        if not used:
+            raise DatasetError(f"{root}: no shape has an area in its picture: there is nothing to learn from")
         return check_names(sorted(used), source=str(root), ignore_case=False)
     except VocabularyError as error:
         raise DatasetError(str(error)) from error
