@@ -65,7 +65,8 @@ def open_dataset(source: str, strict: bool = False, **options: Any) -> Dataset:
             unpacked into; tfds:NAME:DATA_DIR or tfds:NAME:DATA_DIR:SPLIT with a data set that TFDS prepared, see
             `vlseg.data.formats.tfds`; the path, also in a bucket, of a prepared data set (`vlseg.data.prepare`);
             coco:, labelme:, cvat: or roboflow: and the path of annotations, with a second colon that of their
-            pictures, see `vlseg.data.formats`; or the path of such annotations, or of a folder with images, labels and names.
+            pictures, see `vlseg.data.formats`; or the path of such annotations, or of a folder with images, labels and
+            names.
         strict: whether files that are not read are an error.
         options: fields of `TinyWorldDataset`; "split" and "label_orientation" of the catalog's; or arguments of
             `open_tfds`, `open_folder` or `tools.open_annotated`.
@@ -251,8 +252,8 @@ def define_flags(required: bool = True) -> None:
         "data",
         None,
         "A folder with images/, labels/ and names.txt; NAME:ROOT of the catalog (python -m vlseg.data.list); "
-        "coco:FILE.json, labelme:FOLDER or cvat:FILE.xml, each also with :PICTURES; roboflow:FOLDER; tfds:NAME:DATA_DIR; what "
-        "vlseg.data.prepare wrote, also to gs://; or tiny_world.",
+        "coco:FILE.json, labelme:FOLDER or cvat:FILE.xml, each also with :PICTURES; roboflow:FOLDER; "
+        "tfds:NAME:DATA_DIR; what vlseg.data.prepare wrote, also to gs://; or tiny_world.",
         required=required,
     )
     flags.DEFINE_string(

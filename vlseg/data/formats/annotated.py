@@ -128,10 +128,9 @@ def ignore_label(names: Sequence[str]) -> int:
 
 def size_of(height: object, width: object) -> tuple[int, int] | None:
     """Height and width as an annotation file has them, which no picture need have; None if it does not say."""
-    if not isinstance(height, bool) and isinstance(height, int | float) and isinstance(width, int | float):
-        if min(height, width) > 0:
-            return round(min(height, MAX_PIXELS)), round(min(width, MAX_PIXELS))
-    return None
+    if not (isinstance(height, int | float) and isinstance(width, int | float) and min(height, width) > 0):
+        return None
+    return round(min(height, MAX_PIXELS)), round(min(width, MAX_PIXELS))
 
 
 def by_image(
