@@ -10,7 +10,7 @@ from pathlib import Path
 
 from vlseg import files
 from vlseg.data.examples import Pair
-from vlseg.data.listing import has_picture_name, name_order, some, walk
+from vlseg.data.listing import has_picture_name, is_folder, name_order, some, walk
 from vlseg.errors import DatasetError
 
 DERIVED = ("_labelTrainIds.png", "_instanceTrainIds.png")
@@ -49,7 +49,7 @@ class Folder:
             folder = self._folder(folder)
         try:
             with os.scandir(folder) as entries:
-                names = sorted((entry.name for entry in entries if not entry.is_dir()), key=name_order)
+                names = sorted((entry.name for entry in entries if not is_folder(entry)), key=name_order)
         except OSError:
             names = []
         return folder, set(names), {_file_key(name): name for name in names}

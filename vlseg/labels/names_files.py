@@ -234,13 +234,13 @@ def _coloured(lines: list[str]) -> list[Entry] | None:
     number = r"(\d{1,3})"
     before = [re.fullmatch(rf"{number}[\s,]+{number}[\s,]+{number}[\s,:]+(\S.*)", line) for line in lines]
     if None not in before:
-        entries = [Entry(_unquoted(match[4]), None, _colour(match.groups()[:3])) for match in before if match]
+        entries = [Entry(unquoted(match[4]), None, _colour(match.groups()[:3])) for match in before if match]
         if any(re.match(r"\d+([\s,]|$)", entry.name) for entry in entries):
             raise _Unclear(f"has lines like {shown(lines[0])}: begin it with a heading such as id,r,g,b,name")
         return entries
     behind = [re.fullmatch(rf"(.*[^\s,:])[\s,:]+{number}[\s,]+{number}[\s,]+{number}", line) for line in lines]
     if None not in behind:
-        return [Entry(_unquoted(match[1]), None, _colour(match.groups()[1:])) for match in behind if match]
+        return [Entry(unquoted(match[1]), None, _colour(match.groups()[1:])) for match in behind if match]
     return None
 
 
@@ -258,7 +258,7 @@ def _numbered(lines: list[str]) -> list[Entry] | None:
         if None not in matches:
             if pattern is _SPACED and first > 1:
                 raise _Unclear(f'has lines like {shown(lines[0])}: write "id: name", or all names in quotes')
-            return [Entry(_unquoted(match[2]), _id(match[1])) for match in found]
+            return [Entry(unquoted(match[2]), _id(match[1])) for match in found]
         # With a space between, it may be a name: "4 wheeler".
         if found and (pattern is _MARKED or (matches[0] and first <= 1) or len(found) > len(lines) // 2):
             raise _Unclear(
@@ -267,7 +267,7 @@ def _numbered(lines: list[str]) -> list[Entry] | None:
             )
     matches = [_BEHIND.fullmatch(line) for line in lines]
     if None not in matches:
-        return [Entry(_unquoted(match[1]), _id(match[3])) for match in matches if match]
+        return [Entry(unquoted(match[1]), _id(match[3])) for match in matches if match]
     marked = [match[0] for match in matches if match and match[2] != ","]
     if marked:
         raise _Unclear(
@@ -295,7 +295,7 @@ def _literal(lines: list[str], suffix: str) -> list[Entry]:
     bullets = [_BULLET.fullmatch(line) for line in lines]
     if None not in bullets:
         lines = [match[1] for match in bullets if match]
-    names = list(map(_unquoted, lines))
+    names = list(map(unquoted, lines))
     bare = [line for name, line in zip(names, lines, strict=True) if name == line]
     for line in bare:
         if len(line) > _LONGEST or _NO_NAME.search(line) or not re.search(r"[^\W\d_]", line):
@@ -318,7 +318,8 @@ def _literal(lines: list[str], suffix: str) -> list[Entry]:
     return [Entry(name) for name in names]
 
 
-def _unquoted(text: str) -> str:
+def unquoted(text: str) -> str:
+    """A name without the blanks around it and the quotation marks around that."""
     text = text.strip()
     match = re.fullmatch(r"""(["'])((?:(?!\1).|\1\1)+)\1|[\u201c\u201e](.+)[\u201d\u201c]""", text)
     if not match:

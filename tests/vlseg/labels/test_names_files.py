@@ -192,6 +192,23 @@ def test_a_file_that_is_not_there_is_no_name(text):
         names_from(text)
 
 
+@pytest.mark.parametrize(
+    "text",
+    ["grass; sky", "grass|sky", "grass\nsky", "grass\tsky", "['grass', 'sky']", '["grass", "sky"]', "('grass','sky')",
+     "grass\uff0csky", "grass\u3001sky", '"sky, blue",grass', "0: grass, 1: sky", "grass:0,sky:1", "{0: 'grass'}"],
+)  # fmt: skip
+def test_lists_in_another_form_are_no_names(text):
+    with pytest.raises(VocabularyError, match="give names with commas") as error:
+        names_from(text)
+    assert "\n" not in str(error.value)
+
+
+def test_quotes_around_names_are_no_part_of_them():
+    assert names_from("'grass', \"sky\"\n") == ("grass", "sky")
+    assert names_from("rock 'n' roll,5\" pipe,T-shirt (red),C#,a:b") == ("rock 'n' roll", '5" pipe', "T-shirt (red)",
+                                                                       "C#", "a:b")  # fmt: skip
+
+
 def test_folders_links_and_pipes(tmp_path):
     os.symlink(tmp_path / "gone", tmp_path / "link")
     os.mkfifo(tmp_path / "pipe.txt")
