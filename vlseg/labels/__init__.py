@@ -76,14 +76,14 @@ def names_from(text_or_path: str | os.PathLike[str], *, pairs: bool = False) -> 
     return names
 
 
-_OTHER_SIGNS = re.compile("[\\n\\r\\t;|<>{}\\[\\]\uff0c\u3001\uff1b]")
+_OTHER_SIGNS = re.compile("[\\n\\r;|<>{}\\[\\]\uff0c\u3001\uff1b]")
 _NO_WORD = re.compile(r"\(?[\"\u201c]|\(?'[^']*'?\)?$|\d+\s*:|.*:\s*\d+$")
 """An open quotation mark, as of a name with a comma or of a list in Python; or a name with its id."""
 
 
 def _check_words(text: str, parts: list[str]) -> None:
     """Refuses lists in another form than "cat, grass", which would be taken for names as they stand."""
-    if sign := _OTHER_SIGNS.search(text.strip()):
+    if sign := _OTHER_SIGNS.search(text.strip()) or (re.search("\t", text.strip()) if len(parts) == 1 else None):
         raise VocabularyError(f"{shown(text)}: has {sign[0]!r}: give names with commas, as cat,grass, or a names file")
     strange = [part for part in parts if _NO_WORD.match(part.strip())]
     if strange:
