@@ -83,7 +83,9 @@ _NO_WORD = re.compile(r"\(?[\"\u201c]|\(?'[^']*'?\)?$|\d+\s*:|.*:\s*\d+$")
 
 def _check_words(text: str, parts: list[str]) -> None:
     """Refuses lists in another form than "cat, grass", which would be taken for names as they stand."""
-    if sign := _OTHER_SIGNS.search(text.strip()) or (re.search("\t", text.strip()) if len(parts) == 1 else None):
+    if sign := _OTHER_SIGNS.search(text.strip()) or (
+        re.search(r"(?<=\S)\t(?=\S)", text.strip()) if len(parts) == 1 else None
+    ):
         raise VocabularyError(f"{shown(text)}: has {sign[0]!r}: give names with commas, as cat,grass, or a names file")
     strange = [part for part in parts if _NO_WORD.match(part.strip())]
     if strange:
