@@ -1,8 +1,8 @@
 """Files of category names, as people have them. What is not certain to be one is refused, never taken for names.
 
 - Text: one name a line, or with an id: "0: wall", "0<tab>wall", "0,wall", "0 wall", "0 -> wall", "(0) wall", or
-  "wall,0". Quotation marks around a name and bullets before all of them are no part of names. Blank lines and those that
-  begin with # or // do not matter.
+  "wall,0". Quotation marks around a name and bullets before all of them are no part of names. Blank lines and those
+  that begin with # or // do not matter.
 - Tables (CSV, TSV) with a heading that has a column for names, and perhaps for ids and colours; ADE20K's objectInfo150,
   of whose synonyms the first is taken; Roboflow's _classes.csv.
 - LabelMe's labels.txt: __ignore__, which is no class, and _background_, which is "background" here.
