@@ -27,7 +27,12 @@ def test_content_that_is_no_json_is_refused_in_one_line(content: bytes, message:
         json_files.parse(content, "x.json", ConfigError)
 
 
-def test_depth_counts_brackets_outside_of_strings_only() -> None:
+@pytest.mark.parametrize("chunk", [1, 7, 1 << 20])
+def test_depth_counts_brackets_outside_of_strings_only(chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(json_files, "_CHUNK", chunk)
+    with pytest.raises(ConfigError, match="nested deeper"):
+        json_files.parse('["\\\\", "]]' + "]" * 65 + '", ' + "[" * 64 + "]" * 65, "x", ConfigError)
+    assert json_files.parse("[" * 64 + '"\\""' + "]" * 64, "x", ConfigError)
     assert json_files.parse('["' + "[" * 1000 + '\\"[", {}]', "x", ConfigError) == ["[" * 1000 + '"[', {}]
 
 

@@ -248,11 +248,19 @@ def walk(folder: Path, error: type[VlsegError] = DatasetError) -> Iterator[Path]
             above.pop()
         elif is_litter(entry.name):
             continue
-        elif not entry.is_dir():
+        elif not is_folder(entry):
             yield Path(entry.path)
         elif (real := os.path.realpath(entry.path)) not in above:
             waiting.append(iter(_entries(entry.path, error)))
             above.append(real)
+
+
+def is_folder(entry: os.DirEntry[str]) -> bool:
+    """Whether an entry is a folder, or a link to one; a link to itself is none."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
 
 
 def _entries(folder: str | Path, error: type[VlsegError]) -> list[os.DirEntry[str]]:

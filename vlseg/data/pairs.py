@@ -10,7 +10,7 @@ from pathlib import Path
 
 from vlseg import files
 from vlseg.data.examples import Pair
-from vlseg.data.listing import has_picture_name, name_order, order, some, walk
+from vlseg.data.listing import has_picture_name, is_folder, name_order, some, walk
 from vlseg.errors import DatasetError
 
 DERIVED = ("_labelTrainIds.png", "_instanceTrainIds.png")
@@ -25,23 +25,34 @@ def key(name: str) -> str:
 class Folder:
     """The files of a folder, found by names that may be written in another way: accents (NFC, NFD), capitals in `.JPG`.
 
-    A folder is looked through once, and only for a name that is not there as it is written.
+    Each folder below is looked through once.
     """
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self._by_key: dict[Path, dict[str, Path]] = {}
+        self._below: dict[str, tuple[Path, set[str], dict[str, str]]] = {}
 
     def find(self, name: str) -> Path:
         """The path of a file below the folder, or where it would be."""
-        path = self.root / name
-        if path.is_file() or os.path.isabs(name):
-            return path
-        folder = path.parent if path.parent.is_dir() or path.parent == self.root else self._folder(path.parent)
-        if folder not in self._by_key:
-            entries = sorted(folder.iterdir(), key=order) if folder.is_dir() else []
-            self._by_key[folder] = {_file_key(entry.name): entry for entry in entries}
-        return self._by_key[folder].get(_file_key(path.name), path)
+        if os.path.isabs(name):
+            return Path(name)
+        inside, slash, last = name.rpartition("/")
+        if inside + slash not in self._below:
+            self._below[inside + slash] = self._look_through(inside)
+        folder, names, by_key = self._below[inside + slash]
+        return folder / (last if last in names else by_key.get(_file_key(last), last))
+
+    def _look_through(self, inside: str) -> tuple[Path, set[str], dict[str, str]]:
+        """A folder below, the names of its files, and these by their keys."""
+        folder = self.root / inside
+        if not os.path.isdir(folder) and folder != self.root:
+            folder = self._folder(folder)
+        try:
+            with os.scandir(folder) as entries:
+                names = sorted((entry.name for entry in entries if not is_folder(entry)), key=name_order)
+        except OSError:
+            names = []
+        return folder, set(names), {_file_key(name): name for name in names}
 
     def _folder(self, path: Path) -> Path:
         """The same of a folder below, none of whose names need be as it is written."""

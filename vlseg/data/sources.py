@@ -64,8 +64,9 @@ def open_dataset(source: str, strict: bool = False, **options: Any) -> Dataset:
         source: "tiny_world"; NAME:ROOT or NAME:ROOT:SPLIT with a name of `vlseg.data.catalog` and the folder it was
             unpacked into; tfds:NAME:DATA_DIR or tfds:NAME:DATA_DIR:SPLIT with a data set that TFDS prepared, see
             `vlseg.data.formats.tfds`; the path, also in a bucket, of a prepared data set (`vlseg.data.prepare`);
-            coco:, labelme: or cvat: and the path of annotations, with a second colon that of their pictures, see
-            `vlseg.data.formats`; or the path of such annotations, or of a folder with images, labels and names.
+            coco:, labelme:, cvat: or roboflow: and the path of annotations, with a second colon that of their
+            pictures, see `vlseg.data.formats`; or the path of such annotations, or of a folder with images, labels and
+            names.
         strict: whether files that are not read are an error.
         options: fields of `TinyWorldDataset`; "split" and "label_orientation" of the catalog's; or arguments of
             `open_tfds`, `open_folder` or `tools.open_annotated`.
@@ -126,6 +127,7 @@ OPTIONS = {
     "coco": ("label_orientation",),
     "labelme": ("names", "label_orientation"),
     "cvat": ("label_orientation",),
+    "roboflow": ("label_orientation",),
     "folder": ("images", "labels", "names", *_COUNTING),
 }
 """What each kind of data set can be told."""
@@ -250,8 +252,8 @@ def define_flags(required: bool = True) -> None:
         "data",
         None,
         "A folder with images/, labels/ and names.txt; NAME:ROOT of the catalog (python -m vlseg.data.list); "
-        "coco:FILE.json, labelme:FOLDER or cvat:FILE.xml, each also with :PICTURES; tfds:NAME:DATA_DIR; what "
-        "vlseg.data.prepare wrote, also to gs://; or tiny_world.",
+        "coco:FILE.json, labelme:FOLDER or cvat:FILE.xml, each also with :PICTURES; roboflow:FOLDER; "
+        "tfds:NAME:DATA_DIR; what vlseg.data.prepare wrote, also to gs://; or tiny_world.",
         required=required,
     )
     flags.DEFINE_string(

@@ -26,6 +26,7 @@ from vlseg.errors import ConfigError, DatasetError, ImageError, VocabularyError
 from vlseg.evaluation import confusion
 from vlseg.evaluation.confusion import SegmentationMetrics
 from vlseg.evaluation.finite import check_scores, naming
+from vlseg.labels import check_names
 from vlseg.labels.binding import NO_CLASS, SHOWN, bind, explanation, find
 from vlseg.segmenter import Segmenter, Variant
 
@@ -55,6 +56,10 @@ class Vocabulary:
         for class_id, words in enumerate(self.words):
             if isinstance(words, str) or not words or not all(isinstance(word, str) for word in words):
                 raise ConfigError(f"words of class {class_id} are {words!r}: give a list with one word or several")
+        try:
+            check_names(self.asked, "word", "words", ignore_case=False)
+        except VocabularyError as error:
+            raise ConfigError(f"config.words: {error}") from error
         if self.background != "threshold":
             return
         if not isinstance(self.threshold, float) or not 0 < self.threshold <= 1:

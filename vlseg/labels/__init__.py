@@ -26,7 +26,7 @@ from pathlib import Path
 from vlseg import files
 from vlseg.errors import ConfigError, VocabularyError
 from vlseg.labels.names import check_names, plain, shown
-from vlseg.labels.names_files import NamesFile, read_names, read_names_file, without_marks
+from vlseg.labels.names_files import NamesFile, read_names, read_names_file, unquoted, without_marks
 
 __all__ = ["NamesFile", "check_names", "known", "load", "names_from", "plain", "read_names", "read_names_file", "shown"]
 
@@ -54,8 +54,8 @@ def names_from(text_or_path: str | os.PathLike[str], *, pairs: bool = False) -> 
             nobody means it as a label.
 
     Raises:
-        VocabularyError: no names, a blank one, one twice (in the same case), or what looks like the path of a file that
-            does not exist.
+        VocabularyError: no names, a blank one, one twice (in the same case), what looks like the path of a file that
+            does not exist, or what stands between or around names and is no comma.
     """
     text = os.fspath(text_or_path)
     if text in known() and not os.path.isfile(text):
@@ -63,8 +63,9 @@ def names_from(text_or_path: str | os.PathLike[str], *, pairs: bool = False) -> 
     path = Path(os.path.expanduser(text))
     if isinstance(text_or_path, os.PathLike) or os.path.isfile(path) or os.path.islink(path):
         return read_names(path)[0]
-    parts = text.split(",") if text.strip() else []
+    parts = [unquoted(part) for part in text.split(",")] if text.strip() else []
     _check_no_path(text, parts)
+    _check_words(text, parts)
     parts = without_marks(list(map(plain, parts)), repr(text))
     names = check_names(parts, source=repr(text), ignore_case=False)
     if not pairs and (equal := [name for name in names if "=" in name]):
@@ -73,6 +74,24 @@ def names_from(text_or_path: str | os.PathLike[str], *, pairs: bool = False) -> 
             'word alone, or a names file if "=" is part of the name'
         )
     return names
+
+
+_OTHER_SIGNS = re.compile("[\\n\\r;|<>{}\\[\\]\uff0c\u3001\uff1b]")
+_NO_WORD = re.compile(r"\(?[\"\u201c]|\(?'[^']*'?\)?$|\d+\s*:|.*:\s*\d+$")
+"""An open quotation mark, as of a name with a comma or of a list in Python; or a name with its id."""
+
+
+def _check_words(text: str, parts: list[str]) -> None:
+    """Refuses lists in another form than "cat, grass", which would be taken for names as they stand."""
+    if sign := _OTHER_SIGNS.search(text.strip()) or (
+        re.search(r"(?<=\S)\t(?=\S)", text.strip()) if len(parts) == 1 else None
+    ):
+        raise VocabularyError(f"{shown(text)}: has {sign[0]!r}: give names with commas, as cat,grass, or a names file")
+    strange = [part for part in parts if _NO_WORD.match(part.strip())]
+    if strange:
+        raise VocabularyError(
+            f"{shown(text)}: {shown(strange[0])} is no name: give names with commas, as cat,grass, or a names file"
+        )
 
 
 _FILE_NAME = re.compile(r"\S.*\.[A-Za-z][A-Za-z0-9]{1,5}")

@@ -7,7 +7,12 @@ from collections.abc import Sequence
 
 from vlseg.errors import VocabularyError
 
-_INVISIBLE = re.compile("[\N{ZERO WIDTH SPACE}\N{WORD JOINER}\N{ZERO WIDTH NO-BREAK SPACE}\N{SOFT HYPHEN}]")
+_INVISIBLE = re.compile(
+    "[\N{ZERO WIDTH SPACE}\N{WORD JOINER}\N{ZERO WIDTH NO-BREAK SPACE}\N{SOFT HYPHEN}]"
+    "|[\N{LEFT-TO-RIGHT MARK}\N{RIGHT-TO-LEFT MARK}\N{ARABIC LETTER MARK}\u202a-\u202e\u2066-\u2069]"
+    # Joiners shape letters of Arabic and Indian scripts, and emoji. Beside Latin letters and at ends they do nothing.
+    "|(?<![^\0-\u024f])[\u200c\u200d]|[\u200c\u200d](?![^\0-\u024f])"
+)
 
 
 def plain(name: str) -> str:

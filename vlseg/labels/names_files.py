@@ -1,7 +1,8 @@
 """Files of category names, as people have them. What is not certain to be one is refused, never taken for names.
 
-- Text: one name a line, or with an id: "0: wall", "0<tab>wall", "0,wall", "0 wall", or "wall,0". Blank lines and those
-  that begin with # do not matter.
+- Text: one name a line, or with an id: "0: wall", "0<tab>wall", "0,wall", "0 wall", "0 -> wall", "(0) wall", or
+  "wall,0". Quotation marks around a name and bullets before all of them are no part of names. Blank lines and those
+  that begin with # or // do not matter.
 - Tables (CSV, TSV) with a heading that has a column for names, and perhaps for ids and colours; ADE20K's objectInfo150,
   of whose synonyms the first is taken; Roboflow's _classes.csv.
 - LabelMe's labels.txt: __ignore__, which is no class, and _background_, which is "background" here.
@@ -117,11 +118,13 @@ def _entries(text: str, suffix: str) -> list[Entry]:
         raise _Unclear(str(problem)) from problem
     if start.startswith("<?xml") or (start.startswith("<") and suffix != ".txt"):
         raise _Unclear("is XML or HTML, not a list of names: give one name a line")
-    lines = re.split(r"\r\n|\r|\n", text)
+    lines = re.split(r"\r\n|[\r\n\v\f\x85\u2028\u2029]", text)
     headed = any(re.match(r"\s*#\s*label\s*:\s*color", line) for line in lines)
     lines = [line for line in lines if line.strip() and not _COMMENT.match(line)]
     if not lines:
         return []
+    if re.fullmatch(r"(?i)\"?sep=.\"?\s*", lines[0]):  # Excel's
+        lines = lines[1:]
     stripped = [line.strip() for line in lines]
     found = _colour_map(stripped, headed)
     found = _table(lines, suffix) if found is None else found
@@ -130,7 +133,7 @@ def _entries(text: str, suffix: str) -> list[Entry]:
     return _literal(stripped, suffix) if found is None else found
 
 
-_COMMENT = re.compile(r"\s*#(?![0-9A-Fa-f]{6}\b)")
+_COMMENT = re.compile(r"\s*(#(?![0-9A-Fa-f]{6}\b)|//)")
 """Not a colour, with which lines of tables may begin."""
 
 
@@ -187,6 +190,10 @@ def _column(keys: Sequence[str], known: Sequence[str]) -> str:
 
 def _columns(rows: list[list[str]]) -> list[Entry]:
     """The rows of a table below its heading."""
+    # Spreadsheets leave empty rows and columns.
+    rows = [row for row in rows if any(row)]
+    while len(rows[0]) > 1 and not any(row[-1] for row in rows if len(row) == len(rows[0])):
+        rows = [row[:-1] if len(row) == len(rows[0]) else row for row in rows]
     keys, body = _keys(rows[0]), rows[1:]
     twice = [key for key in keys if key and keys.count(key) > 1]
     if twice:
@@ -228,17 +235,17 @@ def _coloured(lines: list[str]) -> list[Entry] | None:
     number = r"(\d{1,3})"
     before = [re.fullmatch(rf"{number}[\s,]+{number}[\s,]+{number}[\s,:]+(\S.*)", line) for line in lines]
     if None not in before:
-        entries = [Entry(_unquoted(match[4]), None, _colour(match.groups()[:3])) for match in before if match]
+        entries = [Entry(unquoted(match[4]), None, _colour(match.groups()[:3])) for match in before if match]
         if any(re.match(r"\d+([\s,]|$)", entry.name) for entry in entries):
             raise _Unclear(f"has lines like {shown(lines[0])}: begin it with a heading such as id,r,g,b,name")
         return entries
     behind = [re.fullmatch(rf"(.*[^\s,:])[\s,:]+{number}[\s,]+{number}[\s,]+{number}", line) for line in lines]
     if None not in behind:
-        return [Entry(_unquoted(match[1]), None, _colour(match.groups()[1:])) for match in behind if match]
+        return [Entry(unquoted(match[1]), None, _colour(match.groups()[1:])) for match in behind if match]
     return None
 
 
-_MARKED = re.compile(r"(\d+)\s*(?:[:\t,;]\s*|[.)]\s+)(.*)")
+_MARKED = re.compile(r"[(\[]?(\d+)\s*(?:(?:->|=>|[:=\t,;|\uff1a\uff0c])\s*|[.)\]]\s+|-\s+)(.*)")
 _SPACED = re.compile(r"(\d+)\s+(.+)")
 _BEHIND = re.compile(r"(.*\D.*?)\s*([:\t,;])\s*(\d+)")
 
@@ -252,7 +259,7 @@ def _numbered(lines: list[str]) -> list[Entry] | None:
         if None not in matches:
             if pattern is _SPACED and first > 1:
                 raise _Unclear(f'has lines like {shown(lines[0])}: write "id: name", or all names in quotes')
-            return [Entry(_unquoted(match[2]), _id(match[1])) for match in found]
+            return [Entry(unquoted(match[2]), _id(match[1])) for match in found]
         # With a space between, it may be a name: "4 wheeler".
         if found and (pattern is _MARKED or (matches[0] and first <= 1) or len(found) > len(lines) // 2):
             raise _Unclear(
@@ -261,7 +268,7 @@ def _numbered(lines: list[str]) -> list[Entry] | None:
             )
     matches = [_BEHIND.fullmatch(line) for line in lines]
     if None not in matches:
-        return [Entry(_unquoted(match[1]), _id(match[3])) for match in matches if match]
+        return [Entry(unquoted(match[1]), _id(match[3])) for match in matches if match]
     marked = [match[0] for match in matches if match and match[2] != ","]
     if marked:
         raise _Unclear(
@@ -271,36 +278,54 @@ def _numbered(lines: list[str]) -> list[Entry] | None:
     return None
 
 
+_BULLET = re.compile(r"[-*+\u2022\u2013]\s+(.*)")
+_NO_NAME = re.compile(
+    r"[\t{}\[\]|<>;]|://|^[#%]|[,=:]$|\s(#|//)|#[0-9a-f]{6}\b|^n\d{8}\b"
+    r"|\.(bmp|gif|jpe?g|json|npy|p[bgnp]m|png|tiff?|txt|webp|xml)\b",
+    re.IGNORECASE,
+)
+"""Lists of several things, comments, settings, colours, ids of WordNet, names of files."""
+
+
 def _literal(lines: list[str], suffix: str) -> list[Entry]:
-    """Names that stand alone on their lines."""
+    """Names that stand alone on their lines. Those in quotes may be anything."""
     if suffix in (".csv", ".tsv"):
         raise _Unclear("is a table without a heading: begin it with a row such as id,name")
-    names = list(map(_unquoted, lines))
-    if all(name != line for name, line in zip(names, lines, strict=True)):
-        return [Entry(name) for name in names]
-    for line in lines:
-        if (
-            len(line) > _LONGEST
-            or line.startswith("#")
-            or line.endswith((",", ";"))
-            or re.search(r"[\t{}\[\]|<>]|://", line)
-        ):
-            raise _Unclear(f"has a line that looks like no name: {shown(line)}; give one name a line")
-    commas = {line.count(",") for line in lines}
-    if 0 not in commas and len(commas) == 1:
-        raise _Unclear(
-            f"has commas in every line, such as {shown(lines[0])}: put one name on a line (all in quotes, if they have "
-            "commas), or begin with a heading such as id,name"
-        )
     if all(re.match(r"\w+\s*=", line) for line in lines) and any(re.search(r"\s=|=\s|/", line) for line in lines):
         raise _Unclear(f"has settings such as {shown(lines[0])}, not names: give one name a line")
-    return [Entry(line) for line in lines]
+    bullets = [_BULLET.fullmatch(line) for line in lines]
+    if None not in bullets:
+        lines = [match[1] for match in bullets if match]
+    names = list(map(unquoted, lines))
+    bare = [line for name, line in zip(names, lines, strict=True) if name == line]
+    for line in bare:
+        if len(line) > _LONGEST or _NO_NAME.search(line) or not re.search(r"[^\W\d_]", line):
+            raise _Unclear(
+                f"has a line that looks like no name: {shown(line)}; give one name a line (in quotes, if it is)"
+            )
+    commas = {len(re.findall("[,\uff0c\u3001]", line)) for line in lines if line in bare}
+    if commas and 0 not in commas and (len(commas) == 1 or len(bare) == len(lines) == 1):
+        raise _Unclear(
+            f"has commas in every line, such as {shown(bare[0])}: put one name on a line (all in quotes, if they have "
+            "commas), or begin with a heading such as id,name"
+        )
+    numbers = [re.match(r"\W*(?:\w+\s)?(\d+)\s*[:=]|\W*(\d+)[\W_]", line) for line in bare]
+    if len(bare) == len(lines) > 1 and None not in numbers:
+        ids = [int(match[1] or match[2]) for match in numbers if match]
+        if [after - before for before, after in itertools.pairwise(ids)] == [1] * (len(ids) - 1):
+            raise _Unclear(f'has lines like {shown(bare[0])}: write "id: name", or all names in quotes')
+    if re.fullmatch(r"(?i)(the )?(class|category|label)s?( names?| list)?", bare[0] if bare else "") and len(lines) > 1:
+        raise _Unclear(f"begins with {bare[0]!r}, which looks like a heading: remove it, or put it in quotes")
+    return [Entry(name) for name in names]
 
 
-def _unquoted(text: str) -> str:
+def unquoted(text: str) -> str:
+    """A name without the blanks around it and the quotation marks around that."""
     text = text.strip()
-    quoted = len(text) > 1 and text[0] == text[-1] and text[0] in "\"'"
-    return text[1:-1].replace(text[0] * 2, text[0]) if quoted else text
+    match = re.fullmatch(r"""(["'])((?:(?!\1).|\1\1)+)\1|[\u201c\u201e](.+)[\u201d\u201c]""", text)
+    if not match:
+        return text
+    return match[3] or match[2].replace(match[1] * 2, match[1])
 
 
 def _id(text: str) -> int:

@@ -40,7 +40,9 @@ def from_json(text: str) -> list[Entry]:
     try:
         content = json_files.parse(text, "JSON", VocabularyError)
     except VocabularyError as problem:
-        raise Unclear(f"is not read as {problem}; a list of names, as text, has one on each line") from problem
+        raise Unclear(
+            f"{str(problem).removeprefix('JSON: ')}; a list of names, as text, has one on each line"
+        ) from problem
     json.loads(text, object_pairs_hook=_once)
     return entries(content)
 

@@ -98,3 +98,9 @@ def test_settings_that_cannot_be(values, message):
 def test_settings_that_are_missing():
     with pytest.raises(ConfigError, match="lacks background, threshold: give a file such as configs/open_voc"):
         Vocabulary.from_config({"words": WORDS})
+
+
+@pytest.mark.parametrize(("word", "message"), [("kit ten", "the same word"), (" ", "blank"), ("\u200b", "blank")])
+def test_a_word_stands_for_one_class(word, message):
+    with pytest.raises(ConfigError, match=message):
+        Vocabulary((("kit  ten",), ("dog", word)))

@@ -22,6 +22,18 @@ READ = {
     "behind.txt": ("wall: 0\nfloor: 1", 0),
     "another_order.txt": ("1: floor\n0: wall", 0),
     "quoted.txt": ("'wall'\n\"floor\"", None),
+    "curly.txt": ("\u201cwall\u201d\n\u201cfloor\u201d", None),
+    "one_quoted.txt": ('wall\n"floor"', None),
+    "bullets.txt": ("- wall\n- floor", None),
+    "brackets.txt": ("(0) wall\n(1) floor", 0),
+    "arrows.txt": ("0 -> wall\n1 -> floor", 0),
+    "equal.txt": ("0=wall\n1 = floor", 0),
+    "dashes.txt": ("0 - wall\n1 - floor", 0),
+    "full_width.txt": ("\uff10\uff1awall\n\uff11\uff1afloor", 0),
+    "separators.txt": ("wall\u2028floor\x0b", None),
+    "slashes.txt": ("// two\nwall\nfloor", None),
+    "marks.txt": ("\u202awall\u202c\n\u200cfloor\u200e", None),
+    "excel.csv": ("sep=;\nid;name;\n0;wall;\n;;\n1;floor;\n;;", 0),
     "heading.csv": ("id,name\n0,wall\n1,floor", 0),
     "names_first.csv": ("Name,ID\nwall,7\nfloor,8", 7),
     "semicolons.csv": ("\ufeffid;class\n0;wall\n1;floor", 0),
@@ -129,6 +141,19 @@ REFUSED = {
     "labels.txt": ("person\n__ignore__", "__ignore__"),
     "ignored.txt": ("0: __ignore__\n1: person", "gives an id to __ignore__"),
     "list.py.txt": ("'wall',\n'floor',", "looks like no name"),
+    "rows.txt": ('"wall","floor"\n"sky","tree"', "commas in every line"),
+    "commas.txt": ("wall\uff0cfloor\u3001sky", "commas in every line"),
+    "semicolons.txt": ("wall; floor; sky", "looks like no name"),
+    "behind.txt": ("wall\nfloor # brown", "looks like no name"),
+    "percent.txt": ("% two\nwall\nfloor", "looks like no name"),
+    "classes.txt": ("Class Names\nwall\nfloor", "looks like a heading"),
+    "count.txt": ("2\nwall\nfloor", "looks like no name"),
+    "pictures.txt": ("images/a.jpg labels/a.png\nimages/b.jpg labels/b.png", "looks like no name"),
+    "voc.txt": ("2007_000032\n2007_000039", "looks like no name"),
+    "synsets.txt": ("n02119789 kit fox\nn02100735 setter", "looks like no name"),
+    "joined.txt": ("0_wall\n1_floor", 'write "id: name"'),
+    "words.txt": ("class 0: wall\nclass 1: floor", 'write "id: name"'),
+    "hex.txt": ("wall #ff0000\nfloor #00ff00", "looks like no name"),
     "table.md": ("| id | name |\n|----|----|\n| 0 | wall |", "looks like no name"),
     "label_map.pbtxt": ("item {\n  name: 'wall'\n}", "looks like no name"),
     "coco.data": ("classes= 80\ntrain = a.txt\nnames = b.names", "settings"),
@@ -165,6 +190,23 @@ def test_other_encodings_are_refused(content, tmp_path):
 def test_a_file_that_is_not_there_is_no_name(text):
     with pytest.raises(VocabularyError, match="no such file of category names"):
         names_from(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["grass; sky", "grass|sky", "grass\nsky", "grass\tsky", "['grass', 'sky']", '["grass", "sky"]', "('grass','sky')",
+     "grass\uff0csky", "grass\u3001sky", '"sky, blue",grass', "0: grass, 1: sky", "grass:0,sky:1", "{0: 'grass'}"],
+)  # fmt: skip
+def test_lists_in_another_form_are_no_names(text):
+    with pytest.raises(VocabularyError, match="give names with commas") as error:
+        names_from(text)
+    assert "\n" not in str(error.value)
+
+
+def test_quotes_around_names_are_no_part_of_them():
+    assert names_from("'grass', \"sky\"\n") == ("grass", "sky")
+    assert names_from("rock 'n' roll,5\" pipe,T-shirt (red),C#,a:b") == ("rock 'n' roll", '5" pipe', "T-shirt (red)",
+                                                                       "C#", "a:b")  # fmt: skip
 
 
 def test_folders_links_and_pipes(tmp_path):

@@ -1,9 +1,11 @@
 """Pictures whose labels are drawn from annotation files: what COCO, LabelMe and CVAT have in common."""
 
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
+from urllib.parse import unquote
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,8 +13,8 @@ from numpy.typing import NDArray
 from vlseg import files
 from vlseg.data.examples import IGNORE_LABEL, IGNORED, Example, LazySequence, Pair
 from vlseg.data.formats.outlines import Annotation, Outline, Polygon, draw, flaw, points
-from vlseg.data.images import read_picture, read_shape
-from vlseg.data.listing import Listing, is_picture, some
+from vlseg.data.images import MAX_PIXELS, read_picture, read_shape
+from vlseg.data.listing import Listing, is_picture, name_order, some
 from vlseg.data.orientation import Picture, Shape, label_like
 from vlseg.data.pairs import Folder, refuse_broken_links
 from vlseg.errors import DatasetError
@@ -125,10 +127,10 @@ def ignore_label(names: Sequence[str]) -> int:
 
 
 def size_of(height: object, width: object) -> tuple[int, int] | None:
-    """Height and width as an annotation file has them; None if it does not say."""
-    if isinstance(height, int | float) and isinstance(width, int | float) and min(height, width) > 0:
-        return round(height), round(width)
-    return None
+    """Height and width as an annotation file has them, which no picture need have; None if it does not say."""
+    if not (isinstance(height, int | float) and isinstance(width, int | float) and min(height, width) > 0):
+        return None
+    return round(min(height, MAX_PIXELS)), round(min(width, MAX_PIXELS))
 
 
 def by_image(
@@ -168,28 +170,37 @@ def by_image(
         raise DatasetError(
             f"{chosen}: {len(missing)} of {len(wanted)} pictures of {source.name} are missing: {some(missing)}"
         )
-    if len(set(found.values())) < len(found):
-        twice = next(name for name, path in found.items() if list(found.values()).count(path) > 1)
-        raise DatasetError(f"{source}: {twice} is named in two ways")
-    read = set(found.values())
+    read: dict[str, str] = {}
+    for name, path in found.items():
+        if read.setdefault(str(path), name) != name:
+            raise DatasetError(f"{source}: {name} is named in two ways, also as {read[str(path)]}")
     others = [
-        str(path.relative_to(chosen))
-        for folder in sorted({path.parent for path in read})
-        for path in sorted(folder.iterdir())
-        if is_picture(path) and path not in read
+        os.path.relpath(os.path.join(folder, name), chosen)
+        for folder in sorted({os.path.dirname(path) for path in read})
+        for name in sorted(os.listdir(folder or "."), key=name_order)
+        if os.path.join(folder, name) not in read and is_picture(Path(folder, name))
     ]
     return found, {NOT_NAMED: others} if others else {}
 
 
 def _inside(folder: Folder, names: Iterable[str]) -> dict[str, Path]:
-    """Those pictures that a folder holds, by their names, or by the ends of these: names may tell of folders above."""
+    """Those pictures that a folder holds, by their names, or by the ends of these: names may tell of folders above.
+
+    Names that were written for an address ("a%20b.jpg") are also looked for as they are meant.
+    """
     found = {}
     for name in names:
-        parts = name.replace("\\", "/").split("/")
-        options = [name, *("/".join(parts[start:]) for start in range(len(parts)))]
-        path = next((path for one in options if one and (path := folder.find(one)).is_file()), None)
-        if path:
-            found[name] = path
+        options = [name]
+        if "/" in name or "\\" in name:
+            parts = name.replace("\\", "/").split("/")
+            options += ["/".join(parts[start:]) for start in range(len(parts))]
+        if "%" in name:
+            options += list(map(unquote, options))
+        for option in options:
+            path = folder.find(option) if option else folder.root
+            if os.path.isfile(path):
+                found[name] = path
+                break
     return found
 
 

@@ -10,10 +10,17 @@ Classes are the categories in the order of their ids, which need not count up. C
 Where objects overlap the smaller lies on top; pixels without one do not count.
 """
 
+import array
+import contextlib
+import gc
 import os
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
 
 from vlseg import json_files
 from vlseg.data import decoding
@@ -27,13 +34,14 @@ from vlseg.data.formats.annotated import (
     listing,
     size_of,
 )
-from vlseg.data.formats.outlines import NO_CLASS, Annotation, Outline, Runs
+from vlseg.data.formats.outlines import NO_CLASS, Annotation, Outline, Polygon, Runs, flaw, points, sound
 from vlseg.data.listing import name_order, some
 from vlseg.data.pairs import Folder, refuse_absent
 from vlseg.errors import DatasetError, VocabularyError
 from vlseg.labels import check_names
 
 HOW = "coco:ANNOTATIONS.json:FOLDER"
+_TOGETHER = 1 << 18  # coordinates that are checked together
 
 
 class Described(NamedTuple):
@@ -42,7 +50,7 @@ class Described(NamedTuple):
     names: tuple[str, ...]
     classes: dict[int, int]
     images: dict[Any, Mapping[str, Any]]
-    annotations: list[Mapping[str, Any]]
+    annotations: list[dict[str, Any]]
 
 
 def open_coco(
@@ -58,9 +66,24 @@ def open_coco(
     Raises:
         DatasetError: it is no file of COCO's, or its parts or the files do not fit together.
     """
-    path = Path(annotations)
-    content = json_files.read(path, DatasetError)
-    described = _described(path, content)
+    with _uncollected():
+        return _open(Path(annotations), images, labels)
+
+
+@contextlib.contextmanager
+def _uncollected() -> Iterator[None]:
+    """Holds Python's garbage collector back, which would look through all objects of a large file again and again."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
+
+
+def _open(path: Path, images: str, labels: str) -> AnnotatedDataset | PairDataset:
+    described = _described(path, json_files.read(path, DatasetError))
     file_names = {key: _file_name(path, image) for key, image in described.images.items()}
     if len(set(file_names.values())) < len(file_names):
         raise DatasetError(f"{path}: names a picture twice")
@@ -70,28 +93,22 @@ def open_coco(
     if labels:
         raise DatasetError(f"{path}: has no panoptic segments: there is no use for {labels}")
     omissions = Omissions()
-    drawn: dict[Any, list[Annotation]] = {key: [] for key in described.images}
+    drawn = _Drawn(path, described, omissions)
     for number, annotation in enumerate(described.annotations):
-        name = f"annotation {annotation.get('id', f'number {number}')}"
-        try:
-            image, category = _references(described, annotation)
-            size = size_of(image.get("height"), image.get("width"))
-            parts = _parts(annotation.get("segmentation"), size, omissions, str(annotation.get("id", number)))
-        except DatasetError as error:
-            raise DatasetError(f"{path}: {name}: {error}") from error
-        if parts:
-            drawn[annotation["image_id"]].append(
-                Annotation(NO_CLASS if annotation.get("ignore") == 1 else category, parts)
-            )
-    if described.annotations and not any(drawn.values()):
-        raise DatasetError(f"{path}: has boxes or points only: there is no outline to learn from")
+        drawn.add(annotation, number)
+    drawn.finish()
+    if described.annotations and not any(drawn.of.values()):
+        reasons = ", ".join(f"{len(names):,} {reason}" for reason, names in omissions.found.items())
+        raise DatasetError(f"{path}: there is no outline to learn from: {reasons}")
     order = sorted(file_names, key=lambda key: name_order(file_names[key]))
     return AnnotatedDataset(
         described.names,
         ignore_label(described.names),
         tuple(Pair(found[file_names[key]], path, _stem(file_names[key])) for key in order),
         tuple(
-            Drawing(tuple(drawn[key]), size_of(described.images[key].get("height"), described.images[key].get("width")))
+            Drawing(
+                tuple(drawn.of[key]), size_of(described.images[key].get("height"), described.images[key].get("width"))
+            )
             for key in order
         ),
         listing(path, len(order), left, omissions),
@@ -154,7 +171,7 @@ def _file_name(path: Path, image: Mapping[str, Any]) -> str:
     name = image.get("file_name") or image.get("coco_url")
     if not isinstance(name, str) or not name:
         raise DatasetError(f"{path}: picture {image.get('id')!r} has no file_name")
-    return "/".join(name.split("/")[-2:]) if "://" in name else name
+    return "/".join(re.split("[?#]", name)[0].split("/")[-2:]) if "://" in name else name
 
 
 def _stem(name: str) -> str:
@@ -170,26 +187,93 @@ def _folders(path: Path) -> list[Path]:
     return [root / folder for root in roots for folder in inner]
 
 
-def _references(described: Described, annotation: Mapping[str, Any]) -> tuple[Mapping[str, Any], int]:
-    """The picture and the class of an annotation."""
+def _category(described: Described, annotation: Mapping[str, Any]) -> int:
+    """The class of an annotation, whose picture is listed."""
     image, category = annotation.get("image_id"), annotation.get("category_id")
     if not _is_id(image) or image not in described.images:
         raise DatasetError(f"is of picture {image!r}, which is not listed")
     if not _is_id(category) or category not in described.classes:
         raise DatasetError(f"is of category {category!r}, which is not listed")
-    return described.images[image], described.classes[category]
+    return described.classes[category]
 
 
-def _parts(segmentation: Any, size: tuple[int, int] | None, omissions: Omissions, name: str) -> tuple[Outline, ...]:
-    """The outlines of an annotation."""
-    if not segmentation:
-        omissions.add("without an outline", name)
-        return ()
-    entries = segmentation if isinstance(segmentation, list) else [segmentation]
-    if not all(isinstance(entry, list | dict) for entry in entries):
-        raise DatasetError("segmentation is neither a list of polygons, each a list of numbers, nor run lengths")
-    polygons = omissions.polygons([entry for entry in entries if isinstance(entry, list)], size, name)
-    return (*polygons, *(_runs(entry) for entry in entries if isinstance(entry, dict)))
+class _Drawn:
+    """The outlines of annotations, of which a file may have a million: polygons are checked many at a time.
+
+    Attributes:
+        of: picture id -> what is drawn on it.
+    """
+
+    def __init__(self, path: Path, described: Described, omissions: Omissions) -> None:
+        self.of: dict[Any, list[Annotation]] = {key: [] for key in described.images}
+        self._sizes = {key: size_of(image.get("height"), image.get("width")) for key, image in described.images.items()}
+        self._path, self._described, self._omissions = path, described, omissions
+        self._values = array.array("d")
+        self._waiting: list[tuple[Any, int, str, list[int | Runs]]] = []
+
+    def add(self, annotation: dict[str, Any], number: int) -> None:
+        """Adds an annotation, out of which its outline is taken, since a file's may fill the memory."""
+        name = str(annotation.get("id", f"number {number}"))
+        segmentation = annotation.pop("segmentation", None)
+        try:
+            category = _category(self._described, annotation)
+            if not segmentation:
+                self._omissions.add("without an outline", name)
+                return
+            entries = segmentation if isinstance(segmentation, list) else [segmentation]
+            if not all(isinstance(entry, list | dict) for entry in entries):
+                raise DatasetError(
+                    "segmentation is neither a list of polygons, each a list of numbers, nor run lengths"
+                )
+            parts = [self._polygon(entry) if isinstance(entry, list) else _runs(entry) for entry in entries]
+        except DatasetError as error:
+            raise DatasetError(f"{self._path}: annotation {name}: {error}") from error
+        category = NO_CLASS if annotation.get("ignore") == 1 else category
+        self._waiting.append((annotation["image_id"], category, name, parts))
+        if len(self._values) > _TOGETHER:
+            self.finish()
+
+    def _polygon(self, entry: list[Any]) -> int:
+        """Keeps a polygon's points; how many they are."""
+        if len(entry) % 2 == 0 and set(map(type, entry)) <= {int, float}:
+            with contextlib.suppress(OverflowError):
+                self._values.extend(entry)
+                return len(entry) // 2
+        found = points(entry)
+        self._values.extend(found.ravel())
+        return len(found)
+
+    def finish(self) -> None:
+        """Makes outlines of all points that are kept."""
+        found = np.frombuffer(self._values, np.float64).reshape(-1, 2)
+        counts = np.array([n for *_, parts in self._waiting for n in parts if isinstance(n, int)], np.int64)
+        unknown = (np.inf, np.inf)
+        sizes = [self._sizes[key] or unknown for key, *_, parts in self._waiting for n in parts if isinstance(n, int)]
+        good = np.zeros(len(counts), bool)
+        filled = counts > 0
+        good[filled] = sound(found, counts[filled], np.array(sizes, np.float64).reshape(-1, 2)[filled])
+        polygons = zip(np.split(found, np.cumsum(counts)[:-1]), good.tolist(), strict=True) if len(counts) else iter(())
+        for key, category, name, parts in self._waiting:
+            outlines: list[Outline] = []
+            for part in parts:
+                if isinstance(part, Runs):
+                    outlines.append(part)
+                    continue
+                corners, is_good = next(polygons)
+                reason = "" if is_good else self._flaw(corners, key, name)
+                if reason:
+                    self._omissions.add(reason, name)
+                else:
+                    outlines.append(Polygon(corners))
+            if outlines:
+                self.of[key].append(Annotation(category, tuple(outlines)))
+        self._values, self._waiting = array.array("d"), []
+
+    def _flaw(self, corners: NDArray[np.float64], key: Any, name: str) -> str:
+        try:
+            return flaw(points(corners), self._sizes[key])
+        except DatasetError as error:
+            raise DatasetError(f"{self._path}: annotation {name}: {error}") from error
 
 
 def _runs(entry: Mapping[str, Any]) -> Runs:

@@ -20,9 +20,10 @@ from vlseg.data.examples import Decoder, Pair, PairDataset
 from vlseg.data.formats.annotated import ignore_label
 from vlseg.data.images import read_label_colours
 from vlseg.data.listing import UNKNOWN_TYPE, Listing
-from vlseg.data.pairs import pictures_by_key, read_lines, refuse_broken_links, refuse_lonely
+from vlseg.data.pairs import pictures_by_key, refuse_broken_links, refuse_lonely
 from vlseg.errors import DatasetError, VocabularyError
-from vlseg.labels import check_names
+from vlseg.labels import check_names, read_names_file
+from vlseg.labels.structured import Colour
 
 FILE = "labelmap.txt"
 MASKS, PICTURES = "SegmentationClass", "JPEGImages"
@@ -55,31 +56,25 @@ def open_colour_masks(root: str | os.PathLike[str], images: str = "") -> PairDat
     return PairDataset(names, pairs, _decoder(colours, ignored), ignored, listing=listing)
 
 
-def read_colours(path: Path) -> tuple[tuple[str, ...], tuple[tuple[int, int, int], ...]]:
+def read_colours(path: Path) -> tuple[tuple[str, ...], tuple[Colour, ...]]:
     """Names and colours of the classes, without what is black.
 
     Raises:
-        DatasetError: the file is missing, lists no class, or a line is not like "cat:128,0,0::"; or two labels have one
-            name or colour.
+        DatasetError: the file is missing, is no list of names with colours (`vlseg.labels.names_files`) or lists no
+            class; or two labels have one name or colour.
     """
-    names, colours = [], []
-    for line in read_lines(path):
-        if line.startswith("#"):
-            continue
-        name, _, rest = line.partition(":")
-        parts = rest.partition(":")[0].split(",")
-        if len(parts) != 3 or not all(part.strip().isdecimal() and int(part) < 256 for part in parts):
-            raise DatasetError(f"{path}: {line!r} is not like 'cat:128,0,0::'")
-        red, green, blue = (int(part) for part in parts)
-        if (red, green, blue) != BLACK:
-            names.append(name)
-            colours.append((red, green, blue))
-    if len(set(colours)) < len(colours):
-        raise DatasetError(f"{path}: two labels have one colour")
     try:
-        return check_names(names, source=str(path), ignore_case=False), tuple(colours)
+        found = read_names_file(path)
+        if found.colours is None:
+            raise DatasetError(f"{path}: has no colours: its lines are like 'cat:128,0,0::'")
+        classes = [pair for pair in zip(found.names, found.colours, strict=True) if pair[1] != BLACK]
+        names = check_names([name for name, _ in classes], source=str(path), ignore_case=False)
     except VocabularyError as error:
         raise DatasetError(str(error)) from error
+    colours = tuple(colour for _, colour in classes)
+    if len(set(colours)) < len(colours):
+        raise DatasetError(f"{path}: two labels have one colour")
+    return names, colours
 
 
 def _decoder(colours: tuple[tuple[int, int, int], ...], ignored: int) -> Decoder:

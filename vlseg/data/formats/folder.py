@@ -54,8 +54,8 @@ def open_folder(
     refuse_lonely(root / images, "picture", label_files, "label maps", image_files, other_images)
     refuse_broken_links([*image_files.values(), *label_files.values()])
     first_id = label_offset + int(ignore_zero)
-    if not (root / names).is_file():
-        raise DatasetError(f"{root / names}: no such file of category names")
+    if not os.path.lexists(root / names):
+        raise DatasetError(f"{root / names}: no such file of category names; --names has another one's name")
     try:
         category_names, named_first_id = read_names(root / names)
     except VocabularyError as error:

@@ -59,7 +59,8 @@ def open_labelme(root: str | os.PathLike[str], images: str = "", names: str = ""
     contents = {path: content for path in found if path.suffix.lower() == ".json" if (content := _content(path))}
     if not contents:
         raise DatasetError(f"{root}: holds no JSON files of LabelMe's")
-    files_of = {path: _picture(path, content, root, pictures) for path, content in contents.items()}
+    finders: dict[Path, Folder] = {}
+    files_of = {path: _picture(path, content, root, pictures, finders) for path, content in contents.items()}
     _check_pictures(root, pictures, files_of)
     omissions = Omissions()
     objects = {path: _objects(path, content, root, omissions) for path, content in contents.items()}
@@ -95,16 +96,16 @@ def _content(path: Path) -> Mapping[str, Any] | None:
     return {**content, "imageData": bool(content.get("imageData"))}
 
 
-def _picture(path: Path, content: Mapping[str, Any], root: Path, pictures: Path) -> Path:
-    """The picture of a JSON file, or the file itself if it holds the picture."""
+def _picture(path: Path, content: Mapping[str, Any], root: Path, pictures: Path, finders: dict[Path, Folder]) -> Path:
+    """The picture of a JSON file, or the file itself if it holds the picture; `finders` are folders seen before."""
     named = content.get("imagePath")
     here = path.parent if pictures == root else pictures / path.parent.relative_to(root)
-    folder = Folder(here)
+    folder = finders.setdefault(here, Folder(here))
     if isinstance(named, str) and named:
         # Windows writes backslashes, and folders may have been moved.
         plain_name = named.replace("\\", "/")
         for name in (plain_name, plain_name.rpartition("/")[2]):
-            if name and (picture := folder.find(name)).is_file():
+            if name and os.path.isfile(picture := folder.find(name)):
                 return picture
             refuse_broken_links([here / name])
     if content["imageData"]:
@@ -120,6 +121,7 @@ def _check_pictures(root: Path, pictures: Path, files_of: Mapping[Path, Path]) -
         if other != path:
             raise DatasetError(f"{root}: {other.name} and {path.name} are both of {picture.name}; remove one")
     found = [path for path in walk(pictures) if has_picture_name(path)]
+    refuse_broken_links(found)
     lonely = [str(path.relative_to(pictures)) for path in found if path.resolve() not in first]
     refuse(root, "JSON files of pictures", lonely)
 
@@ -225,6 +227,8 @@ def _names(root: Path, given: str, labels: Sequence[str]) -> tuple[str, ...]:
                     f"{root}: {len(strangers)} labels are none of the names in {source}: {some(sorted(strangers))}"
                 )
             return names
+        if not used:
+            raise DatasetError(f"{root}: no shape has an area in its picture: there is nothing to learn from")
         return check_names(sorted(used), source=str(root), ignore_case=False)
     except VocabularyError as error:
         raise DatasetError(str(error)) from error

@@ -44,7 +44,7 @@ class Outline(Protocol):
         """Its pixels in a picture of that size; DatasetError if it cannot be drawn."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Polygon:
     """A closed polygon.
 
@@ -274,6 +274,26 @@ def flaw(found: NDArray[np.float64], size: tuple[int, int] | None) -> str:
     if size and ((found.max(0) <= 0).any() or (found.min(0) >= size[::-1]).any()):
         return "outside of the picture"
     return ""
+
+
+def sound(found: NDArray[np.float64], counts: NDArray[np.int64], sizes: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Which of many polygons have no flaw for certain, bool [K]; for the others ask `points` and `flaw` one by one.
+
+    Args:
+        found: their points [N, 2], one polygon after the other. counts: of each the number of points, at least one.
+        sizes: height and width of the picture of each [K, 2], infinite where they are not known.
+    """
+    if not len(counts):
+        return np.zeros(0, bool)
+    starts = _before(counts)
+    low, high = np.minimum.reduceat(found, starts), np.maximum.reduceat(found, starts)
+    usual = (np.maximum(-low, high) <= LARGEST).all(1) & (high > 0).all(1) & (low < sizes[:, ::-1]).all(1)
+    with np.errstate(invalid="ignore", over="ignore"):
+        away = found - np.repeat(found[starts], counts, axis=0)
+        # The first of each polygon is 0, so that the last one's next may be another's first.
+        following = np.roll(away, -1, axis=0)
+        areas = np.add.reduceat(away[:, 0] * following[:, 1] - away[:, 1] * following[:, 0], starts)
+        return usual & (np.abs(areas) > 1e-6 * (high - low).prod(1))
 
 
 def _pixels(corner: NDArray[np.float64], width: int, height: int) -> tuple[int, int]:

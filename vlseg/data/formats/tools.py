@@ -1,4 +1,4 @@
-"""Data sets of annotation tools by how a person names them: `coco:`, `labelme:` and `cvat:`, or their path alone."""
+"""Data sets of annotation tools by how a person names them, `coco:`, `labelme:` and so on, or by their path alone."""
 
 import dataclasses
 import os
@@ -6,21 +6,28 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from vlseg.data.formats import colour_masks
+from vlseg.data.formats import colour_masks, roboflow
 from vlseg.data.formats.coco import open_coco
 from vlseg.data.formats.cvat import FILE, open_cvat
 from vlseg.data.formats.labelme import is_labelme, open_labelme
+from vlseg.data.formats.roboflow import open_roboflow
 from vlseg.data.listing import split_list
 from vlseg.data.orientation import check_rule
 from vlseg.errors import ConfigError, DatasetError
 
-READERS: Mapping[str, Callable[..., Any]] = {"coco": open_coco, "labelme": open_labelme, "cvat": open_cvat}
+READERS: Mapping[str, Callable[..., Any]] = {
+    "coco": open_coco,
+    "labelme": open_labelme,
+    "cvat": open_cvat,
+    "roboflow": open_roboflow,
+}
 """By the word before the colon."""
 
 USAGE = {
     "coco": "coco:ANNOTATIONS.json, coco:ANNOTATIONS.json:PICTURES or coco:ANNOTATIONS.json:PICTURES:PNGS",
     "labelme": "labelme:FOLDER or labelme:FOLDER:PICTURES",
     "cvat": "cvat:annotations.xml, or the folder of it or of masks in colours, each also with :PICTURES",
+    "roboflow": "roboflow:FOLDER, of masks with _classes.csv",
 }
 
 
@@ -32,6 +39,8 @@ def recognised(path: Path) -> str:
         return "folder"
     if (path / FILE).is_file() or (path / colour_masks.FILE).is_file():
         return "cvat"
+    if (path / roboflow.FILE).is_file():
+        return "roboflow"
     described = descriptions(path)
     if any(is_labelme(one) for one in described[:1]):
         return "labelme"
@@ -59,7 +68,7 @@ def open_annotated(kind: str, source: str, label_orientation: str = "", **option
     if "://" in text:
         raise ConfigError(f"{source}: annotations are read from local folders: copy them to a local disk")
     parts = [os.path.expanduser(part) for part in split_list(text, os.path.exists, ":")]
-    if not 1 <= len(parts) <= (3 if kind == "coco" else 2):
+    if not 1 <= len(parts) <= {"coco": 3, "roboflow": 1}.get(kind, 2):
         raise ConfigError(f"{source}: write {USAGE[kind]}")
     path = Path(parts[0])
     if kind == "coco" and path.is_dir():

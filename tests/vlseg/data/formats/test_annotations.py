@@ -74,6 +74,24 @@ def instances(tmp_path):
     return write(tmp_path / "annotations/instances_val2017.json", content)
 
 
+@pytest.mark.parametrize(
+    "name", ["https://host/x/b%20c.jpg?size=2", "upload/b%20c.jpg", "b c.JPG", "C:\\x\\b c.jpg", "/elsewhere/b c.jpg"]
+)
+def test_coco_names_of_pictures_as_they_were_elsewhere(name, instances, tmp_path):
+    (tmp_path / "val2017/b.jpg").rename(tmp_path / "val2017/b c.jpg")
+    content = coco(annotation(1, 7, 90, [SQUARE]))
+    content["images"][0]["file_name"] = name
+    write(instances, content)
+    assert any((example.label == 1).any() for example in open_dataset(f"coco:{instances}"))
+
+
+@pytest.mark.parametrize(("side", "name"), [("1e400", "b.jpg"), ("12", "b" * 5000)])
+def test_coco_numbers_and_names_beyond_any_picture(side, name, instances):
+    text = json.dumps(coco(annotation(1, 7, 90, [SQUARE])))
+    write(instances, text.replace('"height": 12', f'"height": {side}').replace("b.jpg", name))
+    refused(f"coco:{instances}", "says that|are missing")
+
+
 def test_coco_instances(instances):
     for source in (
         f"coco:{instances}",
@@ -185,7 +203,7 @@ def test_coco_annotations_without_pixels_are_reported(instances, capsys):
     assert commands.call("prepare", f"--data=coco:{instances}", "--strict", f"--out={instances.parent / 'no'}") == 2
     described["annotations"] = described["annotations"][1:3]
     write(instances, described)
-    refused(f"coco:{instances}", "boxes or points only")
+    refused(f"coco:{instances}", "no outline to learn from: 2 annotations without an outline")
 
 
 @pytest.mark.parametrize(
@@ -391,7 +409,7 @@ def test_labelme_pictures(folder, tmp_path):
         (labelme(shape("a", pairs(SQUARE), group_id=[])), "group_id"),
         (labelme(shapes={}), "shapes is no list"),
         (labelme(shape("a", pairs(SQUARE)), imageWidth=99), "says that a is 99 x 12 pixels"),
-        (labelme(shape("a", [[0, 0]], "point")), "there are no categories"),
+        (labelme(shape("a", [[0, 0]], "point")), "no shape has an area"),
         ({"hello": 1}, "holds no JSON files of LabelMe's"),
     ],
 )

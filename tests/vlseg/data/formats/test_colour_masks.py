@@ -42,12 +42,13 @@ def test_what_does_not_fit(root):
     path.write_text(COLOURS.replace("cat:250", "cat:251"))
     refused(root, "has the colour 250,50,83, which labelmap.txt does not list")
     for text, match in [
-        (COLOURS + "dog:1,2\n", "'dog:1,2' is not like"),
-        (COLOURS + "dog:1,2,300::\n", "is not like"),
+        (COLOURS + "dog:1,2\n", "'dog:1,2' is not name:r,g,b"),
+        (COLOURS + "dog:1,2,300::\n", "no red, green and blue"),
         (COLOURS + "dog:128,0,0::\n", "two labels have one colour"),
         (COLOURS + "cat:1,2,3::\n", "same category"),
         ("background:0,0,0::\n", "no categories"),
-        ("", "lists nothing"),
+        ("", "no categories"),
+        ("cat\n", "has no colours"),
     ]:
         path.write_text(text)
         refused(root, match)

@@ -176,3 +176,17 @@ def test_numbered_names_agree_with_the_labels(root, text):
     assert open_folder(root, ignore_zero=True).names == ("cat", "wet grass")
     with pytest.raises(DatasetError):
         open_folder(root)
+
+
+def test_a_link_to_itself_is_a_broken_link(root):
+    (root / "labels/e.png").symlink_to("e.png")
+    (root / "images/e.png").symlink_to("../images/e.png")
+    with pytest.raises(DatasetError, match=r"e\.png: is a link to"):
+        open_folder(root)
+
+
+def test_a_names_file_that_cannot_be_read_is_named(root):
+    (root / "names.txt").unlink()
+    (root / "names.txt").symlink_to("gone")
+    with pytest.raises(DatasetError, match=r"names\.txt: is a link to gone"):
+        open_folder(root)

@@ -3,7 +3,19 @@
 import numpy as np
 import pytest
 
-from vlseg.data.formats.outlines import Annotation, Bitmap, Ellipse, Polygon, Runs, box, draw, flaw, points, run_lengths
+from vlseg.data.formats.outlines import (
+    Annotation,
+    Bitmap,
+    Ellipse,
+    Polygon,
+    Runs,
+    box,
+    draw,
+    flaw,
+    points,
+    run_lengths,
+    sound,
+)
 from vlseg.errors import DatasetError
 
 
@@ -50,6 +62,20 @@ def test_polygons_that_share_an_edge_share_no_pixel():
     hub, rim = np.array([7.3, 5.5]), np.array([[0, 0], [16, 0], [16, 11], [9, 12], [0, 12.0]])
     parts = [Polygon(np.array([hub, *ends])) for ends in zip(rim, np.roll(rim, -1, axis=0), strict=True)]
     assert (sum(filled(part, 12, 16).astype(int) for part in parts) == filled(Polygon(rim), 12, 16)).all()
+
+
+def test_polygons_without_a_flaw_are_found_many_at_a_time():
+    rng = np.random.default_rng(0)
+    polygons = [rng.integers(-4, 14, (rng.integers(1, 6), 2)).astype(float) for _ in range(500)]
+    polygons += [np.linspace(0, 1, 5)[:, None] * rng.uniform(-9, 9, (1, 2)) + 0.1 for _ in range(50)]  # lines
+    polygons += [np.array([[0, 0], [9, 9e9], [9, 0]]), np.zeros((1, 2))]
+    counts = np.array(list(map(len, polygons)))
+    for size in ((10, 12), None):
+        sizes = np.full((len(polygons), 2), size or np.inf, float)
+        usual = [not flaw(corners, size) and np.abs(corners).max() < 1e7 for corners in polygons]
+        found = sound(np.concatenate(polygons), counts, sizes)
+        assert not (found & ~np.array(usual)).any()
+        assert found.sum() > 0.9 * sum(usual)
 
 
 STAR = [10, 1, 12.4, 7.2, 19, 7.6, 13.9, 11.8, 15.6, 18.3, 10, 14.7, 4.4, 18.3, 6.1, 11.8, 1, 7.6, 7.6, 7.2]
