@@ -18,6 +18,9 @@ from vlseg.scores import NO_LABEL, Scores, chosen
 SPANS = (16, 128)
 """Tokens along a side of what a tile of pixels is made of, or multiples of the last: few, so that few programs are."""
 
+CATEGORIES = 4
+"""Of a tile on a CPU that are compared at a time."""
+
 MASKED_SIMILARITY = -2.0
 """Below every cosine."""
 
@@ -128,7 +131,35 @@ def best_of_tile(tokens: jax.Array, rows: jax.Array, columns: jax.Array, count: 
         tokens: float32 [span, span, M], the probabilities that it is made of. rows, columns: float32 [TILE, span], see
             `vlseg.evaluation.tiles`.
     """
-    return _best(enlarged(tokens, rows, columns), count)
+    if count > 1:
+        return _best(enlarged(tokens, rows, columns), count)
+    # The CPU's compiler searches a last axis slowly; accelerators would wait for every turn of a loop.
+    return jax.lax.platform_dependent(
+        tokens, rows, columns, cpu=best_by_loop, default=lambda *parts: _best(enlarged(*parts), 1)
+    )
+
+
+def best_by_loop(tokens: jax.Array, rows: jax.Array, columns: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """`best_of_tile` for a count of 1, a few categories at a time: what is held does not grow with their number."""
+    (height, span), width, categories = rows.shape, len(columns), tokens.shape[-1]
+    several = min(CATEGORIES, categories)
+    # Fillers are not numbers, which are more than nothing else.
+    planes = jnp.pad(tokens, ((0, 0), (0, 0), (0, -categories % several)), constant_values=jnp.nan)
+    planes = planes.reshape(span, span, -1, several).transpose(2, 0, 3, 1)
+
+    def better(turn: jax.Array, found: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        best, highest = found
+        down = jnp.einsum("yi,inj->ynj", rows, planes[turn], precision="highest")
+        pixels = jnp.einsum("ynj,xj->ynx", down, columns, precision="highest")
+        for number in range(several):
+            more = pixels[:, number] > highest  # of equal ones the first stays
+            best = jnp.where(more, turn * several + number, best)
+            highest = jnp.where(more, pixels[:, number], highest)
+        return best, highest
+
+    nothing = jnp.full((height, width), NO_LABEL, jnp.int32), jnp.full((height, width), -jnp.inf)
+    best, highest = jax.lax.fori_loop(0, len(planes), better, nothing)
+    return best[..., None], highest[..., None]
 
 
 class GridScores:

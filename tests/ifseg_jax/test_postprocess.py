@@ -138,3 +138,16 @@ def test_what_is_not_a_number_is_no_label():
     values[0, 0, 0] = np.nan  # all of a token's, as a softmax makes them
     scores = postprocess.ImageScores(postprocess.GridScores(values, [(2, 2)], [(8, 8)]), 0)
     assert scores.label_map()[0, 0] == -1 and scores.top(2)[0][0, 0].tolist() == [-1, -1]
+
+
+@pytest.mark.parametrize("categories", [1, 3, 6])
+def test_categories_compared_a_few_at_a_time_give_the_same_label(categories):
+    """Of equal ones the first, and never what is not a number, whatever a turn holds."""
+    rng = np.random.default_rng(0)
+    tokens = rng.integers(0, 3, (4, 4, categories)).astype(np.float32)
+    each = np.eye(4, dtype=np.float32)
+    best, highest = postprocess.best_by_loop(jnp.asarray(tokens), each, each)
+    np.testing.assert_array_equal(best[..., 0], tokens.argmax(axis=-1))
+    np.testing.assert_array_equal(highest[..., 0], tokens.max(axis=-1))
+    nothing, _ = postprocess.best_by_loop(jnp.full(tokens.shape, jnp.nan), each, each)
+    assert (np.asarray(nothing) == postprocess.NO_LABEL).all()
