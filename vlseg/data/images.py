@@ -287,7 +287,11 @@ def _open_header(file: BinaryIO, name: str, formats: tuple[str, ...]) -> Image.I
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise ImageError(_too_large(name)) from None
     except Exception as error:  # on damaged headers Pillow raises almost anything
-        raise ImageError(f"{name}: is not an image, or is damaged; expected {_FORMATS_IN_WORDS}") from error
+        file.seek(0)
+        found = files.format_of(file.read(_HEAD))
+        what = f"is {found}, and damaged" if found.endswith(" picture") else f"is {found}, not an image"
+        what = what if found else "is not an image, or is damaged"
+        raise ImageError(f"{name}: {what}; expected {_FORMATS_IN_WORDS}") from error
 
 
 def _check_size(size: tuple[int, int], name: str) -> None:
@@ -336,6 +340,9 @@ def _rgb_pixels(image: Image.Image, name: str) -> NDArray[np.uint8]:
     image.load()
     if image.mode.startswith("I"):
         levels = label_pixels.sixteen_bits(image, name)
+        # Pillow has 16-bit levels of these formats as 32 bits; others may as well be 8-bit levels.
+        if image.mode == "I" and image.format not in ("PNG", "PPM") and 0 < levels.max() <= 255:
+            raise ImageError(f"{name}: has 32-bit pixels up to {levels.max()}, levels of 8 bits or of 16; save it with 8")
         grey = ((levels + 128) // 257).astype(np.uint8)
         return repeat(grey, "h w -> h w rgb", rgb=3)
     if image.mode == "F":

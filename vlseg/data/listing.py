@@ -248,7 +248,7 @@ def walk(folder: Path, error: type[VlsegError] = DatasetError) -> Iterator[Path]
             above.pop()
         elif is_litter(entry.name):
             continue
-        elif not entry.is_dir():
+        elif not os.path.isdir(entry.path):  # False, too, for a link that leads to itself, on which the entry's fails
             yield Path(entry.path)
         elif (real := os.path.realpath(entry.path)) not in above:
             waiting.append(iter(_entries(entry.path, error)))
