@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from vlseg import files
+from vlseg import file_formats
 from vlseg.errors import CheckpointError
 from vlseg.torch_files.tensors import Entry, read_head, zip_records
 
@@ -50,7 +50,7 @@ def open_npz(path: str | os.PathLike[str]) -> dict[str, NpzTensor]:
     try:
         head = read_head(name, 512)
         if not head.startswith(b"PK"):
-            found = files.format_of(head)
+            found = file_formats.format_of(head)
             raise CheckpointError(f"is no archive of arrays{f'; it is {found}' if found else ''}")
         return {entry.name.removesuffix(".npy"): _tensor(entry) for entry in zip_records(name)}
     except CheckpointError as error:

@@ -1,5 +1,6 @@
 """Weights that others publish, read without PyTorch and brought to the names that an encoder has rules for."""
 
+import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -9,7 +10,7 @@ import flax.linen as nn
 import jax
 import numpy as np
 
-from vlseg import json_files, torch_files
+from vlseg import files, json_files, torch_files
 from vlseg.checkpoints import state_dicts
 from vlseg.checkpoints.rules import (
     Rule,
@@ -112,9 +113,9 @@ def open_tensors(path: Path) -> tuple[Tensors, tuple[str, ...]]:
     Raises:
         CheckpointError: there is no such file, or it is broken.
     """
-    if path.is_dir():
-        found = [path / name for name in HUGGING_FACE_FILES if (path / name).is_file()]
-        indices = [path / f"{name}{_INDEX}" for name in HUGGING_FACE_FILES if (path / f"{name}{_INDEX}").is_file()]
+    if os.path.isdir(path):
+        found = [path / name for name in HUGGING_FACE_FILES if os.path.isfile(path / name)]
+        indices = [path / f"{name}{_INDEX}" for name in HUGGING_FACE_FILES if os.path.isfile(path / f"{name}{_INDEX}")]
         if not found and indices:
             return _open_shards(indices[0]), ()
         if not found:
@@ -135,9 +136,14 @@ def _open_shards(index: Path) -> Tensors:
     places = content.get("weight_map") if isinstance(content, dict) else None
     if not isinstance(places, dict) or not places:
         raise CheckpointError(f"{index} is no index of files: it has no weight_map")
-    # A name must not lead out of the folder.
-    if any(not isinstance(name, str) or name != Path(name).name or "\0" in name for name in places.values()):
-        raise CheckpointError(f"{index} is no index of files: its weight_map has more than names of files")
+    suffix = os.path.splitext(index.name.removesuffix(_INDEX))[1]
+    # A name must not lead out of the folder, nor back to the index.
+    if any(not isinstance(name, str) or name != os.path.basename(name) for name in places.values()) or not all(
+        name.endswith(suffix) and "\0" not in name for name in places.values()
+    ):
+        raise CheckpointError(f"{index} is no index of files: its weight_map has more than names of {suffix} files")
+    for name in set(places.values()):
+        files.check_regular(index.parent / name, CheckpointError)
     parts = {name: open_tensors(index.parent / name)[0] for name in sorted(set(places.values()))}
     if missing := [name for name, part in places.items() if name not in parts[part]]:
         raise CheckpointError(f"{index} says that {places[missing[0]]} has {missing[0]}, which it has not")

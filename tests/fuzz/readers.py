@@ -397,7 +397,10 @@ def read_journal(folder: Path) -> Any:
 
 
 SETTINGS = {"steps": 10, "learning_rate": 0.1, "data": {"source": "voc:x", "names": ["cat", "dog"]}, "seed": None}
-INPUTS = {"data": {"names": ["cat", "dog"], "examples": 7, "files": "0" * 64}, "checkpoint": {"bytes": 3, "sha256": "1"}}
+INPUTS = {
+    "data": {"names": ["cat", "dog"], "examples": 7, "files": "0" * 64},
+    "checkpoint": {"bytes": 3, "sha256": "1"},
+}
 
 
 def workdir(folder: Path) -> Sequence[str]:
@@ -459,7 +462,7 @@ def read_run_folder(folder: Path) -> Any:
 
 NAMES_FILES = {
     "names json": ("names.json", json.dumps(NAMES)),
-    "names map": ("names.json", json.dumps({number: name for number, name in enumerate(NAMES)})),
+    "names map": ("names.json", json.dumps(dict(enumerate(NAMES)))),
     "names table": ("names.csv", "id,name\n" + "".join(f"{number},{name}\n" for number, name in enumerate(NAMES))),
     "names numbered": ("names.txt", "".join(f"{number} {name}\n" for number, name in enumerate(NAMES))),
     "names coco": ("names.json", json.dumps({"categories": [{"id": i, "name": name} for i, name in enumerate(NAMES)]})),

@@ -119,6 +119,10 @@ def check_step(path: str | os.PathLike[str]) -> bool:
         CheckpointError: it is damaged; the message says how, without the path. StorageError: it cannot be read.
     """
     step = os.fspath(path)
+    if not files.is_remote(step):  # Orbax would wait for a pipe without end
+        for file in sorted(Path(step).rglob("*")):
+            if not os.path.isdir(file):
+                files.check_regular(file, CheckpointError)
     if checksums.check(step, later=(COMMITTED,)):
         return True
     described = f"{step}/{METADATA_FILE}"

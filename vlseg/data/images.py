@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from PIL.TiffImagePlugin import TiffImageFile
 
-from vlseg import files
+from vlseg import file_formats, files
 from vlseg.data import arrays, heif, label_pixels, png, tiff
 from vlseg.data.orientation import Picture, Shape, exif_orientation, upright, without_warnings
 from vlseg.errors import ImageError
@@ -288,7 +288,7 @@ def _open_header(file: BinaryIO, name: str, formats: tuple[str, ...]) -> Image.I
         raise ImageError(_too_large(name)) from None
     except Exception as error:  # on damaged headers Pillow raises almost anything
         file.seek(0)
-        found = files.format_of(file.read(_HEAD))
+        found = file_formats.format_of(file.read(_HEAD))
         what = f"is {found}, and damaged" if found.endswith(" picture") else f"is {found}, not an image"
         what = what if found else "is not an image, or is damaged"
         raise ImageError(f"{name}: {what}; expected {_FORMATS_IN_WORDS}") from error
@@ -342,7 +342,7 @@ def _rgb_pixels(image: Image.Image, name: str) -> NDArray[np.uint8]:
         levels = label_pixels.sixteen_bits(image, name)
         # Pillow has 16-bit levels of these formats as 32 bits; others may as well be 8-bit levels.
         if image.mode == "I" and image.format not in ("PNG", "PPM") and 0 < levels.max() <= 255:
-            raise ImageError(f"{name}: has 32-bit pixels up to {levels.max()}, levels of 8 bits or of 16; save it with 8")
+            raise ImageError(f"{name}: has 32-bit pixels of unknown range, up to {levels.max()}; save it with 8 bits")
         grey = ((levels + 128) // 257).astype(np.uint8)
         return repeat(grey, "h w -> h w rgb", rgb=3)
     if image.mode == "F":

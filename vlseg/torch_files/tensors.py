@@ -14,7 +14,7 @@ from typing import Any, BinaryIO
 import ml_dtypes  # noqa: F401 - which makes bfloat16 and float8 known to numpy
 import numpy as np
 
-from vlseg import files
+from vlseg import file_formats, files
 from vlseg.errors import CheckpointError
 
 _CHUNK = 1 << 18
@@ -155,7 +155,7 @@ def open_archive(path: str) -> dict[str, Entry]:
     """
     head = read_head(path, 512)
     if not head.startswith(b"PK"):
-        found = files.format_of(head)
+        found = file_formats.format_of(head)
         raise CheckpointError(f"{path} is not a PyTorch zip archive{f'; it is {found}' if found else ''}")
     entries = zip_records(path)
     roots = [entry.name.removesuffix("data.pkl") for entry in entries if entry.name.split("/")[1:] == ["data.pkl"]]
