@@ -248,7 +248,7 @@ def _opened(
     """
     name = str(file) if name is None else name
     with file if isinstance(file, io.BytesIO) else _open_file(file, name) as stream:
-        head, structure = stream.read(_HEAD), None
+        head, structure = _content(stream, name, _HEAD), None
         stream.seek(0)
         if problem := files.kind_of(head):
             raise ImageError(f"{name}: is {problem}")
@@ -257,7 +257,7 @@ def _opened(
             _check_size((structure.header.width, structure.header.height), name)
             if pixels:
                 stream.seek(0)
-                structure = png.read(stream.read(), name)
+                structure = png.read(_content(stream, name), name)
         source = stream if structure is None else io.BytesIO(structure.kept)
         with _open_header(source, name, heif.formats(head, name) or _FORMATS) as image:
             _check_size(image.size, name)
@@ -276,6 +276,14 @@ def _open_file(path: str | os.PathLike[str], name: str) -> BinaryIO:
         return open(path, "rb", buffering=_BUFFER)
     except PermissionError:
         raise ImageError(f"{name}: cannot be read: permission denied") from None
+    except OSError as error:
+        raise ImageError(f"{name}: cannot be read: {error.strerror or error}") from error
+
+
+def _content(file: BinaryIO, name: str, length: int = -1) -> bytes:
+    """So many bytes of a file from where it is, or all; ImageError if its disk or network fails."""
+    try:
+        return file.read(length)
     except OSError as error:
         raise ImageError(f"{name}: cannot be read: {error.strerror or error}") from error
 

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import jax
 from absl import flags
 
-from vlseg import distributed, files
+from vlseg import distributed, files, paths
 from vlseg.data import catalog
 from vlseg.data.catalog.entry import EVALUATION
 from vlseg.data.examples import Example
@@ -23,7 +23,7 @@ from vlseg.data.formats.tfds import PREFIX, open_tfds, parse_source
 from vlseg.data.listing import Listing, announce, define_strict, split_list
 from vlseg.data.orientation import RAW, TURNED
 from vlseg.data.tiny_world import TinyWorldDataset
-from vlseg.errors import ConfigError
+from vlseg.errors import ConfigError, DatasetError
 
 TINY_WORLD = "tiny_world"
 MODEL = "model"
@@ -74,6 +74,8 @@ def open_dataset(source: str, strict: bool = False, **options: Any) -> Dataset:
         ConfigError: an option that the data set does not have, or lacks; or no such name.
         DatasetError: the folder is not a data set, or not all of it.
     """
+    for part in (source, *source.split(":")):
+        paths.check_reachable(part, DatasetError)
     dataset = _open(source, options)
     if listing := listing_of(dataset):
         listing.check(strict)
