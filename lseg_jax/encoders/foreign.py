@@ -120,8 +120,8 @@ def open_tensors(path: Path) -> tuple[Tensors, tuple[str, ...]]:
             return _open_shards(indices[0]), ()
         if not found:
             names = sorted(entry.name for entry in path.iterdir())
-            held = f"it holds {', '.join(names[:4]) + ', ...' * (len(names) > 4)}" if names else "it is empty"
-            raise CheckpointError(f"{path} has no {' and no '.join(HUGGING_FACE_FILES)}; {held}")
+            held = f"; it holds {', '.join(names[:4])}{', ...' * (len(names) > 4)}" if names else ""
+            raise CheckpointError(f"{path} has no {' and no '.join(HUGGING_FACE_FILES)}{held}")
         path = found[0]
     if path.suffix == ".safetensors":
         return open_safetensors(path), ()

@@ -297,9 +297,8 @@ def _open_header(file: BinaryIO, name: str, formats: tuple[str, ...]) -> Image.I
     except Exception as error:  # on damaged headers Pillow raises almost anything
         file.seek(0)
         found = file_formats.format_of(file.read(_HEAD))
-        what = f"is {found}, and damaged" if found.endswith(" picture") else f"is {found}, not an image"
-        what = what if found else "is not an image, or is damaged"
-        raise ImageError(f"{name}: {what}; expected {_FORMATS_IN_WORDS}") from error
+        what = f": it is {found}" if found and not found.endswith(" picture") else ""
+        raise ImageError(f"{name}: is not an image, or is damaged{what}; expected {_FORMATS_IN_WORDS}") from error
 
 
 def _check_size(size: tuple[int, int], name: str) -> None:

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import jax
 from absl import flags
 
-from vlseg import distributed, files, paths
+from vlseg import distributed, fields, files, paths
 from vlseg.data import catalog
 from vlseg.data.catalog.entry import EVALUATION
 from vlseg.data.examples import Example
@@ -104,6 +104,9 @@ def _open(source: str, options: dict[str, Any]) -> Dataset:
         raise ConfigError(
             f"data set {source}: has no option {', '.join(strange)}; it has {', '.join(allowed) or 'none'}"
         )
+    for name, hint in _HINTS.items():
+        if name in options and found != TINY_WORLD:
+            fields.check_value(options[name], hint, f"data set {source}: {name}")
     if found == TINY_WORLD:
         return TinyWorldDataset(**options)
     if found == "catalog":
@@ -119,6 +122,7 @@ def _open(source: str, options: dict[str, Any]) -> Dataset:
     return open_folder(source, **options)
 
 
+_HINTS: dict[str, type] = {"ignore_label": int, "label_offset": int, "ignore_zero": bool}
 _COUNTING = ("ignore_label", "label_offset", "ignore_zero", "label_orientation")
 OPTIONS = {
     TINY_WORLD: tuple(field.name for field in dataclasses.fields(TinyWorldDataset)),
