@@ -10,7 +10,7 @@ _FORMATS = (
     (b"BZh", 0, "compressed with bzip2: unpack it"), (b"\xfd7zXZ\0", 0, "compressed with xz: unpack it"),
     (b"\x28\xb5\x2f\xfd", 0, "compressed with zstd: unpack it"), (b"7z\xbc\xaf\x27\x1c", 0, "a 7z archive: unpack it"),
     (b"Rar!", 0, "a RAR archive: unpack it"), (b"%PDF", 0, "a PDF document"), (b"\x7fELF", 0, "a program"),
-    (b'{"', 8, "a safetensors file: give it the suffix .safetensors"), (b"\x80\x02", 0, "a bare pickle"),
+    (b'{"', 8, "a safetensors file"), (b"\x80\x02", 0, "a bare pickle"),
     (b"\x80\x03", 0, "a bare pickle"), (b"\x80\x04", 0, "a bare pickle"), (b"\x80\x05", 0, "a bare pickle"),
     (b"\x82\xa6params", 0, "Flax's msgpack"), (b"<?xml", 0, "XML, as of a server's error"), (b'{"', 0, "JSON"),
 )  # fmt: skip

@@ -120,9 +120,11 @@ def check_step(path: str | os.PathLike[str]) -> bool:
     """
     step = os.fspath(path)
     if not files.is_remote(step):  # Orbax would wait for a pipe without end
-        for file in sorted(Path(step).rglob("*")):
-            if not os.path.isdir(file):
-                files.check_regular(file, CheckpointError)
+        for name in storage.sizes(step):
+            try:
+                files.check_regular(f"{step}/{name}", CheckpointError)
+            except CheckpointError as error:
+                raise CheckpointError(str(error).removeprefix(f"{step}/")) from error
     if checksums.check(step, later=(COMMITTED,)):
         return True
     described = f"{step}/{METADATA_FILE}"

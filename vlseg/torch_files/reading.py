@@ -146,7 +146,7 @@ def load_weights(path: PathLike, keys: Sequence[str] = STATE_KEYS) -> Weights:
         top = _module_tensors(path, top)
     if not isinstance(top, Mapping):
         raise CheckpointError(
-            f"{path} holds {_with_article(_type_name(top))}, not a dictionary of tensors; torch.save a state_dict()"
+            f"{path} holds a {_type_name(top)}, not a dictionary of tensors; torch.save a state_dict()"
         )
     keys = tuple(dict.fromkeys((*keys, *STATE_KEYS)))
     found, within = _state_dict(path, top, keys)
@@ -249,10 +249,6 @@ def _type_name(value: Any) -> str:
     if isinstance(value, LazyTensor):
         return "single tensor"
     return value.name if isinstance(value, Record | Reference) else type(value).__name__
-
-
-def _with_article(name: str) -> str:
-    return f"{'an' if name[:1] in 'aeiou' else 'a'} {name}"
 
 
 def _byteorder(path: str, records: Mapping[str, Entry]) -> str:

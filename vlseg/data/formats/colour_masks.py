@@ -11,6 +11,7 @@ annotation: they do not count.
 """
 
 import os
+import re
 from pathlib import Path
 
 import numpy as np
@@ -68,7 +69,7 @@ def read_colours(path: Path) -> tuple[tuple[str, ...], tuple[tuple[int, int, int
             continue
         name, _, rest = line.partition(":")
         parts = rest.partition(":")[0].split(",")
-        if len(parts) != 3 or not all(part.strip().isdecimal() and int(part) < 256 for part in parts):
+        if len(parts) != 3 or not all(re.fullmatch(r"\s*\d{1,3}\s*", part) and int(part) < 256 for part in parts):
             raise DatasetError(f"{path}: {line!r} is not like 'cat:128,0,0::'")
         red, green, blue = (int(part) for part in parts)
         if (red, green, blue) != BLACK:
