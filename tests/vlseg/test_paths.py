@@ -30,7 +30,7 @@ def test_it_is_said_why(name, tmp_path):
             OPENERS[name](path)
 
 
-@pytest.mark.parametrize("option", [{"label_offset": "1"}, {"ignore_zero": 1}, {"ignore_label": None}])
+@pytest.mark.parametrize("option", [{"label_offset": "1"}, {"ignore_zero": 1}, {"ignore_label": "255"}])
 def test_options_of_another_type(option, tmp_path):
     with pytest.raises(VlsegError, match=f"{next(iter(option))} is .* must be"):
         open_dataset(str(tmp_path), **option)

@@ -122,7 +122,7 @@ def _open(source: str, options: dict[str, Any]) -> Dataset:
     return open_folder(source, **options)
 
 
-_HINTS: dict[str, type] = {"ignore_label": int, "label_offset": int, "ignore_zero": bool}
+_HINTS: dict[str, Any] = {"ignore_label": int | None, "label_offset": int, "ignore_zero": bool}
 _COUNTING = ("ignore_label", "label_offset", "ignore_zero", "label_orientation")
 OPTIONS = {
     TINY_WORLD: tuple(field.name for field in dataclasses.fields(TinyWorldDataset)),
