@@ -124,7 +124,9 @@ def token_buckets(bucket: int, max_positions: int) -> np.ndarray:
     middle = bucket // 2
     distance = np.where(np.abs(offset) < middle, middle - 1, np.abs(offset)).astype(np.float32)
     # float32 like the official buffer, so that ceil() falls on the same side at exact powers.
-    ratio = np.log(distance / np.float32(middle)) / np.float32(np.log((max_positions - 1) / middle))
+    # Exact ones need no logarithm, which at small sizes would be that of 0 or divide by 0.
+    steps = np.log(max(max_positions - 1, middle + 1) / middle)
+    ratio = np.log(np.maximum(distance, np.float32(middle)) / np.float32(middle)) / np.float32(steps)
     # At some sizes rounding lifts the largest distance out of the table.
     logarithmic = np.minimum(np.ceil(ratio * np.float32(middle - 1)) + middle, bucket - 1).astype(np.int32)
     return np.where(distance <= middle, offset, logarithmic * np.sign(offset)).astype(np.int32) + bucket - 1

@@ -103,7 +103,7 @@ def _encoder(shapes: Shapes, kinds: Mapping[str, type[encoders.AnyEncoder]]) -> 
     for mark, kind in marks.items():
         if mark in shapes:
             return kind.from_official(shapes)
-    raise CheckpointError(f"it has no {' and no '.join(marks)}")
+    raise CheckpointError(f"it has no {' and no '.join(marks)}, but {', '.join(list(shapes)[:3]) or 'nothing'}")
 
 
 def from_official(

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from vlseg import file_formats
 from vlseg.errors import CheckpointError
 from vlseg.torch_files.tensors import Entry, read_head, zip_records
 
@@ -47,8 +48,10 @@ def open_npz(path: str | os.PathLike[str]) -> dict[str, NpzTensor]:
         raise CheckpointError(f"{os.fspath(path)} is missing")
     name = str(Path(path))
     try:
-        if not read_head(name, 512).startswith(b"PK"):
-            raise CheckpointError("is no archive of arrays")
+        head = read_head(name, 512)
+        if not head.startswith(b"PK"):
+            found = file_formats.format_of(head)
+            raise CheckpointError(f"is no archive of arrays{f'; it is {found}' if found else ''}")
         return {entry.name.removesuffix(".npy"): _tensor(entry) for entry in zip_records(name)}
     except CheckpointError as error:
         raise CheckpointError(f"{name} cannot be read: {str(error).removeprefix(name).lstrip(': ')}") from error

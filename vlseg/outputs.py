@@ -4,7 +4,7 @@ import errno
 import os
 from pathlib import Path
 
-from vlseg import files
+from vlseg import files, paths
 from vlseg.errors import StorageError
 
 
@@ -15,6 +15,7 @@ def check_output_directory(path: files.PathLike) -> None:
       StorageError: it, or what should hold it, is a file or a link to nothing, or nothing may be written there.
     """
     target = Path(os.path.abspath(path))
+    paths.check_reachable(target, StorageError)
     for place in (target, *target.parents):
         if place.is_dir():
             break

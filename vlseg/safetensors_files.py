@@ -11,7 +11,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from vlseg import files
+from vlseg import file_formats, files
 from vlseg.checkpoints.rules import Broken, TensorSource, Variables, check_dtypes, check_names, check_shapes, unflatten
 from vlseg.errors import CheckpointError, StorageError
 
@@ -66,8 +66,11 @@ def open_safetensors(path: str | os.PathLike[str]) -> dict[str, SafetensorsTenso
     try:
         files.check_regular(path, CheckpointError)
         with open(path, "rb") as file:
-            if kind := files.kind_of(file.read(512)):
-                raise CheckpointError(f"{path}: is {kind}")
+            head = file.read(512)
+        if kind := files.kind_of(head):
+            raise CheckpointError(f"{path}: is {kind}")
+        if not head[8:].startswith(b"{") and (kind := file_formats.format_of(head)):
+            raise CheckpointError(f"{path}: is no safetensors file; it is {kind}")
     except (OSError, CheckpointError) as error:
         raise CheckpointError(f"{path} cannot be read: {str(error).removeprefix(f'{path}: ')}") from error
     try:

@@ -89,10 +89,7 @@ def read_bytes(path: PathLike) -> bytes:
     """The content of a small file."""
     if files.is_remote(path):
         return remote.read(path, StorageError)
-    try:
-        return Path(path).read_bytes()
-    except OSError as error:
-        raise StorageError(f"cannot read {os.fspath(path)}: {error.strerror}") from error
+    return files.read_regular(path, StorageError)
 
 
 def write_bytes(path: PathLike, data: bytes) -> None:

@@ -1,5 +1,6 @@
 """Weights that others publish, read without PyTorch and brought to the names that an encoder has rules for."""
 
+import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -9,7 +10,7 @@ import flax.linen as nn
 import jax
 import numpy as np
 
-from vlseg import torch_files
+from vlseg import files, json_files, torch_files
 from vlseg.checkpoints import state_dicts
 from vlseg.checkpoints.rules import (
     Rule,
@@ -32,6 +33,9 @@ from vlseg.safetensors_files import open_safetensors
 Shapes = Mapping[str, tuple[int, ...]]
 
 HUGGING_FACE_FILES = ("model.safetensors", "pytorch_model.bin")
+_INDEX = ".index.json"
+"""Of a model in several files, after the name of one."""
+
 WHOLE = re.compile(r"((module|model|net)\.)*(clip_pretrained|pretrained|scratch)\.|params/decoder/")
 """Names that only a whole LSeg model has."""
 
@@ -104,21 +108,46 @@ def open_tensors(path: Path) -> tuple[Tensors, tuple[str, ...]]:
 
     Args:
         path: a safetensors file (.safetensors), an archive of arrays (.npz), a PyTorch file (any other suffix;
-            TorchScript, too), or a directory as Hugging Face has it.
+            TorchScript, too), or a directory as Hugging Face has it, where the weights may lie in several files.
 
     Raises:
         CheckpointError: there is no such file, or it is broken.
     """
-    if path.is_dir():
-        found = [path / name for name in HUGGING_FACE_FILES if (path / name).is_file()]
+    if os.path.isdir(path):
+        found = [path / name for name in HUGGING_FACE_FILES if os.path.isfile(path / name)]
+        indices = [path / f"{name}{_INDEX}" for name in HUGGING_FACE_FILES if os.path.isfile(path / f"{name}{_INDEX}")]
+        if not found and indices:
+            return _open_shards(indices[0]), ()
         if not found:
-            raise CheckpointError(f"{path} has no {' and no '.join(HUGGING_FACE_FILES)}")
+            names = sorted(entry.name for entry in path.iterdir())
+            held = f"; it holds {', '.join(names[:4])}{', ...' * (len(names) > 4)}" if names else ""
+            raise CheckpointError(f"{path} has no {' and no '.join(HUGGING_FACE_FILES)}{held}")
         path = found[0]
     if path.suffix == ".safetensors":
         return open_safetensors(path), ()
     if path.suffix == ".npz":
         return open_npz(path), ()
     return torch_files.load_weights(path)
+
+
+def _open_shards(index: Path) -> Tensors:
+    """The tensors of a model that lies in several files, of which an index names the one of each tensor."""
+    content = json_files.read(index, CheckpointError)
+    places = content.get("weight_map") if isinstance(content, dict) else None
+    if not isinstance(places, dict) or not places:
+        raise CheckpointError(f"{index} is no index of files: it has no weight_map")
+    suffix = os.path.splitext(index.name.removesuffix(_INDEX))[1]
+    # A name must not lead out of the folder, nor back to the index.
+    if any(not isinstance(name, str) or name != os.path.basename(name) for name in places.values()) or not all(
+        name.endswith(suffix) and "\0" not in name for name in places.values()
+    ):
+        raise CheckpointError(f"{index} is no index of files: its weight_map has more than names of {suffix} files")
+    for name in set(places.values()):
+        files.check_regular(index.parent / name, CheckpointError)
+    parts = {name: open_tensors(index.parent / name)[0] for name in sorted(set(places.values()))}
+    if missing := [name for name, part in places.items() if name not in parts[part]]:
+        raise CheckpointError(f"{index} says that {places[missing[0]]} has {missing[0]}, which it has not")
+    return {name: parts[part][name] for name, part in places.items()}
 
 
 def recognized(tensors: Tensors, wanted: Sequence[Format], known: Iterable[Format]) -> Format:

@@ -1,6 +1,9 @@
 """Every reader of files of this project, with small files that it reads: a new format is one line in `READERS`."""
 
+import contextlib
 import hashlib
+import importlib.util
+import io
 import json
 import pickle
 from collections.abc import Callable, Sequence
@@ -8,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from PIL import Image
+from PIL import Image, features
 
 FIXTURES = Path(__file__).parent.parent / "fixtures"
 NAMES = ("wall", "building", "sky", "tree", "road", "grass", "dog", "cat", "car", "person", "bed", "window", "lamp",
@@ -164,18 +167,6 @@ def torch_archive(fixture: str) -> Callable[[Path], Sequence[str]]:
     return make
 
 
-def legacy_archive(folder: Path) -> Sequence[str]:
-    """PyTorch's format of before 1.6: pickles one after another, then the storages."""
-    ordered = b"\x80\x02}q\x00X\x01\x00\x00\x00wctorch._utils\n_rebuild_tensor_v2\n((X\x07\x00\x00\x00storagectorch\n"
-    tensor = b"FloatStorage\nX\x01\x00\x00\x000X\x03\x00\x00\x00cpuK\x06NtQK\x00K\x02K\x03\x86K\x03K\x01\x86\x89ccollec"
-    rest = b"tions\nOrderedDict\n)RtRs."
-    heads = [0x1950A86A20F9469CFC6C, 1001, {"little_endian": True, "protocol_version": 1001, "type_sizes": {}}]
-    parts = [*(pickle.dumps(head, 2) for head in heads), ordered + tensor + rest, pickle.dumps(["0"], 2)]
-    values = np.arange(6, dtype="<f4")
-    (folder / "a.pt").write_bytes(b"".join(parts) + np.int64(6).tobytes() + values.tobytes())
-    return ["a.pt"]
-
-
 def read_torch(folder: Path) -> Any:
     from vlseg import torch_files
 
@@ -184,13 +175,27 @@ def read_torch(folder: Path) -> Any:
     return {name: digest(np.asarray(tensor.read())) for name, tensor in state.items()}
 
 
-def read_legacy(folder: Path) -> Any:
-    from vlseg.errors import CheckpointError
+def read_hyperparameters(folder: Path) -> Any:
+    from lseg_jax import checkpoint
+    from vlseg import torch_files
 
-    try:
-        return read_torch(folder)
-    except CheckpointError as error:
-        return str(error)
+    return repr(checkpoint._hyperparameters(torch_files.load(folder / "a.pt")))
+
+
+def shards(folder: Path) -> Sequence[str]:
+    from safetensors.numpy import save_file
+
+    places = {"a": "model-1.safetensors", "b": "model-2.safetensors"}
+    for name, place in places.items():
+        save_file({name: np.ones(3, np.float32)}, folder / place)
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": places}))
+    return ["model.safetensors.index.json"]
+
+
+def read_shards(folder: Path) -> Any:
+    from lseg_jax.encoders.foreign import open_tensors
+
+    return {name: digest(tensor.read()) for name, tensor in open_tensors(folder)[0].items()}
 
 
 def few_shot(folder: Path) -> Sequence[str]:
@@ -374,6 +379,140 @@ def read_step(folder: Path) -> Any:
     return digest(runs.read_parts(folder / "checkpoints/7"))
 
 
+def journal(folder: Path) -> Sequence[str]:
+    from vlseg.commands.journal import FILE, Journal
+
+    written = Journal(folder, {"labels": ["cat", "dog"], "scales": [1.0]})
+    written.add("a.jpg", {"file": "a.png", "shares": {"cat": 0.5}})
+    written.add("b.jpg", {"file": "b.png"})
+    written.close()
+    return [FILE]
+
+
+def read_journal(folder: Path) -> Any:
+    from vlseg.commands.journal import Journal
+
+    with contextlib.redirect_stderr(io.StringIO()):
+        return Journal(folder, {"labels": ["cat", "dog"], "scales": [1.0]}).entries
+
+
+SETTINGS = {"steps": 10, "learning_rate": 0.1, "data": {"source": "voc:x", "names": ["cat", "dog"]}, "seed": None}
+INPUTS = {
+    "data": {"names": ["cat", "dog"], "examples": 7, "files": "0" * 64},
+    "checkpoint": {"bytes": 3, "sha256": "1"},
+}
+
+
+def workdir(folder: Path) -> Sequence[str]:
+    from vlseg.training import workdir
+
+    workdir.open_workdir(folder / "run", SETTINGS, found=INPUTS)
+    return [f"run/{workdir.CONFIG_FILE}", f"run/{workdir.INPUTS_FILE}"]
+
+
+def read_workdir(folder: Path) -> Any:
+    from vlseg.training import workdir
+
+    return workdir.check_same(folder / "run", SETTINGS, INPUTS, workdir.Same())
+
+
+def metrics(folder: Path) -> Sequence[str]:
+    (folder / "metrics.jsonl").write_text("".join(f'{{"step": {step}, "loss": {step / 7}}}\n' for step in range(9)))
+    return ["metrics.jsonl"]
+
+
+def read_metrics(folder: Path) -> Any:
+    from vlseg import files
+    from vlseg.errors import StorageError
+    from vlseg.training import telemetry
+
+    with contextlib.redirect_stdout(io.StringIO()):
+        return telemetry._kept(files.read_regular(folder / "metrics.jsonl", StorageError), 7)
+
+
+def lease(folder: Path) -> Sequence[str]:
+    from vlseg.training import lease
+
+    (folder / lease.FOLDER).mkdir()
+    (folder / lease.FOLDER / "3.json").write_bytes(lease._text(lease.Holder.here()))
+    return [f"{lease.FOLDER}/3.json"]
+
+
+def read_lease(folder: Path) -> Any:
+    from vlseg.training.lease import Lease
+
+    return [(one.number, str(one.holder), one.why_free) for one in Lease(folder)._found()]
+
+
+def run_folder(folder: Path) -> Sequence[str]:
+    described = {"format": "ifseg-jax 1", "model": {}, "training": {"step": 7}, "part": "frozen"}
+    for name in ("frozen", "model", "last"):
+        (folder / "run" / name).mkdir(parents=True)
+        (folder / "run" / name / "config.json").write_text(json.dumps(described))
+    (folder / "run/checkpoints/5").mkdir(parents=True)
+    return ["run/frozen/config.json", "run/last/config.json"]
+
+
+def read_run_folder(folder: Path) -> Any:
+    from vlseg.checkpoints import directory, runs
+
+    found = runs.find(folder / "run", 7), runs.kept_steps(folder / "run")
+    return str((found, directory.read_settings(folder / "run/checkpoints/5"), runs.find(folder / "run", 5)))
+
+
+NAMES_FILES = {
+    "names json": ("names.json", json.dumps(NAMES)),
+    "names map": ("names.json", json.dumps(dict(enumerate(NAMES)))),
+    "names table": ("names.csv", "id,name\n" + "".join(f"{number},{name}\n" for number, name in enumerate(NAMES))),
+    "names numbered": ("names.txt", "".join(f"{number} {name}\n" for number, name in enumerate(NAMES))),
+    "names coco": ("names.json", json.dumps({"categories": [{"id": i, "name": name} for i, name in enumerate(NAMES)]})),
+    "names cvat": ("names.json", json.dumps([{"name": name, "color": "#ff0000", "attributes": []} for name in NAMES])),
+}
+"""Lists of names as people have them: the name of the file and its content."""
+
+
+def names_file(name: str, content: str) -> Reader:
+    def make(folder: Path) -> Sequence[str]:
+        (folder / name).write_text(content)
+        return [name]
+
+    def read(folder: Path) -> Any:
+        from vlseg.labels import read_names
+
+        return read_names(folder / name)
+
+    return Reader(make, read)
+
+
+def clip_fast_pieces(folder: Path) -> Sequence[str]:
+    import transformers
+
+    names = clip_pieces(folder)
+    transformers.CLIPTokenizer.from_pretrained(folder, local_files_only=True).backend_tokenizer.save(
+        str(folder / "tokenizer.json")
+    )
+    for name in names:
+        (folder / name).unlink()
+    return ["tokenizer.json"]
+
+
+def optional_pictures() -> dict[str, Reader]:
+    """Formats that are read where this Pillow, or pillow-heif, has them."""
+    found = {"avif": Reader(picture("AVIF"), read_picture)} if features.check("avif") else {}
+    if importlib.util.find_spec("pillow_heif"):
+        found["heic"] = Reader(heic, read_picture)
+    return found
+
+
+def heic(folder: Path) -> Sequence[str]:
+    import pillow_heif
+
+    picture("PNG")(folder)
+    pillow_heif.from_pillow(Image.open(folder / "a.png")).save(folder / "a.heic")
+    (folder / "a.png").unlink()
+    return ["a.heic"]
+
+
 READERS = {
     "png": Reader(picture("PNG"), read_picture, checked=True),
     "jpeg": Reader(picture("JPEG"), read_picture),
@@ -400,16 +539,27 @@ READERS = {
     "npz": Reader(npz, read_npz, checked=True),
     "torch model": Reader(torch_archive("torch_2_13_model.pt"), read_torch, checked=True),
     "torch training state": Reader(torch_archive("torch_2_13_training_state.pt"), read_torch, checked=True),
-    "torch legacy": Reader(legacy_archive, read_legacy),
+    "torch module": Reader(torch_archive("torch_1_9_module.pt"), read_torch, checked=True),
+    "torch legacy": Reader(torch_archive("torch_legacy.pt"), read_torch),
+    "hyperparameters": Reader(torch_archive("torch_1_9_omegaconf.ckpt"), read_hyperparameters, checked=True),
+    "shards": Reader(shards, read_shards),
     "words": Reader(words, read_tokenizer),
     "official pieces": Reader(official_pieces, read_tokenizer),
     "hub pieces": Reader(hub_pieces, read_tokenizer),
     "fast pieces": Reader(fast_pieces, read_tokenizer),
-    "clip pieces": Reader(clip_pieces, read_clip),
+    "clip pieces": Reader(clip_pieces, read_clip, slow=True),
+    "clip fast pieces": Reader(clip_fast_pieces, read_clip, slow=True),
     "prepared": Reader(prepared, read_prepared),
     "prepared records": Reader(lambda folder: prepared(folder)[1:], read_prepared, checked=True),
-    "tfds": Reader(tfds, read_tfds),
+    "tfds": Reader(tfds, read_tfds, slow=True),
     "step of a run": Reader(step, read_step, slow=True),
-    "ifseg directory": Reader(ifseg_directory, read_ifseg),
-    "lseg directory": Reader(lseg_directory, read_lseg),
+    "ifseg directory": Reader(ifseg_directory, read_ifseg, slow=True),
+    "lseg directory": Reader(lseg_directory, read_lseg, slow=True),
+    "journal": Reader(journal, read_journal),
+    "working directory": Reader(workdir, read_workdir),
+    "metrics": Reader(metrics, read_metrics),
+    "lease": Reader(lease, read_lease),
+    "run": Reader(run_folder, read_run_folder),
+    **{kind: names_file(*file) for kind, file in NAMES_FILES.items()},
+    **optional_pictures(),
 }

@@ -107,6 +107,13 @@ def test_official_token_buckets():
         assert zlib.crc32(token_buckets(bucket, length).astype("<i4").tobytes()) == checksum
 
 
+@pytest.mark.parametrize(("bucket", "length"), [(2, 1), (2, 9), (3, 2), (8, 5), (8, 2)])
+def test_the_smallest_token_tables(bucket, length):
+    with np.errstate(all="raise"):
+        buckets = token_buckets(bucket, length)
+    assert len(buckets) == 2 * length - 1 and buckets.min() >= 0 and buckets.max() <= 2 * (bucket - 1)
+
+
 @given(st.integers(2, 64).map(lambda half: 2 * half), st.integers(1, 400))
 def test_token_buckets_follow_the_rule(bucket, extra):
     length = bucket // 2 + 1 + extra

@@ -206,6 +206,30 @@ def test_files_in_the_place_of_files(tmp_path: Path) -> None:
     assert "a tar archive, PyTorch's format from before 0.1.10" in refusal(path)
 
 
+@pytest.mark.parametrize(
+    ("maker", "said"),
+    [
+        ("_rebuild_qtensor", "'a' is quantised, which is not read: save what its dequantize() gives"),
+        ("_rebuild_sparse_tensor", "'a' is sparse"),
+        ("_rebuild_meta_tensor_no_storage", "'a' is on the device meta"),
+        ("_rebuild_of_a_later_version", "'a' is of an unknown kind"),
+    ],
+)
+def test_tensors_that_are_no_plain_numbers_are_not_left_out(tmp_path: Path, maker: str, said: str) -> None:
+    other = call(named("torch._utils", maker), push(1))
+    entries = b"}" + push("a") + other + b"s" + push("b") + tensor() + b"s"
+    assert said in refusal(write_archive(tmp_path / "a.pt", entries))
+    assert said in refusal(write_archive(tmp_path / "a.pt", b"}" + push("model") + entries + b"s"))
+
+
+def test_negated_tensors_and_single_ones_are_named(tmp_path: Path) -> None:
+    values = [push(value) for value in (0, (2, 3), (3, 1), False, {}, {"neg": True})]
+    negated = call(named("torch._utils", "_rebuild_tensor_v2"), storage(), *values)
+    message = refusal(write_archive(tmp_path / "a.pt", b"}" + push("a") + negated + b"s"))
+    assert "'a' is conjugated or negated on reading" in message
+    assert "holds a single tensor" in refusal(write_archive(tmp_path / "a.pt", tensor()))
+
+
 # --- What would run, and what only stands for something
 
 

@@ -15,7 +15,7 @@ from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 
-from vlseg import devices, fields, files, json_files, remote, safetensors_files, storage
+from vlseg import devices, fields, files, json_files, paths, remote, safetensors_files, storage
 from vlseg.checkpoints import checksums, download, rules, runs
 from vlseg.checkpoints.rules import TensorSource, Variables
 from vlseg.errors import CheckpointError, ConfigError, VocabularyError
@@ -210,6 +210,7 @@ def resolve(
     name = os.fspath(source)
     if not name:
         raise CheckpointError("the name of the checkpoint is empty, as a shell variable without a value: give one")
+    paths.check_reachable(name, CheckpointError)
     is_run = name not in bundled and runs.is_run(name)
     if step is not None and not is_run:
         raise CheckpointError(f"{name} is not the folder of a training run, of which a step could be loaded")

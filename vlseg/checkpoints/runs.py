@@ -139,6 +139,12 @@ def check_step(path: str | os.PathLike[str]) -> bool:
         CheckpointError: it is damaged; the message says how, without the path. StorageError: it cannot be read.
     """
     step = os.fspath(path)
+    if not files.is_remote(step):  # Orbax would wait for a pipe without end
+        for name in storage.sizes(step):
+            try:
+                files.check_regular(f"{step}/{name}", CheckpointError)
+            except CheckpointError as error:
+                raise CheckpointError(str(error).removeprefix(f"{step}/")) from error
     if checksums.check(step, later=(COMMITTED,)):
         return True
     described = f"{step}/{METADATA_FILE}"

@@ -76,8 +76,8 @@ class Journal:
                 file=sys.stderr,
             )
             return {}
-        found = {line[0]: line[1] for line in rest if isinstance(line, list) and len(line) == 2}
-        return {key: entry for key, entry in found.items() if isinstance(key, str) and isinstance(entry, dict)}
+        found = [line for line in rest if isinstance(line, list) and len(line) == 2]
+        return {key: entry for key, entry in found if isinstance(key, str) and isinstance(entry, dict)}
 
 
 def identity(path: Path) -> str:

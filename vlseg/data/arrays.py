@@ -21,7 +21,7 @@ CHANNELS = (1, 3, 4)
 
 def is_batch(value: Any) -> bool:
     """Whether a value is an array or tensor of several pictures, [B, H, W, C] or [B, C, H, W]."""
-    return len(getattr(value, "shape", ())) == 4
+    return len(_shape(value) or ()) == 4
 
 
 def is_picture(value: Any) -> bool:
@@ -31,14 +31,24 @@ def is_picture(value: Any) -> bool:
 
 
 def _is_array(value: Any) -> bool:
-    return hasattr(value, "shape") and hasattr(value, "dtype") and not is_batch(value)
+    return hasattr(value, "dtype") and _shape(value) is not None and not is_batch(value)
+
+
+def _shape(value: Any) -> tuple[Any, ...] | None:
+    """The shape of an array; () of one whose library says that it has none, None of what is no array."""
+    try:
+        return tuple(value.shape)
+    except AttributeError:
+        return None
+    except Exception:  # PyTorch's nested tensors and TensorFlow's of unknown rank have none
+        return ()
 
 
 def several(pictures: Any) -> Iterator[Picture]:
     """Each of several pictures; ImageError for one, whose rows or letters would be taken for pictures."""
     if is_picture(pictures) or not isinstance(pictures, Iterable):
         raise ImageError(f"segment_each takes several images, not one {type(pictures).__name__}: give a list of them")
-    return iter(pictures)
+    return iter(_array(pictures) if is_batch(pictures) else pictures)
 
 
 def plain(value: Picture) -> str | os.PathLike[str] | Image.Image | bytes | NDArray[np.uint8]:
@@ -91,13 +101,16 @@ def _content(file: Any) -> bytes:
 def _array(value: Any) -> NDArray[Any]:
     """Any library's array or tensor as NumPy's."""
     try:
-        for step in ("detach", "cpu"):  # of PyTorch: from the graph and from the device
+        # Of PyTorch: from the graph and from the device, with the signs that it has put off.
+        for step in ("detach", "cpu", "resolve_conj", "resolve_neg") if hasattr(value, "detach") else ():
             value = getattr(value, step)() if hasattr(value, step) else value
         if str(value.dtype) == "torch.bfloat16":
             value = value.float()  # NumPy has no such type
         array = np.asarray(value)
     except Exception as error:  # what is being traced has no values, and libraries say so in many ways
-        raise ImageError(f"a {type(value).__name__} has no pixels to read: give an array with values") from error
+        raise ImageError(
+            f"a {type(value).__name__} has no pixels to read: give a dense array with values ({str(error)[:200]})"
+        ) from error
     return array.astype(np.float32) if array.dtype.name == "bfloat16" else array
 
 

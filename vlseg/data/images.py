@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from PIL.TiffImagePlugin import TiffImageFile
 
-from vlseg import files
+from vlseg import file_formats, files
 from vlseg.data import arrays, heif, label_pixels, png, tiff
 from vlseg.data.orientation import Picture, Shape, exif_orientation, upright, without_warnings
 from vlseg.errors import ImageError
@@ -248,7 +248,7 @@ def _opened(
     """
     name = str(file) if name is None else name
     with file if isinstance(file, io.BytesIO) else _open_file(file, name) as stream:
-        head, structure = stream.read(_HEAD), None
+        head, structure = _content(stream, name, _HEAD), None
         stream.seek(0)
         if problem := files.kind_of(head):
             raise ImageError(f"{name}: is {problem}")
@@ -257,7 +257,7 @@ def _opened(
             _check_size((structure.header.width, structure.header.height), name)
             if pixels:
                 stream.seek(0)
-                structure = png.read(stream.read(), name)
+                structure = png.read(_content(stream, name), name)
         source = stream if structure is None else io.BytesIO(structure.kept)
         with _open_header(source, name, heif.formats(head, name) or _FORMATS) as image:
             _check_size(image.size, name)
@@ -280,6 +280,14 @@ def _open_file(path: str | os.PathLike[str], name: str) -> BinaryIO:
         raise ImageError(f"{name}: cannot be read: {error.strerror or error}") from error
 
 
+def _content(file: BinaryIO, name: str, length: int = -1) -> bytes:
+    """So many bytes of a file from where it is, or all; ImageError if its disk or network fails."""
+    try:
+        return file.read(length)
+    except OSError as error:
+        raise ImageError(f"{name}: cannot be read: {error.strerror or error}") from error
+
+
 def _open_header(file: BinaryIO, name: str, formats: tuple[str, ...]) -> Image.Image:
     try:
         with without_warnings():
@@ -287,7 +295,10 @@ def _open_header(file: BinaryIO, name: str, formats: tuple[str, ...]) -> Image.I
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise ImageError(_too_large(name)) from None
     except Exception as error:  # on damaged headers Pillow raises almost anything
-        raise ImageError(f"{name}: is not an image, or is damaged; expected {_FORMATS_IN_WORDS}") from error
+        file.seek(0)
+        found = file_formats.format_of(file.read(_HEAD))
+        what = f": it is {found}" if found and not found.endswith(" picture") else ""
+        raise ImageError(f"{name}: is not an image, or is damaged{what}; expected {_FORMATS_IN_WORDS}") from error
 
 
 def _check_size(size: tuple[int, int], name: str) -> None:
@@ -336,6 +347,9 @@ def _rgb_pixels(image: Image.Image, name: str) -> NDArray[np.uint8]:
     image.load()
     if image.mode.startswith("I"):
         levels = label_pixels.sixteen_bits(image, name)
+        # Pillow has 16-bit levels of these formats as 32 bits; others may as well be 8-bit levels.
+        if image.mode == "I" and image.format not in ("PNG", "PPM") and 0 < levels.max() <= 255:
+            raise ImageError(f"{name}: has 32-bit pixels of unknown range, up to {levels.max()}; save it with 8 bits")
         grey = ((levels + 128) // 257).astype(np.uint8)
         return repeat(grey, "h w -> h w rgb", rgb=3)
     if image.mode == "F":

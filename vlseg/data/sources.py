@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import jax
 from absl import flags
 
-from vlseg import distributed, files
+from vlseg import distributed, fields, files, paths
 from vlseg.data import catalog
 from vlseg.data.catalog.entry import EVALUATION
 from vlseg.data.examples import Example
@@ -23,7 +23,7 @@ from vlseg.data.formats.tfds import PREFIX, open_tfds, parse_source
 from vlseg.data.listing import Listing, announce, define_strict, split_list
 from vlseg.data.orientation import RAW, TURNED
 from vlseg.data.tiny_world import TinyWorldDataset
-from vlseg.errors import ConfigError
+from vlseg.errors import ConfigError, DatasetError
 
 TINY_WORLD = "tiny_world"
 MODEL = "model"
@@ -75,6 +75,8 @@ def open_dataset(source: str, strict: bool = False, **options: Any) -> Dataset:
         ConfigError: an option that the data set does not have, or lacks; or no such name.
         DatasetError: the folder is not a data set, or not all of it.
     """
+    for part in (source, *source.split(":")):
+        paths.check_reachable(part, DatasetError)
     dataset = _open(source, options)
     if listing := listing_of(dataset):
         listing.check(strict)
@@ -103,6 +105,9 @@ def _open(source: str, options: dict[str, Any]) -> Dataset:
         raise ConfigError(
             f"data set {source}: has no option {', '.join(strange)}; it has {', '.join(allowed) or 'none'}"
         )
+    for name, hint in _HINTS.items():
+        if name in options and found != TINY_WORLD:
+            fields.check_value(options[name], hint, f"data set {source}: {name}")
     if found == TINY_WORLD:
         return TinyWorldDataset(**options)
     if found == "catalog":
@@ -118,6 +123,7 @@ def _open(source: str, options: dict[str, Any]) -> Dataset:
     return open_folder(source, **options)
 
 
+_HINTS: dict[str, Any] = {"ignore_label": int | None, "label_offset": int, "ignore_zero": bool}
 _COUNTING = ("ignore_label", "label_offset", "ignore_zero", "label_orientation")
 OPTIONS = {
     TINY_WORLD: tuple(field.name for field in dataclasses.fields(TinyWorldDataset)),

@@ -255,7 +255,7 @@ def _numbered(lines: list[str]) -> list[Entry] | None:
     for pattern in (_MARKED, _SPACED):
         matches = [pattern.fullmatch(line) for line in lines]
         found = [match for match in matches if match]
-        first = min((int(match[1]) for match in found), default=0)
+        first = min((int(match[1][:9]) for match in found), default=0)  # Python refuses thousands of digits
         if None not in matches:
             if pattern is _SPACED and first > 1:
                 raise _Unclear(f'has lines like {shown(lines[0])}: write "id: name", or all names in quotes')

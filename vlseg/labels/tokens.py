@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from vlseg import files, json_files
+from vlseg import files, json_files, paths
 from vlseg.errors import VlsegError, VocabularyError, one_line
 from vlseg.labels import shown
 
@@ -27,6 +27,7 @@ def tokenizer_directory(source: str | os.PathLike[str], expected: str) -> Path:
         VocabularyError: no such directory, or a hub name that can neither be fetched nor found in the cache.
     """
     path = Path(source).expanduser()
+    paths.check_reachable(path, VocabularyError)
     if path.is_dir():
         return path
     if path.exists():

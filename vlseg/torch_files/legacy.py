@@ -8,6 +8,7 @@ Source of the format: PyTorch, torch/serialization.py.
 """
 
 import os
+import re
 import struct
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -87,6 +88,8 @@ class _Described:
         if not isinstance(identifier, tuple) or len(identifier) not in (5, 6) or identifier[0] != "storage":
             raise ValueError("a storage that is not described as PyTorch does")
         reference, key, count = identifier[1], identifier[2], identifier[4]
+        if isinstance(reference, Reference) and re.fullmatch(r"torch\.(cuda\.)?Q\w{1,9}Storage", reference.name):
+            raise CheckpointError("has quantised tensors, which are not read: save what their dequantize() gives")
         if not isinstance(reference, Reference) or reference.name not in STORAGE_DTYPES:
             raise ValueError("a storage of an unknown type")
         if not isinstance(key, str) or type(count) is not int or not 0 <= count < 1 << 60:

@@ -26,6 +26,20 @@ _MAX_SHARED, _FREE_BYTES = 16, 1 << 20
 _MOST_ENTRIES = 200
 """Of a file, that are looked into for other tensors than the state dict's."""
 
+_UNINITIALIZED = "UninitializedParameter"
+_NOT_DENSE = {
+    "_rebuild_qtensor": ("quantised", "what its dequantize() gives"),
+    "_rebuild_sparse_tensor": ("sparse", "what its to_dense() gives"),
+    "_rebuild_sparse_csr_tensor": ("sparse", "what its to_dense() gives"),
+    "_rebuild_nested_tensor": ("nested", "its parts"),
+    "_rebuild_meta_tensor_no_storage": ("on the device meta and has no values", "the trained one"),
+    "_rebuild_device_tensor_from_numpy": ("of a device such as a TPU", "what its cpu() gives"),
+    "_rebuild_tensor_v2": ("conjugated or negated on reading", "what its resolve_conj().resolve_neg() gives"),
+    "_rebuild_tensor_v3": ("conjugated or negated on reading", "what its resolve_conj().resolve_neg() gives"),
+    _UNINITIALIZED: ("not initialised", "the trained one"),
+}
+"""What PyTorch makes tensors with that are no plain blocks of numbers: what these are, and what to save instead."""
+
 _OF_PROGRAMS = "constants.pkl"
 """A record that only TorchScript programs have."""
 
@@ -156,16 +170,26 @@ def _state_dict(
             value = _module_tensors(path, value)
         if not isinstance(value, Mapping):
             continue
-        found = _tensors_of(value)
+        found = _tensors_of(path, value)
         if not found and again:
             found, _ = _state_dict(path, value, keys, again=False)
         if found:
             return found, key
-    return (_tensors_of(top), "") if again else ({}, "")
+    return (_tensors_of(path, top), "") if again else ({}, "")
 
 
-def _tensors_of(items: Mapping[Any, Any]) -> dict[str, LazyTensor]:
+def _tensors_of(path: str, items: Mapping[Any, Any]) -> dict[str, LazyTensor]:
+    for name, value in items.items():
+        _check_dense(path, name, value)
     return {name: value for name, value in items.items() if isinstance(name, str) and isinstance(value, LazyTensor)}
+
+
+def _check_dense(path: str, name: Any, value: Any) -> None:
+    """Raises CheckpointError for a tensor that is no plain block of numbers, so that none is left out unnoticed."""
+    kind = value.name.rpartition(".")[2] if isinstance(value, Record) else ""
+    if kind == _UNINITIALIZED or kind.startswith("_rebuild_"):
+        what, instead = _NOT_DENSE.get(kind, ("of an unknown kind", "a plain tensor"))
+        raise CheckpointError(f"{path}: its tensor {name!r} is {what}, which is not read: save {instead} in its place")
 
 
 def _holds_tensors(value: Any, depth: int = 4) -> bool:
@@ -203,7 +227,9 @@ def _module_tensors(path: str, program: Record) -> dict[str, LazyTensor]:
         for name, value in _attributes(module):
             if isinstance(value, LazyTensor):
                 tensors[f"{prefix}{name}"] = value
-            elif isinstance(value, Record) and id(value) not in seen:
+                continue
+            _check_dense(path, f"{prefix}{name}", value)
+            if isinstance(value, Record) and id(value) not in seen:
                 seen.add(id(value))
                 modules.append((f"{prefix}{name}.", value))
     return tensors
@@ -220,6 +246,8 @@ def _attributes(module: Record) -> Iterator[tuple[str, Any]]:
 
 
 def _type_name(value: Any) -> str:
+    if isinstance(value, LazyTensor):
+        return "single tensor"
     return value.name if isinstance(value, Record | Reference) else type(value).__name__
 
 

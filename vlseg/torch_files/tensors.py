@@ -14,7 +14,7 @@ from typing import Any, BinaryIO
 import ml_dtypes  # noqa: F401 - which makes bfloat16 and float8 known to numpy
 import numpy as np
 
-from vlseg import files
+from vlseg import file_formats, files
 from vlseg.errors import CheckpointError
 
 _CHUNK = 1 << 18
@@ -153,12 +153,18 @@ def open_archive(path: str) -> dict[str, Entry]:
     Raises:
       CheckpointError: as `read_head`; or it is no such archive, truncated, or its records overlap or share a name.
     """
-    if not read_head(path, 512).startswith(b"PK"):
-        raise CheckpointError(f"{path} is not a PyTorch zip archive")
+    head = read_head(path, 512)
+    if not head.startswith(b"PK"):
+        found = file_formats.format_of(head)
+        raise CheckpointError(f"{path} is not a PyTorch zip archive{f'; it is {found}' if found else ''}")
     entries = zip_records(path)
     roots = [entry.name.removesuffix("data.pkl") for entry in entries if entry.name.split("/")[1:] == ["data.pkl"]]
     if len(roots) != 1:
-        raise CheckpointError(f"{path} is not a PyTorch zip archive: it has no record data.pkl")
+        names = ", ".join(entry.name for entry in entries[:3]) or "nothing"
+        hint = "; arrays of NumPy need the suffix .npz" if names.endswith(".npy") else ""
+        raise CheckpointError(
+            f"{path} is not a PyTorch zip archive: it has no record data.pkl, but holds {names[:200]}{hint}"
+        )
     return {entry.name.removeprefix(roots[0]): entry for entry in entries if entry.name.startswith(roots[0])}
 
 

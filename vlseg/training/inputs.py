@@ -80,7 +80,8 @@ def difference(before: Any, now: Any) -> str:
     if not isinstance(before, Mapping) or not isinstance(now, Mapping):
         return "other content"
     if before.get("names") != now.get("names"):
-        return _of_names(before.get("names") or [], now.get("names") or [])
+        names = before.get("names") or [], now.get("names") or []
+        return _of_names(*names) if all(isinstance(part, list) for part in names) else "other names than before"
     if before.get("examples") != now.get("examples"):
         return f"{before.get('examples')} examples before, {now.get('examples')} now"
     if before.get("files") != now.get("files"):

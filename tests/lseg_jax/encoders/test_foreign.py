@@ -21,7 +21,7 @@ from safetensors.numpy import save_file
 from lseg_jax.config import VIT_BASE_32, LSegConfig, ResNetConfig, TextConfig, ViTConfig
 from lseg_jax.encoders import read_image, read_text
 from lseg_jax.encoders.clip import CLIPText
-from lseg_jax.encoders.foreign import merge
+from lseg_jax.encoders.foreign import merge, open_tensors
 from lseg_jax.encoders.vit import ViT
 from lseg_jax.lseg import LSegNet
 from vlseg import torch_files
@@ -418,6 +418,52 @@ def test_parts_of_a_recipe_that_are_no_floats(tmp_path, hugging_face):
     name = "text_model.encoder.layers.1.self_attn.k_proj.bias"
     state = hugging_face | {name: hugging_face[name].astype(np.int32)}
     assert "is int32" in refusal(read_text, write(tmp_path / "a.safetensors", state))
+
+
+FORMATS = {
+    "a JPEG picture": b"\xff\xd8\xff\xe0\0\x10JFIF",
+    "a GGUF file": b"GGUF\3\0\0\0",
+    "an HDF5 file": b"\x89HDF\r\n\x1a\n",
+    "an ONNX model": b"\x08\x07\x12\x07pytorch\x1a\x031.9",
+    "compressed with gzip": b"\x1f\x8b\x08\0",
+    "a single NumPy array": b"\x93NUMPY\1\0",
+    "text": b"Entry not found\n",
+    "JSON": b'{"error": "Repository not found"}',
+}
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".npz", ".pt"])
+def test_files_of_other_formats_are_named(tmp_path, suffix):
+    path = tmp_path / f"a{suffix}"
+    for said, content in FORMATS.items():
+        path.write_bytes(content.ljust(64, b" "))
+        assert said in refusal(open_tensors, path)
+    save_file({"a": np.ones(3, np.float32)}, tmp_path / "b")
+    if suffix != ".safetensors":
+        (tmp_path / "b").rename(path)
+        assert "a safetensors file" in refusal(open_tensors, path)
+
+
+def test_models_in_several_files(tmp_path):
+    index = tmp_path / "model.safetensors.index.json"
+    save_file({"a": np.ones(3, np.float32)}, tmp_path / "1.safetensors")
+    save_file({"b": np.zeros(2, np.float32)}, tmp_path / "2.safetensors")
+    index.write_text(json.dumps({"weight_map": {"a": "1.safetensors", "b": "2.safetensors"}}))
+    found, _ = open_tensors(tmp_path)
+    assert {name: tuple(tensor.shape) for name, tensor in found.items()} == {"a": (3,), "b": (2,)}
+    wrong = {"2.safetensors": "has a, which it has not", "3.safetensors": "no such file", "x" * 999: "weight_map"}
+    wrong |= {
+        "../1.safetensors": "weight_map",
+        "": "weight_map",
+        index.name: "weight_map",
+        "\0.safetensors": "weight_map",
+    }
+    for name, said in wrong.items():
+        index.write_text(json.dumps({"weight_map": {"a": name}}))
+        assert said in refusal(open_tensors, tmp_path)
+    index.unlink()
+    (tmp_path / "flax_model.msgpack").touch()
+    assert "it holds 1.safetensors, 2.safetensors, flax_model.msgpack" in refusal(open_tensors, tmp_path)
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".npz", ".pt", ".bin"])

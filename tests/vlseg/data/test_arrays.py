@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vlseg.data.arrays import is_batch, is_picture, plain
+from vlseg.data.arrays import is_batch, is_picture, plain, several
 from vlseg.data.images import check_images, read_image
 from vlseg.errors import ImageError
 from vlseg.nn.inputs import check_pixels
@@ -169,6 +169,38 @@ def test_what_has_no_values():
         return array
 
     jax.make_jaxpr(traced)(PIXELS)
+
+
+class Shapeless:
+    """As PyTorch's nested tensors, which have a property `shape` that raises."""
+
+    dtype = "float32"
+
+    @property
+    def shape(self):
+        raise RuntimeError("no sizes")
+
+    def __array__(self, *args, **kwargs):
+        raise RuntimeError("no values\nin many lines")
+
+
+class Symbolic:
+    """As Keras's inputs: a batch without values, which cannot be gone through either."""
+
+    shape, dtype = (None, 9, 12, 3), "float32"
+
+    __array__ = Shapeless.__array__
+
+    def __iter__(self):
+        raise NotImplementedError
+
+
+def test_arrays_of_other_libraries_without_plain_values():
+    assert is_picture(Shapeless())
+    with pytest.raises(ImageError, match="a Shapeless has no pixels to read: give a dense array with values"):
+        read(Shapeless())
+    with pytest.raises(ImageError, match="a Symbolic has no pixels"):
+        list(several(Symbolic()))
 
 
 def test_batches():

@@ -273,6 +273,19 @@ def test_floating_point_and_32_bit_pixels_are_refused(tmp_path):
         read_image(save(tmp_path / "f.tif", Image.fromarray(np.ones((9, 9), np.float32))))
     with pytest.raises(ImageError, match="32-bit"):
         read_image(save(tmp_path / "i.tif", Image.fromarray(np.full((9, 9), 70_000, np.int32))))
+    # Levels of 8 bits would come out black.
+    for dark in (
+        save(tmp_path / "i.tif", Image.fromarray(np.full((9, 9), 200, np.int32))),
+        Image.new("I", (9, 9), 255),
+    ):
+        with pytest.raises(ImageError, match="32-bit pixels of unknown range, up to 2"):
+            read_image(dark)
+
+
+def test_a_file_that_cannot_be_read_on():
+    """Its first byte is at an address that no process has."""
+    with pytest.raises(ImageError, match=r"mem: cannot be read: Input/output error"):
+        read_image("/proc/self/mem")
 
 
 # Label maps

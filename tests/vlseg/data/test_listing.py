@@ -136,6 +136,11 @@ def test_folders_linked_in_circles_are_entered_once(tmp_path):
     assert found == sorted(found, key=order)
 
 
+def test_a_link_to_itself_is_a_file_that_is_not_there(tmp_path):
+    (tmp_path / "a.jpg").symlink_to("a.jpg")
+    assert list(walk(tmp_path)) == [tmp_path / "a.jpg"]
+
+
 def test_a_folder_that_cannot_be_read_is_an_error(tmp_path, monkeypatch):
     """A permission that is missing would otherwise leave out pictures."""
     picture(tmp_path / "in/a.jpg")

@@ -162,6 +162,7 @@ REFUSED = {
     "pointer.txt": ("version https://git-lfs.github.com/spec/v1\noid sha256:1\nsize 3", "Git LFS pointer"),
     "empty.txt": ("", "there are no categories"),
     "lost.txt": ("caf\ufffd\nwall", "lost"),
+    "digits.txt": (f"{'9' * 5000} wall\n0 floor", "no number from 0"),
     "control.txt": ("wall\n\x1b[31mfloor", "not a text file"),
 }
 

@@ -1,5 +1,6 @@
 """What tells data and weights from others, wherever they lie."""
 
+import os
 import shutil
 import unicodedata
 
@@ -7,7 +8,8 @@ import pytest
 
 from tests.commands import labelled_folder
 from vlseg.data.sources import open_dataset
-from vlseg.training import inputs
+from vlseg.errors import StorageError
+from vlseg.training import inputs, workdir
 
 
 @pytest.fixture(scope="module")
@@ -73,3 +75,16 @@ def test_weights_are_told_by_their_content(tmp_path, monkeypatch):
         (tmp_path / name / "model.safetensors").write_bytes(content)
         (tmp_path / name / "README.md").write_text(name)
     assert inputs.of_files(tmp_path / "one") == inputs.of_files(tmp_path / "two")
+
+
+@pytest.mark.parametrize("before", [7, True, {"names": 5}, {"names": "ab"}, {"names": {"a": 1}}, {"examples": []}])
+def test_differences_from_what_somebody_has_edited(before):
+    assert inputs.difference(before, {"names": ["a", "b"], "examples": 3})
+
+
+def test_a_pipe_in_place_of_what_was_written(tmp_path):
+    workdir.open_workdir(tmp_path, {"steps": 1}, found={})
+    (tmp_path / workdir.INPUTS_FILE).unlink()
+    os.mkfifo(tmp_path / workdir.INPUTS_FILE)
+    with pytest.raises(StorageError, match=r"inputs\.json: is a pipe"):
+        workdir.check_same(tmp_path, {"steps": 1}, {}, workdir.Same())

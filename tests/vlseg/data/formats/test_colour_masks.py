@@ -44,6 +44,7 @@ def test_what_does_not_fit(root):
     for text, match in [
         (COLOURS + "dog:1,2\n", "'dog:1,2' is not name:r,g,b"),
         (COLOURS + "dog:1,2,300::\n", "no red, green and blue"),
+        (COLOURS + f"dog:1,2,{'9' * 5000}::\n", "which is no red, green and blue"),
         (COLOURS + "dog:128,0,0::\n", "two labels have one colour"),
         (COLOURS + "cat:1,2,3::\n", "same category"),
         ("background:0,0,0::\n", "no categories"),
