@@ -96,7 +96,7 @@ class Pictures:
         self._journal = Journal(out, settings)
         stamps = {picture.path: identity(picture.path) for picture in self._all if picture.path not in self.damaged}
         self._keys = {path: f"{files.stored_path(path)} {stamp}" for path, stamp in stamps.items()}
-        with Progress(len(self._all), "pictures", "picture", initial=self._count()) as self._progress:
+        with Progress(len(self._all), "done", "picture", initial=self._count()) as self._progress:
             if self._count():
                 print(f"going on: {self._count()} of {len(self._all)} were done", file=sys.stderr)
             try:
