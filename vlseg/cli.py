@@ -299,6 +299,8 @@ def _quiet_python_logs() -> None:
     if any(argument.lstrip("-").startswith(("verbosity", "v=")) for argument in sys.argv[1:]):
         return
     absl_logging.set_verbosity(absl_logging.ERROR)
+    # Time, process and line of code say nothing to a person.
+    absl_logging.get_absl_handler().setFormatter(logging.Formatter("warning: %(message)s"))
     # JAX warns when it runs on the CPU of a machine that has an accelerator.
     packages = sys.modules.get("vlseg.packages")
     for name in ("jax", "vlseg", *(packages.registered() if packages else ())):
