@@ -314,6 +314,11 @@ def fail(message: str) -> NoReturn:
     if os.environ.get("VLSEG_TRACEBACK", "") not in ("", "0"):
         traceback.print_exc()
     print(f"error: {one_line(message)}", file=sys.stderr)
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError:
+        _give_up_output()  # else Python tries once more at its end, and says so
     if _works_with_others():
         _end_at_once(2)
     sys.exit(2)
