@@ -35,13 +35,6 @@ def check_numbers(
                 raise ConfigError(f"{where}{name} is {value!r}; it must be {limits}{', an integer' if whole else ''}")
 
 
-def check_switches(settings: Any, *names: str) -> None:
-    """Raises ConfigError unless each of these fields is True or False."""
-    for name in names:
-        if not isinstance(value := getattr(settings, name), bool):
-            raise ConfigError(f"{name} is {value!r}; it must be True or False")
-
-
 def check_choices(settings: Any, where: str = "", /, **choices: Collection[str]) -> None:
     """Raises ConfigError unless each of these fields has one of its choices; `where` as in `check_numbers`."""
     for name, known in choices.items():

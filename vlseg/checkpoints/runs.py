@@ -9,7 +9,6 @@ RUN/checkpoints/N  what training has changed up to step N
 So RUN is all that is needed of a run, and RUN/checkpoints/N is read wherever a model directory is.
 """
 
-import json
 import os
 import shutil
 from collections.abc import Mapping
@@ -214,6 +213,6 @@ def local_step(url: str) -> Path:
                     frozen, temporary, ignore=shutil.ignore_patterns(WEIGHTS, checksums.FILE, ".*"), dirs_exist_ok=True
                 )
                 safetensors_files.save_safetensors(arrays, temporary / WEIGHTS, folder / MODEL)
-                settings = settings_of_step(json.loads((frozen / CONFIG_FILE).read_text()), step)
+                settings = settings_of_step(json_files.read(frozen / CONFIG_FILE, CheckpointError), step)
                 files.atomic_write_json(temporary / CONFIG_FILE, settings)
     return folder / MODEL

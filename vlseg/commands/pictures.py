@@ -80,9 +80,8 @@ class Pictures:
         self._all = [Picture(path, name) for path, name in zip(paths, output_names(paths), strict=True)]
         self._read: collections.deque[Picture] = collections.deque()
         for path, found in zip(paths, image_files.check_images(paths), strict=True):
-            with self._passing(path):
-                if isinstance(found, ImageError):
-                    raise found
+            if isinstance(found, ImageError):
+                self._pass_over(path, found)
 
     @contextlib.contextmanager
     def start(self, out: Path, report: str, settings: Mapping[str, Any]) -> Iterator[None]:
@@ -112,12 +111,13 @@ class Pictures:
         for picture in self._all:
             if picture.path in self.damaged or self._keys[picture.path] in self._journal.entries:
                 continue
-            pixels = None
-            with self._passing(picture.path):
+            try:
                 pixels = image_files.read_image(picture.path)
-            if pixels is not None:
-                self._read.append(picture)
-                yield pixels
+            except ImageError as error:
+                self._pass_over(picture.path, error)
+                continue
+            self._read.append(picture)
+            yield pixels
 
     def take(self) -> Picture:
         """The first picture of `pixels` that has not been taken."""
@@ -140,14 +140,10 @@ class Pictures:
         self._journal.remove()
         return exit_code(list(self.damaged.values()))
 
-    @contextlib.contextmanager
-    def _passing(self, path: Path) -> Iterator[None]:
-        try:
-            yield
-        except ImageError as error:
-            if not self._skip:
-                raise
-            self.damaged[path] = str(error)
+    def _pass_over(self, path: Path, error: ImageError) -> None:
+        if not self._skip:
+            raise error
+        self.damaged[path] = str(error)
 
 
 def exit_code(damaged: Sequence[str]) -> int:
