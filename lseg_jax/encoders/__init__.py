@@ -9,6 +9,7 @@ from lseg_jax.encoders import foreign
 from lseg_jax.encoders.base import Encoder, ImageEncoder, TextEncoder
 from lseg_jax.encoders.clip import TextConfig
 from lseg_jax.encoders.clip_image import CLIPImageConfig
+from lseg_jax.encoders.efficientnet import EfficientNetConfig
 from lseg_jax.encoders.minilm import SentenceConfig
 from lseg_jax.encoders.resnet import ResNetConfig
 from lseg_jax.encoders.vit import ViTConfig
@@ -17,7 +18,12 @@ from vlseg.checkpoints.rules import Variables
 from vlseg.errors import CheckpointError, ConfigError
 
 TEXTS: dict[str, type[TextEncoder]] = {"clip": TextConfig, "minilm": SentenceConfig}
-IMAGES: dict[str, type[ImageEncoder]] = {"vit": ViTConfig, "resnet": ResNetConfig, "clip": CLIPImageConfig}
+IMAGES: dict[str, type[ImageEncoder]] = {
+    "vit": ViTConfig,
+    "resnet": ResNetConfig,
+    "clip": CLIPImageConfig,
+    "efficientnet": EfficientNetConfig,
+}
 """Encoders by the name that files and settings give them; the first is the default."""
 
 KINDS: Mapping[str, Mapping[str, type[Encoder]]] = {"text": TEXTS, "image": IMAGES}

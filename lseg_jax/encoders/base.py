@@ -5,6 +5,7 @@ An encoder is a module of this package whose configuration, a frozen dataclass o
 """
 
 import abc
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Self
 
@@ -16,6 +17,7 @@ import numpy as np
 from lseg_jax.encoders.foreign import Format, Shapes
 from lseg_jax.tokenizers import Tokenizer
 from vlseg.checkpoints.rules import Rule
+from vlseg.errors import ConfigError
 
 STRIDES = (4, 8, 16, 32)
 """Pixels per position of the four levels that an image encoder gives the decoder."""
@@ -126,6 +128,16 @@ class ImageEncoder(Encoder):
         Returns:
             A map for each stride, finest first: [B, H / stride, W / stride, channels].
         """
+
+    def frozen(self, levels: int) -> re.Pattern[str]:
+        """Matches the paths of the parameters and statistics up to this level, 1 to 4, finest first.
+
+        Raises:
+            ConfigError: the encoder is not trained in parts.
+        """
+        raise ConfigError(
+            "training.frozen_levels has no effect with this image encoder, which is trained as a whole: leave it out"
+        )
 
     @abc.abstractmethod
     def flops(self, height: int, width: int) -> int:

@@ -80,6 +80,7 @@ class BatchNorm(nn.Module):
     """
 
     dtype: Any = jnp.float32
+    epsilon: float = EPSILON
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
@@ -99,7 +100,7 @@ class BatchNorm(nn.Module):
                 unbiased = used_variance * (count / max(count - 1, 1))
                 mean.value = 0.9 * mean.value + 0.1 * jax.lax.stop_gradient(used_mean)
                 variance.value = 0.9 * variance.value + 0.1 * jax.lax.stop_gradient(unbiased)
-        factor = scale * jax.lax.rsqrt(used_variance + EPSILON)
+        factor = scale * jax.lax.rsqrt(used_variance + self.epsilon)
         return x * factor.astype(self.dtype) + (bias - used_mean * factor).astype(self.dtype)
 
 
