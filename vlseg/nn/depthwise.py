@@ -63,7 +63,7 @@ def _backward(stride: int, saved: tuple[jax.Array, jax.Array], gradient: jax.Arr
 
     def summed(x: jax.Array, kernel: jax.Array, gradient: jax.Array) -> tuple[jax.Array, jax.Array]:
         return (
-            _input_gradient(gradient, kernel, stride, x.shape[1:3]),
+            _input_gradient(gradient, kernel, stride, (x.shape[1], x.shape[2])),
             _kernel_gradient(x, gradient, kernel.shape[0], stride).astype(kernel.dtype),
         )
 
@@ -118,9 +118,9 @@ def _input_gradient(gradient: jax.Array, kernel: jax.Array, stride: int, size: t
             for i, down in reached(vertical, before[0])
             for j, right in reached(horizontal, before[1])
         ]
-        return functools.reduce(jnp.add, terms, jnp.zeros((len(gradient), rows, columns, gradient.shape[-1]), x_dtype))
+        nothing = jnp.zeros((len(gradient), rows, columns, gradient.shape[-1]), gradient.dtype)
+        return functools.reduce(jnp.add, terms, nothing)
 
-    x_dtype = gradient.dtype
     if stride == 1:
         return phase(0, 0)
     lines = [jnp.stack([phase(i, j) for j in range(stride)], axis=3) for i in range(stride)]

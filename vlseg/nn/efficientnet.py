@@ -1,4 +1,4 @@
-"""EfficientNet-Lite (Tan and Le 2019; tensorflow/tpu, efficientnet/lite), NHWC: a small image encoder for phones and CPUs.
+"""EfficientNet-Lite (Tan and Le 2019; tensorflow/tpu, efficientnet/lite), NHWC: an image encoder for phones and CPUs.
 
 Inverted residuals without squeeze and excitation, ReLU6 instead of swish, and a stem of the same width in all sizes.
 """
