@@ -115,7 +115,7 @@ def fitted(model: LSeg, chosen: Training, ignored: Sequence[int] = ()) -> LSeg:
     task = objective.Matching(model.config, chosen, len(dataset), *labels.valid.shape)
     state, frozen = task.split(jax.tree.map(jnp.copy, model.variables))
     batches = named_batches([dataset], chosen)
-    state = program.run_in_memory(task, state, labels, chosen.total_steps(len(dataset)), batches)
+    state = program.run_in_memory(task, state, task.given(labels, frozen), chosen.total_steps(len(dataset)), batches)
     return dataclasses.replace(model, variables=objective.joined(state, frozen))
 
 

@@ -8,11 +8,15 @@ from PIL import Image
 
 from lseg_jax.objective import Batch
 from lseg_jax.settings import Training
+from vlseg import progress
 from vlseg.data import transforms
 from vlseg.data.episodes import Episode, FewShotDataset
 from vlseg.data.examples import IGNORE_LABEL, IGNORED, Example
 from vlseg.data.sources import Dataset
 from vlseg.data.stream import Stream
+
+COUNTED = 2000
+"""Images that say how frequent labels are."""
 
 OTHERS = "others"
 """The label of everything but the class that is asked for, in the zero-shot experiments (Li et al. 2022, Sec. 5.1)."""
@@ -58,6 +62,17 @@ def episode_batches(dataset: FewShotDataset, settings: Training, **reading: Any)
     return _batches(Stream(parts, settings.batch_size, settings.seed, weights=weights, **reading), prepare)
 
 
+def count_labels(dataset: Dataset) -> np.ndarray:
+    """Labelled pixels of every class: int64 [N], of at most `COUNTED` images, which lie evenly in the data set."""
+    chosen = np.linspace(0, len(dataset) - 1, min(len(dataset), COUNTED)).round().astype(int)
+    counts = np.zeros(len(dataset.names), np.int64)
+    for index in progress.over(chosen, len(chosen), "counting labels", "image"):
+        label = dataset[int(index)].label
+        known = label[(label != dataset.ignore_label) & (label >= 0) & (label < len(counts))]
+        counts += np.bincount(known, minlength=len(counts))
+    return counts
+
+
 def squeezed(image: np.ndarray, mask: np.ndarray, side: int) -> tuple[np.ndarray, np.ndarray]:
     """An image uint8 [H, W, 3] and a mask [H, W] as squares, as the authors' few-shot code resizes them.
 
@@ -77,15 +92,16 @@ def _view(
 ) -> tuple[np.ndarray, np.ndarray]:
     """A random view of an example, with IGNORED for what does not count."""
     label = np.where(example.label == ignore_label, IGNORED, example.label).astype(np.int32)
-    return transforms.scale_and_crop(
+    image, label = transforms.scale_and_crop(
         example.image,
         label,
         rng,
         base_size=settings.base_size,
-        crop_size=settings.crop_size,
+        crop_size=settings.view_size,
         scale_range=settings.scale_range,
         ignore_label=IGNORED,
     )
+    return (transforms.distort_colours(image, rng) if settings.distort_colours else image), label
 
 
 def _batches(

@@ -28,9 +28,9 @@ def head(config: LSegConfig, height: int, width: int, labels: int) -> int:
     return 2 * cells * per_cell
 
 
-def training_step(config: LSegConfig, side: int, labels: int) -> int:
-    """Forward and backward of one image of `side` pixels: three times the forward products."""
-    return 3 * inference(config, side, side, labels)
+def training_step(config: LSegConfig, height: int, width: int, labels: int) -> int:
+    """Forward and backward of one image: three times the forward products."""
+    return 3 * inference(config, height, width, labels)
 
 
 def inference(config: LSegConfig, height: int, width: int, labels: int) -> int:

@@ -4,6 +4,9 @@ Everything is a pure function of (variables, inputs). Arrays are [B, ...]; N is 
 common space.
 """
 
+import functools
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -15,6 +18,12 @@ from lseg_jax.head import LogitBlock
 
 LOGIT_SCALE = 1 / 0.07
 """Inverse temperature of the correlation, a constant (Sec. 3, t = 0.07)."""
+
+NARROW = 4
+"""How many times fewer channels than the common space a decoder has for which no embedding is made in training."""
+
+SMALLEST = 1e-24
+"""Of the squared length of an embedding, which rounding may take below 0."""
 
 
 def similarities(pixels: jax.Array, labels: jax.Array) -> jax.Array:
@@ -79,11 +88,33 @@ class LSegNet(nn.Module):
         """`cell_logits` of images, float [B, H, W, 3] -> float32 [B, H / 2, W / 2, N].
 
         Doubling and correlation commute, and before it there are a quarter of the pixels; the embeddings are only
-        needed for their lengths then.
+        needed for their lengths then. Where the decoder is narrow beside the common space, not even for those.
         """
-        features = self.features(images, train=train)
+        decoded = self.decoder(self.levels(images, train=train), train=train)
+        if NARROW * self.config.features <= self.config.text.features:
+            return self.regularized(self._narrow_cells(decoded.astype(jnp.float32), labels))
+        features = self.projection(decoded).astype(jnp.float32)
         lengths = jnp.linalg.norm(doubled(features), axis=-1, keepdims=True)
         return self.regularized(doubled(similarities(features, labels)) / lengths)
+
+    def _narrow_cells(self, decoded: jax.Array, labels: jax.Array) -> jax.Array:
+        """The similarities of [B, h, w, F] before projection, [B, 2 h, 2 w, N]; no embedding is made.
+
+        With the projection x -> xK + b, dot products with a label l are xKl + bl, and squared lengths are xKK'x + 2xKb
+        + bb, where x has F numbers and embeddings have C.
+        """
+        projected: Any = self.projection
+        projected(decoded[:1, :1, :1])  # makes its parameters where they are fresh
+        kernel, bias = (projected.variables["params"][name] for name in ("kernel", "bias"))
+        exact = functools.partial(jnp.einsum, precision="highest")
+        along = exact("fc,...nc->...fn", kernel, LOGIT_SCALE * labels)
+        products = exact("bhwf,fn->bhwn" if labels.ndim == 2 else "bhwf,bfn->bhwn", decoded, along)
+        offsets = exact("c,...nc->...n", bias, LOGIT_SCALE * labels)
+        products += offsets if labels.ndim == 2 else offsets[:, None, None]
+        wide = doubled(decoded)
+        turned = exact("bhwf,fg->bhwg", wide, exact("fc,gc->fg", kernel, kernel)) + 2 * exact("fc,c->f", kernel, bias)
+        squares = jnp.sum(turned * wide, axis=-1, keepdims=True) + jnp.sum(bias**2)
+        return doubled(products) * jax.lax.rsqrt(jnp.maximum(squares, SMALLEST))
 
     def segment(self, images: jax.Array, labels: jax.Array, *, train: bool = False) -> jax.Array:
         """Logits float32 [B, H, W, N] of images float [B, H, W, 3] for label embeddings, see `cell_logits`."""

@@ -49,6 +49,16 @@ class Training:
         margin: what the similarity of a pixel's label is lowered by in the loss, so that pixels come nearer to their
             own label than the softmax alone asks for and other words for it win as well. Of logits after a block
             likewise.
+        label_smoothing: share of the target that is spread over all labels of the label set.
+        class_balance: a pixel counts its label's share of all labelled pixels to the power of minus this: 0 for all
+            alike, 1 for all labels alike. The weights' mean over pixels is 1.
+        loss_stride: pixels of every so-many-th row and column count in the loss, which takes less time; 1 for all.
+        average: decay of the running average of weights and statistics that the finished model has, 0 for none. It is
+            shorter at first: (1 + step) / (10 + step) (Polyak and Juditsky 1992; as TensorFlow's).
+        frozen_levels: levels of the image encoder that are not trained, finest first, 0 to 4.
+        distort_colours: whether brightness, contrast, saturation and hue of training images are changed at random, see
+            `vlseg.data.transforms.distort_colours`.
+        crop_width: of the random views, if they are not squares of `crop_size`, which is their height then.
         row_block: rows of pixels that the loss handles at a time.
         seed: of everything random.
     """
@@ -74,6 +84,13 @@ class Training:
     scale_range: tuple[Annotated[float, Range(0, 64)], Annotated[float, Range(0, 64)]] = (0.5, 2.0)
     loss_mean: str = "images"
     margin: Positive = 0.0
+    label_smoothing: Share = 0.0
+    class_balance: Share = 0.0
+    loss_stride: Annotated[int, Range(1, 64)] = 1
+    average: Share = 0.0
+    frozen_levels: Annotated[int, Range(0, 4)] = 0
+    distort_colours: bool = False
+    crop_width: Side | None = None
     row_block: Side = 16
     seed: Seed = 0
 
@@ -84,10 +101,16 @@ class Training:
             raise ConfigError(
                 f"accumulation_steps {self.accumulation_steps} does not divide the batch of {self.batch_size}"
             )
-        if self.crop_size % 32:
-            raise ConfigError(f"crop_size is {self.crop_size}; it must be a multiple of 32")
+        for name, side in (("crop_size", self.crop_size), ("crop_width", self.crop_width or 0)):
+            if side % 32:
+                raise ConfigError(f"{name} is {side}; it must be a multiple of 32")
         if not 0 < self.scale_range[0] <= self.scale_range[1]:
             raise ConfigError(f"scale_range is {self.scale_range}; it must be two rising positive numbers")
+
+    @property
+    def view_size(self) -> tuple[int, int]:
+        """Height and width of training images."""
+        return self.crop_size, self.crop_width or self.crop_size
 
     @property
     def encoder_rate(self) -> float:
@@ -196,8 +219,12 @@ IDLE = (
     Idle(("training.stop_after",), _ends_before),
     Idle(("training.b2",), lambda config: "with sgd, whose momentum is b1" * (config.training.optimizer == "sgd")),
     Idle(
-        ("training.scale_range",),
+        ("training.scale_range", "training.crop_width", "training.distort_colours", "training.class_balance"),
         lambda config: "on a benchmark, whose pictures are squeezed into squares" * bool(config.benchmark.name),
+    ),
+    Idle(
+        ("training.class_balance",),
+        lambda config: 'where each image is against "others" (config.label_sets)' * (config.label_sets == "others"),
     ),
 )
 """What has no effect beside what."""

@@ -12,7 +12,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from lseg_jax import checkpoint, encoders, flops, inference, objective, zero_shot
-from lseg_jax.batches import OTHERS, episode_batches, named_batches, pair_batches
+from lseg_jax.batches import OTHERS, count_labels, episode_batches, named_batches, pair_batches
 from lseg_jax.config import LSegConfig, ResNetConfig
 from lseg_jax.encoders.foreign import merge
 from lseg_jax.model import LSeg, load
@@ -76,14 +76,18 @@ def prepare(config: ml_collections.ConfigDict, mesh: Mesh) -> Prepared:
     model = dataclasses.replace(initial_model(config, training), inference=scheme, labels=source.labels)
     # The same on all hosts, of which some may keep embeddings that another kind of device has computed.
     texts = [jnp.asarray(distributed.from_main(model.encode_text(labels))) for labels in source.label_sets]
-    labels = objective.label_sets(texts)
+    weights = None
+    if training.class_balance:
+        counts = [count_labels(dataset) for dataset in source.counted]
+        weights = [objective.balanced_weights(each, training.class_balance) for each in counts]
+    labels = objective.label_sets(texts, weights)
     task = Matching(model.config, training, source.examples, *labels.valid.shape)
     state, frozen = task.split(model.variables)
     build = without_variables(model)
     return Prepared(
         task=task,
         state=state,
-        constants=labels,
+        constants=task.given(labels, frozen),
         batches=prefetched(source.batches, config.loading.threads, config.loading.workers),
         steps=training.total_steps(source.examples),
         finish=lambda state: build(objective.joined(state, frozen)),
@@ -146,13 +150,15 @@ class Source(NamedTuple):
     """What a run trains on.
 
     label_sets: words, one set for each value of `Batch.sets`. batches: step -> examples. examples: of an epoch. labels:
-    what the finished model is asked for by default.
+    what the finished model is asked for by default. counted: the data set whose labels a label set is, one for each, as
+    far as there are such.
     """
 
     label_sets: list[tuple[str, ...]]
     batches: Callable[[int], Batch]
     examples: int
     labels: tuple[str, ...]
+    counted: tuple[Dataset, ...] = ()
 
 
 def open_source(config: ml_collections.ConfigDict, training: Training, rows: np.ndarray) -> Source:
@@ -179,7 +185,7 @@ def open_source(config: ml_collections.ConfigDict, training: Training, rows: np.
     if config.label_sets == "names":
         names = [dataset.names for dataset in datasets]
         batches = named_batches(datasets, training, weights=read_weights(config.data), **reading)
-        return Source(names, batches, examples, labels)
+        return Source(names, batches, examples, labels, tuple(datasets))
     if len(datasets) > 1:
         raise ConfigError('config.label_sets "others" takes one data set, not several')
     if labels == fss1000.NAMES:
@@ -226,7 +232,7 @@ def outline(config: ml_collections.ConfigDict, labels: int) -> Outline:
         model = dataclasses.replace(load(config.checkpoint).config, dtype=model.dtype, remat=model.remat)
     training, _ = read_settings(config)
     task = Matching(model, training, training.batch_size, 1, labels)
-    size = training.crop_size, training.crop_size
+    size = training.view_size
 
     def segment(variables: Any, asked: jax.Array, images: jax.Array) -> jax.Array:
         return inference.logits(model, variables, images, asked)

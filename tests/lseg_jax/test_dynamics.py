@@ -63,7 +63,7 @@ def replayed(case):
     task = Matching(config, SETTINGS, IMAGES * lesson.UPDATES, 1, lesson.LABELS)
     state, _ = task.split(assemble(table, lambda rule: before[rule.official], jnp.asarray))
     labels = normalized(jnp.asarray(lesson.label_embeddings(), jnp.float64))[None]
-    constants = LabelSets(labels, jnp.ones(labels.shape[:2], bool))
+    constants = task.given(LabelSets(labels, jnp.ones(labels.shape[:2], bool)), {})
     update, losses = compile_step(task.update), []
     for step in range(lesson.EPOCHS * lesson.UPDATES):
         batch = Batch(*lesson.examples(step % lesson.BATCHES, case.seed), np.zeros(IMAGES, np.int32))

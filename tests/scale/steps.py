@@ -68,12 +68,12 @@ def lseg(mesh):
     """(state, step) of LSeg."""
     labels = objective.label_sets([normalized(drawn(count, micro.TEXT.features)) for count in (3, 5)])
     task = objective.Matching(LSEG, TRAINING, BATCH, 2, 5)
-    state, _ = task.split(micro.variables(checkpoint.parameter_shapes(LSEG)))
+    state, frozen = task.split(micro.variables(checkpoint.parameter_shapes(LSEG)))
 
     def batches(number):
         return objective.Batch(*images(number, 32), np.arange(BATCH, dtype=np.int32) % 2)
 
-    return started(task, state, labels, lseg_jax.PACKAGE.axes, mesh, batches)
+    return started(task, state, task.given(labels, frozen), lseg_jax.PACKAGE.axes, mesh, batches)
 
 
 MODELS = {

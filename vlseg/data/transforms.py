@@ -69,11 +69,11 @@ def scale_and_crop(
     rng: np.random.Generator,
     *,
     base_size: int = 520,
-    crop_size: int = 480,
+    crop_size: int | tuple[int, int] = 480,
     scale_range: tuple[float, float] = (0.5, 2.0),
     ignore_label: int = IGNORE_LABEL,
 ) -> tuple[NDArray[np.uint8], NDArray[np.int32]]:
-    """A random square view as PyTorch-Encoding's data sets give it, on which LSeg was trained.
+    """A random view, officially a square, as PyTorch-Encoding's data sets give it, on which LSeg was trained.
 
     Mirrored or not, resized (bicubic) so that the long side is a uniform draw of `scale_range` times `base_size`,
     padded with black at the right and the bottom, and cropped.
@@ -82,12 +82,12 @@ def scale_and_crop(
         image: uint8 [H, W, 3].
         label: int32 [H, W].
         rng: where all randomness comes from.
-        base_size, crop_size: in pixels.
+        base_size: in pixels. crop_size: the side of a square, or height and width.
         scale_range: least and largest factor.
         ignore_label: the label of padding.
 
     Returns:
-        uint8 [crop_size, crop_size, 3] and int32 [crop_size, crop_size].
+        uint8 [height, width, 3] and int32 [height, width].
     """
     if rng.random() < 0.5:
         image, label = image[:, ::-1], label[:, ::-1]
@@ -98,9 +98,9 @@ def scale_and_crop(
     size = max(1, int(width * scale + 0.5)), max(1, int(height * scale + 0.5))
     picture = Image.fromarray(np.ascontiguousarray(image)).resize(size, Image.Resampling.BICUBIC)
     labels = Image.fromarray(np.ascontiguousarray(label, np.int32)).resize(size, Image.Resampling.NEAREST)
-    square = crop_size, crop_size
-    view, view_label = pad(np.asarray(picture), square, 0), pad(np.asarray(labels), square, ignore_label)
-    rows, columns = (_random_slice(length, crop_size, rng) for length in view_label.shape)
+    window = (crop_size, crop_size) if isinstance(crop_size, int) else crop_size
+    view, view_label = pad(np.asarray(picture), window, 0), pad(np.asarray(labels), window, ignore_label)
+    rows, columns = (_random_slice(length, side, rng) for length, side in zip(view_label.shape, window, strict=True))
     return view[rows, columns], view_label[rows, columns].astype(np.int32)
 
 

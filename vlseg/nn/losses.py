@@ -22,6 +22,8 @@ def upsampled_cross_entropy(
     margin: float = 0.0,
     label_smoothing: float = 0.0,
     count: jax.Array | None = None,
+    weights: jax.Array | None = None,
+    every: int = 1,
 ) -> jax.Array:
     """Mean cross entropy of bilinearly upsampled logits against a label map (IFSeg, Eq. 15; alinlab/ifseg).
 
@@ -41,21 +43,38 @@ def upsampled_cross_entropy(
             among them; the rest 1 - e stays with it (Szegedy et al. 2016, as PyTorch's cross entropy has it).
         count: what the sum over pixels is divided by, if not by their number: a scalar, for a part of a batch the
             `counted_pixels` of all of it; or [B], for the sum over each image.
+        weights: float32 [B, M], what a pixel of each category counts; by default 1.
+        every: pixels of every so-many-th row and column count, the middle ones of squares of this side; 1 for all.
 
     Returns:
-        float32 scalar, the mean over counted pixels; 0 if there are none.
+        float32 scalar, the mean over counted pixels by their weights; 0 if there are none.
     """
     if count is None:
-        count = counted_pixels(target, logits.shape[-1], ignore_label)
-    options = _Options(ignore_label, row_block, align_corners, margin, label_smoothing)
-    return jnp.sum(_sums(logits.astype(jnp.float32), target, options) / jnp.maximum(count, 1.0))
+        count = counted_pixels(target, logits.shape[-1], ignore_label, weights=weights, every=every)
+    options = _Options(ignore_label, row_block, align_corners, margin, label_smoothing, every)
+    totals = _sums(logits.astype(jnp.float32), target, weights, options)
+    return jnp.sum(totals / jnp.where(count > 0, count, 1.0))
 
 
 def counted_pixels(
-    target: jax.Array, categories: int, ignore_label: int = 255, axis: tuple[int, ...] | None = None
+    target: jax.Array,
+    categories: int,
+    ignore_label: int = 255,
+    axis: tuple[int, ...] | None = None,
+    weights: jax.Array | None = None,
+    every: int = 1,
 ) -> jax.Array:
-    """Pixels of a label map int32 [...] that count in `upsampled_cross_entropy`: float32, along all or some axes."""
-    return jnp.sum(_counted(target, categories, ignore_label), axis, dtype=jnp.float32)
+    """Pixels that count in `upsampled_cross_entropy`, or the sum of their weights: float32, along all or some axes.
+
+    `target` is a label map int32 [B, H, W]; `weights` and `every` are as there.
+    """
+    target = target[:, every // 2 :: every, every // 2 :: every]
+    counted = _counted(target, categories, ignore_label)
+    if weights is None:
+        return jnp.sum(counted, axis, dtype=jnp.float32)
+    known = jnp.where(counted, target, 0)
+    found = jnp.take_along_axis(weights[:, None, None], known[..., None], axis=-1)[..., 0]
+    return jnp.sum(jnp.where(counted, found, 0.0), axis)
 
 
 def _counted(target: jax.Array, categories: int, ignore_label: int) -> jax.Array:
@@ -70,36 +89,44 @@ class _Options(NamedTuple):
     align_corners: bool
     margin: float
     label_smoothing: float
+    every: int
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def _sums(logits: jax.Array, target: jax.Array, options: _Options) -> jax.Array:
-    return _accumulate(logits, target, options, with_gradient=False)[0]
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+def _sums(logits: jax.Array, target: jax.Array, weights: jax.Array | None, options: _Options) -> jax.Array:
+    return _accumulate(logits, target, weights, options, with_gradient=False)[0]
 
 
-def _forward(logits: jax.Array, target: jax.Array, options: _Options) -> tuple[jax.Array, tuple[jax.Array]]:
-    total, gradient = _accumulate(logits, target, options, with_gradient=True)
+def _forward(
+    logits: jax.Array, target: jax.Array, weights: jax.Array | None, options: _Options
+) -> tuple[jax.Array, tuple[jax.Array]]:
+    total, gradient = _accumulate(logits, target, weights, options, with_gradient=True)
     return total, (gradient,)
 
 
 def _backward(options: _Options, saved: tuple[jax.Array], cotangent: jax.Array) -> tuple:
-    return cotangent[:, None, None, None] * saved[0], None
+    return cotangent[:, None, None, None] * saved[0], None, None
 
 
 _sums.defvjp(_forward, _backward)
 
 
-def _accumulate(logits: jax.Array, target: jax.Array, options: _Options, *, with_gradient: bool) -> Pair:
+def _accumulate(
+    logits: jax.Array, target: jax.Array, weights: jax.Array | None, options: _Options, *, with_gradient: bool
+) -> Pair:
     """Sums over the pixels of each image: loss [B] and gradient [B, h, w, M] (0 if not wanted)."""
     images, h, w, categories = logits.shape
-    _, height, width = target.shape
+    rows, columns = (
+        interpolation_matrix(cells, pixels, align_corners=options.align_corners)[options.every // 2 :: options.every]
+        for cells, pixels in zip((h, w), target.shape[1:], strict=True)
+    )
+    target = target[:, options.every // 2 :: options.every, options.every // 2 :: options.every]
+    _, height, _ = target.shape
     row_block = min(options.row_block, height)
     blocks = -(-height // row_block)
     padding = blocks * row_block - height
     target = jnp.pad(target, ((0, 0), (0, padding), (0, 0)), constant_values=-1)
-    rows = interpolation_matrix(h, height, align_corners=options.align_corners)
     rows = rearrange(jnp.pad(rows, ((0, padding), (0, 0))), "(blocks y) h -> blocks y h", blocks=blocks)
-    columns = interpolation_matrix(w, width, align_corners=options.align_corners)
     target = rearrange(target, "b (blocks y) w -> blocks b y w", blocks=blocks)
 
     def step(sums: Pair, block: Pair) -> tuple[Pair, None]:
@@ -118,9 +145,12 @@ def _accumulate(logits: jax.Array, target: jax.Array, options: _Options, *, with
             desired = (1 - options.label_smoothing) * hit + options.label_smoothing / categories
         chosen = jnp.sum(jnp.where(desired != 0, desired * pixels, 0.0), axis=-1)
         losses = (jnp.log(partition) + peak)[..., 0] - chosen
-        total += jnp.sum(jnp.where(counted, losses, 0.0), axis=(1, 2))
+        weight = counted.astype(jnp.float32)
+        if weights is not None:
+            weight *= jnp.einsum("byxm,bm->byx", hit, weights)
+        total += jnp.sum(jnp.where(counted, weight * losses, 0.0), axis=(1, 2))
         if with_gradient:
-            slope = jnp.where(counted[..., None], exponentials / partition - desired, 0.0)
+            slope = weight[..., None] * (exponentials / partition - desired)
             slope = jnp.einsum("xw,byxm->bywm", columns, slope, precision="highest")
             gradient += jnp.einsum("yh,bywm->bhwm", rows, slope, precision="highest")
         return (total, gradient), None

@@ -1,0 +1,47 @@
+"""Trains LSeg on street fashion photographs: the bundled model for photographs, with EfficientNet-Lite0 and MiniLM.
+
+python -m lseg_jax.train --config=configs/lseg_clothing.py --config.data.source=clothing:ROOT \
+    --config.evaluation.source=clothing:ROOT --config.pretrained.image=LITE0 --workdir=runs/lseg_clothing
+
+ROOT holds Clothing Co-Parsing (Yang, Luo and Lin 2014; bearpaw/clothing-co-parsing): 1,004 photographs and labels of 59
+words.
+"""
+
+import ml_collections
+
+
+def get_config() -> ml_collections.ConfigDict:
+    """Settings of the weights in lseg_jax/clothing."""
+    config = ml_collections.ConfigDict({"package": "lseg_jax"})
+    config.model = {
+        "text": {"kind": "minilm"},
+        "image": {"kind": "efficientnet", "variant": "lite0"},
+        "features": 64,
+        "template": "a photo of a {}",
+    }
+    config.training = {
+        "steps": 1200,
+        "batch_size": 8,
+        "learning_rate": 2e-4,
+        "decay": "step",
+        "optimizer": "adamw",
+        "weight_decay": 0.05,
+        "warmup_steps": 50,
+        "clip_norm": 1.0,
+        "base_size": 448,
+        "crop_size": 384,
+        "crop_width": 256,
+        "scale_range": (0.75, 1.3),
+        "loss_mean": "pixels",
+        "loss_stride": 3,
+        "label_smoothing": 0.05,
+        "class_balance": 0.3,
+        "average": 0.995,
+        "frozen_levels": 1,
+        "distort_colours": True,
+        "row_block": 64,
+    }
+    config.inference = {"base_size": 512, "crop_size": 512}
+    config.checkpoint_every = 100
+    config.keep_checkpoints = 2
+    return config
