@@ -9,11 +9,12 @@ import optax
 import pytest
 
 from lseg_jax import checkpoint, objective
-from lseg_jax.batches import named_batches, pair_batches
+from lseg_jax.batches import count_labels, named_batches, pair_batches
 from lseg_jax.config import LSegConfig
 from lseg_jax.encoders.base import normalized
+from lseg_jax.encoders.efficientnet import EfficientNetConfig
 from lseg_jax.inference import normalize
-from lseg_jax.lseg import LSegNet
+from lseg_jax.lseg import NARROW, LSegNet
 from lseg_jax.objective import LabelSets
 from lseg_jax.settings import Training
 from tests import micro
@@ -109,6 +110,90 @@ def test_loss_and_gradients_are_those_of_every_example_alone():
     value, gradients = ours(variables["params"], np.full_like(targets, IGNORED))
     assert value == 0
     assert all((np.asarray(leaf) == 0).all() for leaf in jax.tree.leaves(gradients))
+
+
+def test_a_narrow_decoder_makes_no_embedding_and_the_same_logits():
+    """Similarities of pixels with labels, whose widths and lengths come from the projection's products alone."""
+    narrow = dataclasses.replace(micro.LSEG, features=WIDTH // NARROW)
+    variables, images = fresh(narrow), normalize(narrow, jnp.asarray(batch()[0]))
+    for labels in (LABELS[1], jnp.stack([LABELS[1], LABELS[1][::-1]])[np.arange(len(images)) % 2]):
+
+        @jax.jit
+        def both(variables, labels=labels):
+            net = LSegNet(narrow)
+            pixels = net.apply(variables, images, method=LSegNet.encode_pixels)
+            cells = net.apply(variables, pixels, labels, method=LSegNet.cell_logits)
+            return cells, net.apply(variables, images, labels, method=LSegNet.image_cells)
+
+        plain, found = both(variables)
+        np.testing.assert_allclose(found, plain, rtol=0, atol=2e-4)
+        assert np.abs(plain).max() > 1
+
+
+def test_balanced_weights():
+    counts = np.array([900, 90, 10, 0])
+    np.testing.assert_allclose(objective.balanced_weights(counts, 0.0), [1, 1, 1, 0])
+    alike = objective.balanced_weights(counts, 1.0)
+    np.testing.assert_allclose(alike * counts, [1000 / 3] * 3 + [0], rtol=1e-5)
+    half = objective.balanced_weights(counts, 0.5)
+    np.testing.assert_allclose(half[1] / half[0], 10**0.5, rtol=1e-5)
+    np.testing.assert_allclose(half @ counts / counts.sum(), 1, rtol=1e-5)
+    assert not objective.balanced_weights(np.zeros(3, int), 0.5).any()
+
+
+def test_labels_are_counted_without_those_that_do_not_count():
+    dataset = TWO[0]
+    counted = np.zeros(len(dataset.names), int)
+    for number in range(len(dataset)):
+        for label in dataset[number].label.reshape(-1):
+            if label != dataset.ignore_label:
+                counted[label] += 1
+    np.testing.assert_array_equal(count_labels(dataset), counted)
+
+
+SMALL_DATA = {"average": 0.9, "class_balance": 0.3, "label_smoothing": 0.1, "loss_stride": 2, "frozen_levels": 2}
+LITE = LSegConfig(micro.TEXT, EfficientNetConfig(), 8)
+
+
+def test_what_is_frozen_stays_and_the_finished_model_is_the_average():
+    """Of the image encoder the first two levels; weights and statistics are averaged from the second update on."""
+    chosen = dataclasses.replace(SETTINGS, **SMALL_DATA, crop_size=32, crop_width=64)
+    task = objective.Matching(LITE, chosen, 5, 2, 5)
+    variables = micro.variables(checkpoint.parameter_shapes(LITE))
+    state, frozen = task.split(variables)
+    weights = [objective.balanced_weights(np.arange(1, len(labels) + 1), 0.3) for labels in LABELS]
+    constants = task.given(objective.label_sets(LABELS, weights), frozen)
+    drawn = named_batches(TWO, chosen)
+    described = jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), (task.state(), task.constants(), task.batch()))
+    assert described == jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), (state, constants, drawn(0)))
+    still = {name for name in frozen if not name.startswith("params/text/")}
+    blocks = {name.split("/")[2] for name in still}
+    assert blocks == {"stem", "stem_bn", *(f"block{number}" for number in range(5))}
+    assert set(constants.frozen) == still and not still & set(state["params"])
+    assert any(name.startswith("batch_stats/image/block0/") for name in still)
+    update, seen = compile_step(task.update), []
+    for number in range(3):
+        state, metrics = update(state, constants, drawn(number), np.int32(number))
+        assert np.isfinite(metrics["loss"])
+        seen.append(jax.tree.map(np.array, state["params"] | state["batch_stats"]))
+    flat = flatten(variables)
+    for name, value in jax.tree.map(np.asarray, state["average"]).items():
+        expected = np.asarray(flat[name])
+        for number, latest in enumerate(seen):
+            decay = min(0.9, (1 + number) / (10 + number))
+            expected = decay * expected + (1 - decay) * latest[name]
+        np.testing.assert_allclose(value, expected, rtol=1e-5, atol=1e-6, err_msg=name)
+    finished = flatten(objective.joined(state, frozen))
+    assert set(finished) == set(flat)
+    np.testing.assert_array_equal(finished["params/projection/kernel"], state["average"]["params/projection/kernel"])
+    np.testing.assert_array_equal(finished["params/image/stem"], flat["params/image/stem"])
+    moved = [name for name, value in state["params"].items() if not np.array_equal(value, flat[name])]
+    assert any(name.startswith("params/image/block5/") for name in moved)
+
+
+def test_levels_of_an_encoder_that_is_trained_as_a_whole():
+    with pytest.raises(ConfigError, match="frozen_levels has no effect"):
+        objective.Matching(micro.LSEG, dataclasses.replace(SETTINGS, frozen_levels=1), 5, 2, 5).split(fresh())
 
 
 def test_label_sets_are_filled_up_with_their_first():

@@ -139,6 +139,38 @@ def test_a_count_for_each_image():
     np.testing.assert_allclose(gradient, slopes, rtol=1e-4, atol=1e-6)
 
 
+@settings(max_examples=15)
+@given(st.integers(0, 2**32 - 1), st.sampled_from([1, 2, 3]))
+def test_weights_of_categories_and_pixels_that_are_left_out(seed, every):
+    """As the plain losses of the middle pixels of squares, each times its category's weight."""
+    rng = np.random.default_rng(seed)
+    logits = rng.normal(0, 3, (2, 4, 5, 4)).astype(np.float32)
+    target = rng.integers(0, 4, (2, 9, 10))
+    target[rng.random(target.shape) < 0.2] = IGNORED
+    weights = rng.exponential(size=(2, 4)).astype(np.float32)
+    seen = (slice(None), slice(every // 2, None, every), slice(every // 2, None, every))
+    kept = np.full_like(target, IGNORED)
+    kept[seen] = target[seen]
+
+    def plain(logits):
+        logs = jax.nn.log_softmax(resize_bilinear(logits, 9, 10, align_corners=False))
+        total, count = 0.0, 0.0
+        for image in range(2):
+            for category in range(4):
+                hit = kept[image] == category
+                total -= weights[image, category] * jnp.sum(jnp.where(hit, logs[image, ..., category], 0))
+                count += weights[image, category] * hit.sum()
+        return total / count
+
+    def ours(logits):
+        return upsampled_cross_entropy(logits, target, row_block=4, weights=weights, every=every)
+
+    assert_equal((jax.value_and_grad(ours)(logits), jax.value_and_grad(plain)(logits)))
+    parts = counted_pixels(target, 4, axis=(1, 2), weights=weights, every=every)
+    counted = [sum(weights[image, c] * (kept[image] == c).sum() for c in range(4)) for image in range(2)]
+    np.testing.assert_allclose(parts, counted, rtol=1e-5)
+
+
 def test_nothing_counts():
     value, gradient = jax.value_and_grad(upsampled_cross_entropy)(jnp.ones((1, 2, 2, 3)), jnp.full((1, 4, 4), IGNORED))
     assert value == 0 and (gradient == 0).all()
