@@ -248,10 +248,32 @@ def fss(root, split="test"):
     return found
 
 
+def clothing(root, split="val"):
+    """Ids are stored as they are; "null" is the background. Numbers % 7: 0001 and 0007 train, 0004 test, 0006 val."""
+    maps, found = root / "annotations/pixel-level", {}
+    maps.mkdir(parents=True)
+    for number in (1, 4, 6, 7, 1004):
+        picture(root / f"photos/{number:04d}.jpg", number)
+        stored = blocks(range(59), number).astype(np.uint8)
+        scipy.io.savemat(maps / f"{number:04d}.mat", {"groundtruth": stored}, do_compression=True)
+        if {3: "test", 5: "val"}.get((number - 1) % 7, "train") == split:
+            found[f"{number:04d}"] = stored
+    picture(root / "photos/1005.jpg")
+    scipy.io.savemat(root / "label_list.mat", {"label_list": cells(["null", *labels.load("clothing_59")[1:]])})
+    return found
+
+
+def cells(texts):
+    """A row of texts as MATLAB has it, object [1, N]."""
+    row = np.empty((1, len(texts)), object)
+    row[0] = texts
+    return row
+
+
 PLAIN = {
     ade20k: ("val", "train"), coco_stuff: ("val", "train"), coco_unseen: ("val",), coco_seen: ("val",),
     coco_object: ("val",), coco_panoptic: ("val",), cityscapes: ("val",), mapillary: ("val",),
-    sun_rgbd: ("train", "test"), camvid: ("test",),
+    sun_rgbd: ("train", "test"), camvid: ("test",), clothing: ("train", "val", "test"),
 }  # fmt: skip
 SAMPLES = {(make.__name__, split): make for make, splits in PLAIN.items() for split in splits} | {
     ("voc20", "val"): voc(1, "SegmentationClass", "val"),

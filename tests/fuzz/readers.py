@@ -229,6 +229,24 @@ def read_matlab(folder: Path) -> Any:
     return digest(matlab(folder / "a.mat", "GTcls", "Segmentation"))
 
 
+def matlab_cells(compressed: bool) -> Callable[[Path], Sequence[str]]:
+    def make(folder: Path) -> Sequence[str]:
+        import scipy.io
+
+        from tests.samples import cells
+
+        scipy.io.savemat(folder / "a.mat", {"label_list": cells(NAMES)}, do_compression=compressed)
+        return ["a.mat"]
+
+    return make
+
+
+def read_matlab_cells(folder: Path) -> Any:
+    from vlseg.data.decoding import matlab_texts
+
+    return matlab_texts(folder / "a.mat", "label_list")
+
+
 def panoptic(folder: Path) -> Sequence[str]:
     segments = [{"id": 1, "category_id": 7}, {"id": 300, "category_id": 9}]
     described = {"annotations": [{"file_name": "a.png", "segments_info": segments}]}
@@ -534,6 +552,8 @@ READERS = {
     "cvat": Reader(annotations("cvat"), read_annotations("cvat:{}/annotations.xml")),
     "matlab": Reader(matlab(compressed=False), read_matlab),
     "matlab compressed": Reader(matlab(compressed=True), read_matlab),
+    "matlab cells": Reader(matlab_cells(compressed=False), read_matlab_cells),
+    "matlab cells compressed": Reader(matlab_cells(compressed=True), read_matlab_cells),
     "few-shot pickle": Reader(few_shot, read_few_shot),
     "safetensors": Reader(safetensors, read_safetensors),
     "npz": Reader(npz, read_npz, checked=True),

@@ -5,6 +5,7 @@ Pixels that do not count get IGNORE_LABEL where nothing else is said.
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +19,7 @@ from vlseg.errors import DatasetError, ImageError
 
 MAX_VALUE = 65535
 
+Read = TypeVar("Read")
 
 Converter = Callable[[NDArray[np.int32], object], NDArray[np.int32]]
 """From stored numbers int32 [H, W], in [0, 65535], and what to call their file in errors, to ids int32 [H, W]."""
@@ -201,16 +203,25 @@ def matlab(path: Path, *keys: str) -> NDArray[np.int32]:
     Raises:
         ImageError: the file is missing, damaged, of a newer version, or has no such array.
     """
-    content = files.read_regular(path, ImageError)
-    try:
-        array = matlab_files.read(content, keys)
-    except ValueError as error:
-        kind = files.kind_of(content) or f"not a MATLAB file with {'.'.join(keys)}, or is damaged"
-        raise ImageError(f"{path}: is {kind} ({error})") from error
+    array = _of_matlab(path, ".".join(keys), lambda content: matlab_files.read(content, keys))
     whole = array.ndim == 2 and array.size and np.isfinite(array).all()
-    if not whole or array.min() < 0 or array.max() > MAX_VALUE:
+    if not whole or array.min() < 0 or array.max() > MAX_VALUE or (array % 1).any():
         raise ImageError(f"{path}: {'.'.join(keys)} is not a map of labels")
     return array.astype(np.int32)
+
+
+def matlab_texts(path: Path, key: str) -> list[str]:
+    """The texts of a cell array of a MATLAB file, by its name; ImageError as of `matlab`."""
+    return _of_matlab(path, key, lambda content: matlab_files.read_texts(content, key))
+
+
+def _of_matlab(path: Path, what: str, read: Callable[[bytes], Read]) -> Read:
+    content = files.read_regular(path, ImageError)
+    try:
+        return read(content)
+    except ValueError as error:
+        kind = files.kind_of(content) or f"not a MATLAB file with {what}, or is damaged"
+        raise ImageError(f"{path}: is {kind} ({error})") from error
 
 
 def _packed(colour: NDArray[np.integer]) -> NDArray[np.integer]:

@@ -42,16 +42,22 @@ class Listing:
         read: how many pictures are read.
         left: why files are not read -> their names.
         besides: the same for what is no file, with its kind first: "2 folders ..." -> names.
+        apart: as `left`, of files that are no part of what is read by the data set's own layout; they are no error.
     """
 
     place: str
     read: int
     left: Mapping[str, Sequence[str]] = field(default_factory=dict)
     besides: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    apart: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     @property
     def is_complete(self) -> bool:
         """Whether nothing is left out."""
+        return self._is_as_laid_out and not any(self.apart.values())
+
+    @property
+    def _is_as_laid_out(self) -> bool:
         return not any(self.left.values()) and not any(self.besides.values())
 
     @property
@@ -59,13 +65,14 @@ class Listing:
         """One line such as "photos: 812 of 815 read: 3 of an unknown type: a.heic, b.heic, c.txt"."""
         total = self.read + sum(map(len, self.left.values()))
         parts = [f"{len(names):,} {why}: {some(names)}" for why, names in self.left.items() if names]
-        parts += [f"{len(names):,} {what}: {some(names)}" for what, names in self.besides.items() if names]
+        others = (*self.besides.items(), *self.apart.items())
+        parts += [f"{len(names):,} {what}: {some(names)}" for what, names in others if names]
         what = f"{files.shown_path(self.place)}: {self.read:,} of {total:,} read"
         return f"{what}: {'; '.join(parts)}" if parts else what
 
     def check(self, strict: bool) -> None:
         """Raises DatasetError that says what is left out, if anything is, and that is to be an error."""
-        if strict and not self.is_complete:
+        if strict and not self._is_as_laid_out:
             raise DatasetError(f"{self.line} (an error because of --strict)")
 
 

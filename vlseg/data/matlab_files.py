@@ -1,4 +1,4 @@
-"""Arrays out of MATLAB's files of version 5 to 7.2, and nothing else of them.
+"""Arrays of numbers, and lists of texts, out of MATLAB's files of version 5 to 7.2, and nothing else of them.
 
 SciPy reads all that such a file may hold, and ends the process on one that is nested deeply. Here what is not asked for
 is passed over, so that neither depth nor number of what a file holds matters.
@@ -6,6 +6,7 @@ is passed over, so that neither depth nor number of what a file holds matters.
 Source of the format: MathWorks, "MAT-File Level 5 File Format".
 """
 
+import itertools
 import math
 import struct
 import zlib
@@ -20,9 +21,14 @@ MAX_BYTES = 2**30
 
 _HEADER = 128
 _MATRIX, _COMPRESSED = 14, 15
-_STRUCT = 2
+_CELL, _STRUCT, _CHAR = 1, 2, 4
 _NUMERIC = range(6, 16)
 _TYPES = {1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 7: "f4", 9: "f8", 12: "i8", 13: "u8"}
+_ENCODINGS = {1: "latin-1", 2: "latin-1", 4: "utf-16", 16: "utf-8", 17: "utf-16"}
+"""Of texts, by the type of their elements; MATLAB itself writes 4."""
+
+_MAX_TEXTS = 2**16
+"""Of a list."""
 
 
 class _Element(NamedTuple):
@@ -48,6 +54,33 @@ def read(content: bytes, keys: Sequence[str]) -> NDArray[np.number]:
     Raises:
         ValueError: it is no such file, is damaged, or has no such array.
     """
+    matrix, order = _variable(content, keys[0])
+    for key in keys[1:]:
+        matrix = _field(matrix, key, order)
+    return _numbers(matrix, order)
+
+
+def read_texts(content: bytes, key: str) -> list[str]:
+    """The texts of a cell array, in MATLAB's order: column by column.
+
+    Args:
+        content: of the file. key: the name of the variable.
+
+    Raises:
+        ValueError: it is no such file, is damaged, or has no such cell array.
+    """
+    matrix, order = _variable(content, key)
+    count = math.prod(matrix.shape)
+    if matrix.kind != _CELL or count > _MAX_TEXTS:
+        raise ValueError(f"{key} is no list of texts")
+    parts = list(itertools.islice(matrix.parts, count))
+    if len(parts) < count or any(part.kind != _MATRIX for part in parts):
+        raise ValueError(f"{key} has another number of items than its shape says")
+    return [_text(_matrix(part.content, order), key, order) for part in parts]
+
+
+def _variable(content: bytes, name: str) -> tuple[_Matrix, str]:
+    """A variable of a file, and the order of bytes in it; ValueError if there is none of the name."""
     mark = content[126:128]
     if len(content) < _HEADER or mark not in (b"IM", b"MI"):
         raise ValueError("it is no file of version 5 to 7.2")
@@ -58,11 +91,9 @@ def read(content: bytes, keys: Sequence[str]) -> NDArray[np.number]:
         if element.kind != _MATRIX:
             continue
         matrix = _matrix(element.content, order)
-        if matrix.name == keys[0]:
-            for key in keys[1:]:
-                matrix = _field(matrix, key, order)
-            return _numbers(matrix, order)
-    raise ValueError(f"it has no {keys[0]}")
+        if matrix.name == name:
+            return matrix, order
+    raise ValueError(f"it has no {name}")
 
 
 def _unpacked(content: memoryview) -> bytes:
@@ -136,3 +167,22 @@ def _numbers(matrix: _Matrix, order: str) -> NDArray[np.number]:
     if len(stored.content) != math.prod(matrix.shape) * dtype.itemsize:
         raise ValueError("an array has another number of items than its shape says")
     return np.frombuffer(stored.content, dtype).reshape(matrix.shape, order="F")
+
+
+def _text(matrix: _Matrix, key: str, order: str) -> str:
+    """A text of one row, or of none."""
+    stored = next(matrix.parts, None)
+    long = math.prod(matrix.shape)
+    # SciPy writes an empty text as one of no rows, and MATLAB without a content.
+    if matrix.kind != _CHAR or (long and (len(matrix.shape) != 2 or matrix.shape[0] != 1)):
+        raise ValueError(f"{key} holds something else than texts of one line")
+    if not long:
+        return ""
+    encoding = _ENCODINGS.get(stored.kind, "") if stored else ""
+    if not stored or not encoding:
+        raise ValueError(f"{key} holds a text without letters")
+    suffix = {"<": "-le", ">": "-be"}[order] if encoding == "utf-16" else ""
+    try:
+        return bytes(stored.content).decode(encoding + suffix)
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{key} holds a text that cannot be read: {error}") from error

@@ -82,8 +82,8 @@ def in_parallel(
     Raises:
         DatasetError: a file has no partner, or is a picture of another ending, or a link that leads nowhere.
     """
-    pictures, strangers = _by_stem(root / images, image_suffixes)
-    maps, _ = _by_stem(root / labels, (label_suffix,))
+    pictures, strangers = by_stem(root / images, image_suffixes)
+    maps, _ = by_stem(root / labels, (label_suffix,))
     if not pictures:
         raise DatasetError(f"{root / images}: holds no pictures (*{' or *'.join(image_suffixes)})")
     refuse(root / labels, "label files", [f"{stem}{label_suffix}" for stem in pictures if stem not in maps])
@@ -105,7 +105,7 @@ def by_name(root: Path, images: str, suffix: str, label: Callable[[str], str]) -
         images: the folder, below `root`. suffix: of pictures.
         label: from a picture's name without suffix to its label file, below `root`.
     """
-    pictures, _ = _by_stem(root / images, (suffix,))
+    pictures, _ = by_stem(root / images, (suffix,))
     if not pictures:
         raise DatasetError(f"{root / images}: holds no pictures (*{suffix})")
     folder = Folder(root)
@@ -184,7 +184,7 @@ def refuse_lonely(
         raise DatasetError(f"{folder}: no {kind} for {len(missing)} of {len(wanted)} {partners}: {some(missing)}{hint}")
 
 
-def _by_stem(folder: Path, suffixes: Sequence[str]) -> tuple[dict[str, Path], list[Path]]:
+def by_stem(folder: Path, suffixes: Sequence[str]) -> tuple[dict[str, Path], list[Path]]:
     """Files below a folder that end in one of `suffixes`, by the `key` of their path in it without that; the others.
 
     Raises:

@@ -76,6 +76,7 @@ def test_entries_are_complete(name):
         ("sun_rgbd", 37, "wall", "bag"),
         ("camvid", 11, "Sky", "Bicyclist"),
         ("fss1000", 1000, "ac_wall", "wooden_spoon"),
+        ("clothing", 59, "null", "wedges"),
     ],
 )
 def test_official_names(name, count, first, last):

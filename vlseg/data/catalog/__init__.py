@@ -1,5 +1,6 @@
 """The data sets that are known by name, read from their official folders as they are unpacked."""
 
+from vlseg.data.catalog.clothing import CLOTHING
 from vlseg.data.catalog.coco import COCO_OBJECT, COCO_PANOPTIC, COCO_SEEN, COCO_STUFF, COCO_UNSEEN
 from vlseg.data.catalog.entry import Entry
 from vlseg.data.catalog.fss1000 import FSS_1000
@@ -27,6 +28,7 @@ ENTRIES: dict[str, Entry] = {
     "sun_rgbd": SUN_RGBD,
     "camvid": CAMVID,
     "fss1000": FSS_1000,
+    "clothing": CLOTHING,
 }
 
 

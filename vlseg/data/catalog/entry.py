@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from vlseg import labels
 from vlseg.data.examples import IGNORE_LABEL, Decoder, Pair, PairDataset
+from vlseg.data.listing import Listing
 from vlseg.data.orientation import check_rule
 from vlseg.errors import DatasetError
 
@@ -53,6 +54,8 @@ class Entry:
         colours: the official palette uint8 [N, 3], None if there is none.
         ignore_label: the id of pixels that do not count.
         evaluation: the split on which scores are published, which "evaluation" stands for.
+        listing: from the root folder and the number of pairs that are read to what it holds besides; None where nobody
+            looks.
     """
 
     title: str
@@ -64,6 +67,7 @@ class Entry:
     colours: NDArray[np.uint8] | None = field(default=None, compare=False)
     ignore_label: int = IGNORE_LABEL
     evaluation: str = "val"
+    listing: Callable[[Path, int], Listing] | None = None
 
     def open(self, root: Path, split: str, label_orientation: str = "") -> PairDataset:
         """The data set below `root`, every picture with its label or not at all; opens no picture.
@@ -84,7 +88,8 @@ class Entry:
         except DatasetError as error:
             raise DatasetError(f"{error}; {self.title} is unpacked as {self.layout} ({self.address})") from error
         rule = check_rule(label_orientation)
-        return PairDataset(self.classes.prompts, tuple(pairs), decode, self.ignore_label, rule)
+        listing = self.listing(root, len(pairs)) if self.listing else None
+        return PairDataset(self.classes.prompts, tuple(pairs), decode, self.ignore_label, rule, listing=listing)
 
 
 def classes(name: str) -> Classes:
