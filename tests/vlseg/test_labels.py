@@ -25,6 +25,7 @@ from vlseg.labels import check_names, names_from
         ("pascal_5i_20", 20, "aeroplane", "tvmonitor"),
         ("coco_20i_80", 80, "person", "toothbrush"),
         ("fss_1000", 1000, "ac_wall", "wooden_spoon"),
+        ("clothing_59", 59, "background", "wedges"),
     ],
 )
 def test_lists_are_complete_and_clean(name, count, first, last):

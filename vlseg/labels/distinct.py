@@ -1,7 +1,13 @@
-"""Words that a text encoder cannot tell apart, or cannot read: they would be segmented as if they were one."""
+"""Words that a text encoder cannot tell apart, or cannot read: they would be segmented as if they were one.
+
+All text encoders here (MiniLM, CLIP's, OFA's) were trained on English. Of words that show by their letters that they
+are of another language it is said, once, where their tokens are looked at. German or French words in plain letters
+cannot be told from English ones.
+"""
 
 import functools
 import logging
+import unicodedata
 from collections.abc import Sequence
 from typing import Any
 
@@ -38,6 +44,8 @@ def check_embeddings(words: Sequence[str], embeddings: Any) -> None:
 def check_tokens(words: Sequence[str], tokens: Sequence[Sequence[int]]) -> None:
     """Refuses words with the same tokens: their embeddings may differ, but only by rounding.
 
+    Of words with other letters than English has it says so, once in a process.
+
     Args:
         words: N of them. tokens: the ids that the encoder reads for each, cut to its length.
 
@@ -48,6 +56,13 @@ def check_tokens(words: Sequence[str], tokens: Sequence[Sequence[int]]) -> None:
     for word, ids in zip(words, tokens, strict=True):
         groups.setdefault(tuple(ids), {})[word] = None
     _refuse(list(map(list, groups.values())))
+    _report_foreign(words)
+
+
+def is_foreign(word: str) -> bool:
+    """Whether a word has letters that English has not: of another script than Latin, or with accents."""
+    letters = unicodedata.normalize("NFC", word)  # an accent that stands alone is none, as emoji have it
+    return any(not letter.isascii() and unicodedata.category(letter)[0] == "L" for letter in letters)
 
 
 def check_known(words: Sequence[str], tokens: Sequence[Sequence[int]], unknown: int | None) -> None:
@@ -69,6 +84,21 @@ def check_known(words: Sequence[str], tokens: Sequence[Sequence[int]], unknown: 
             "that the encoder was trained on"
         )
     _report_unknown(tuple(word for word, ids in zip(words, tokens, strict=True) if unknown in ids))
+
+
+_told: set[str] = set()
+"""Words of which it was said that they are not English."""
+
+
+def _report_foreign(words: Sequence[str]) -> None:
+    """Warns, of each word once in a process."""
+    foreign = [word for word in dict.fromkeys(words) if is_foreign(word) and word not in _told]
+    _told.update(foreign)
+    if foreign:
+        logging.getLogger(__name__).warning(
+            "the text encoder reads English, and results for words of other languages are poor: %s",
+            _listed(foreign, ", "),
+        )
 
 
 @functools.cache

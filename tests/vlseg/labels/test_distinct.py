@@ -72,6 +72,34 @@ def test_tokens(caplog):
     assert "lacks a part of 'cat ★'" in record.getMessage()
 
 
+def test_words_of_other_languages_are_told_once(caplog, monkeypatch):
+    """By letters, which is all that can be told: "Hose" is German for trousers."""
+    monkeypatch.setattr(distinct, "_told", set())
+    english = [
+        "cat",
+        "t-shirt",
+        "St. Bernard's",
+        "4 x 4",
+        "sofa \u2013 red",
+        "tree \N{EVERGREEN TREE}",
+        "Hose",
+        "\u2764\ufe0f",
+    ]
+    foreign = ["M\u00fctze", "cafe\u0301", "\u9577\u9774", "\u0448\u0430\u043f\u043a\u0430", "stra\u00dfe", "\u00f8l"]
+    assert [word for word in (*english, *foreign) if distinct.is_foreign(word)] == foreign
+    tokens = [[place] for place in range(20)]
+    with caplog.at_level(logging.WARNING, distinct.__name__):
+        check_tokens(english, tokens[: len(english)])
+        assert not caplog.records
+        for words in (["cat", foreign[0]], [foreign[0], *foreign], foreign):
+            check_tokens(words, [[foreign.index(word) if word in foreign else 9] for word in words])
+    said = [record.getMessage() for record in caplog.records]
+    assert said[0] == "the text encoder reads English, and results for words of other languages are poor: 'M\u00fctze'"
+    assert len(said) == 2 and said[1].endswith(
+        "'caf\u0065\u0301', '\u9577\u9774', '\u0448\u0430\u043f\u043a\u0430', 'stra\u00dfe', '\u00f8l'"
+    )
+
+
 def test_halves_of_characters_are_no_text():
     with pytest.raises(VocabularyError, match="no text in Unicode"):
         token_ids(lambda text: [1], "a\ud800")
