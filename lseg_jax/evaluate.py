@@ -10,6 +10,7 @@ Every image is scored at its original size. Prints mIoU, mAcc, aAcc and IoU per 
 class, metrics.csv. --labels are the words that the model is asked for: the names of the classes and others, which count
 as wrong answers, or as many other words for the classes, in their order. --score_labels names the classes that are
 scored; pixels of the others do not count. --config names a data set with its words and what counts as its background.
+--report also writes OUT/report: a confusion matrix, the scores of every picture, and the ten worst ones drawn.
 """
 
 from lseg_jax.package import PACKAGE

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 from ifseg_jax import inference, knn_average
 from ifseg_jax.ofa import grid_size
@@ -124,6 +125,13 @@ def test_buckets(pixels, stride, short_side):
     assert side <= inference.bucket_side(pixels + 1, stride, short_side)
     short, cells = -(-short_side // stride), -(-pixels // stride)
     assert side // stride == short if cells <= short else side // stride < 2 * cells + 1
+
+
+@pytest.mark.parametrize("size", [(3, 200), pytest.param((1, 1), marks=pytest.mark.slow)])
+def test_the_smallest_pictures(model, size):
+    pixels = np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)
+    found = model.segment(Image.fromarray(pixels), CATEGORIES).label_map
+    assert found.shape == size and (found >= 0).all()
 
 
 def test_few_buckets_serve_all_sizes():

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 import lseg_jax
 from lseg_jax import LSeg, Rejection, Scheme, checkpoint
@@ -98,9 +99,11 @@ def test_segmentation_of_one_image(result):
     assert overlay.width >= 70 and overlay.height >= 50
 
 
-@pytest.mark.parametrize("size", [(8, 8), (9, 120), (120, 9), (129, 40)])
+@pytest.mark.parametrize("size", [(1, 1), (2, 9), (3, 2000), (2000, 3), (9, 120), (129, 40)])
 def test_images_of_any_size(micro_model, size):
-    assert micro_model.segment(picture(*size), LABELS).label_map.shape == size
+    found = micro_model.segment(Image.fromarray(picture(*size)), LABELS)
+    assert found.label_map.shape == size and (found.label_map >= 0).all()
+    assert found.overlay().width >= size[1] and found.overlay().height >= size[0]
 
 
 @pytest.mark.parametrize("top_k", [0, -1, 6])

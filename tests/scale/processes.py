@@ -20,6 +20,7 @@ from lseg_jax.settings import Training
 from vlseg import cli, distributed, sharding
 from vlseg.data.examples import Example
 from vlseg.evaluation import confusion, foreground
+from vlseg.evaluation.report import Report
 from vlseg.training.loop import Schedule, train
 from vlseg.training.program import compile_step
 
@@ -76,6 +77,16 @@ def scores():
     return {"iou": whole.iou, "pixels": whole.label_pixels, "aacc": whole.aacc, "few": [few.miou, few.fb_iou]}
 
 
+def report():
+    """Of the same predictions."""
+    dataset, own = Drawn(0), Report(CLASSES, worst=4)
+    for number in distributed.own_share(range(IMAGES)):
+        label = dataset[number].label
+        own.add(number, f"n\u00e4me {number}", prediction(number), np.where(label == 255, -1, label))
+    found = own.of_all()
+    return {"matrix": found.matrix.tolist(), "pictures": found.scores, "worst": [one.tolist() for one in found.worst]}
+
+
 OPTIMIZER = optax.adam(0.05)
 AXES = ((r"kernel$", ("embed",)),)
 
@@ -118,7 +129,7 @@ def everything(workdir):
     """As JSON."""
     mesh = sharding.make_mesh("")
     batches = [fingerprints(mesh, step) for step in (0, 1, 5, 100)]
-    return json.dumps({"processes": jax.process_count(), "batches": batches, **losses(workdir), **scores()})
+    return json.dumps({"processes": jax.process_count(), "batches": batches, **losses(workdir), **scores(), **report()})
 
 
 def main(workdir, _):

@@ -86,6 +86,14 @@ def test_metrics_of_several_processes_are_those_of_one_and_of_numpy(alone, sever
     assert several["pixels"] == table.sum(1).tolist()
 
 
+def test_a_report_of_several_processes_is_that_of_one(alone, several):
+    for key in ("matrix", "pictures", "worst"):
+        assert several[key] == alone[key]
+    assert len(several["pictures"]) == processes.IMAGES
+    for (number, *_), worst in zip(several["pictures"], several["worst"], strict=False):
+        assert worst == processes.prediction(number).tolist()
+
+
 def test_training_in_several_processes_has_the_losses_of_one(alone, several):
     assert len(alone["losses"]) == 20 and alone["losses"][-1] < 0.9 * alone["losses"][0]
     np.testing.assert_allclose(several["losses"], alone["losses"], rtol=1e-5)

@@ -7,7 +7,8 @@ class, metrics.csv. --labels are the words that the model is asked for: the name
 as wrong answers, or as many other words for the classes, in their order; or --labels="trousers=pants", which asks for
 the data set's class trousers by the word pants, and for the others by their names. --score_labels names the classes
 that are scored; pixels of the others do not count. --config names a data set with its words and what counts as its
-background.
+background. --report writes a confusion matrix, the scores of every picture and the ten worst ones, see
+`vlseg.commands.report`.
 """
 
 import contextlib
@@ -21,12 +22,13 @@ from absl import flags
 from ml_collections import config_flags
 
 from vlseg import cli, distributed, files, settings, storage
-from vlseg.commands import models
+from vlseg.commands import models, report
 from vlseg.commands.pictures import SKIPPED, define_skip, exit_code
 from vlseg.data.evidence import doubts
 from vlseg.data.sources import READING, Dataset, define_flags, given, open_dataset, open_given
 from vlseg.errors import ConfigError
 from vlseg.evaluation.confusion import SegmentationMetrics
+from vlseg.evaluation.report import Report
 from vlseg.evaluation.scoring import Candidates, Vocabulary, choose, score
 from vlseg.labels import names_from
 from vlseg.packages import Package
@@ -95,19 +97,19 @@ def write(
     metrics.json has as "replaced", if there are any, the names in whose places other words stood: name -> word.
     """
     names = candidates.names
-    report: dict[str, Any] = {
+    content: dict[str, Any] = {
         **extra,
         "labels": candidates.words,
         **({"replaced": dict(candidates.replaced)} if candidates.replaced else {}),
         "inference": dataclasses.asdict(variants[-1].settings),
     }
-    report |= results[-1].to_dict(names)
+    content |= results[-1].to_dict(names)
     files.atomic_write_text(out / "metrics.csv", results[-1].to_csv(names))
     if len(variants) > 1:
         for variant, metrics in zip(variants, results, strict=True):
-            report[variant.key] = metrics.to_dict(names)
+            content[variant.key] = metrics.to_dict(names)
             files.atomic_write_text(out / f"{variant.key}.csv", metrics.to_csv(names))
-    files.atomic_write_json(out / "metrics.json", report)
+    files.atomic_write_json(out / "metrics.json", content)
     print(f"wrote {out / 'metrics.json'} and {out / 'metrics.csv'}")
 
 
@@ -116,19 +118,23 @@ def main(package: Package, _: list[str]) -> int:
     options = flags.FLAGS
     distributed.initialize()
     storage.check_folder(options.out)
+    if options.report and options.out is None:
+        raise ConfigError("--report has no effect without --out, the folder that it is written into: give that")
     dataset, vocabulary = open_data(options)
     asked: dict[str, Any] = {"vocabulary": vocabulary}
     asked |= {
         name: names_from(text, pairs=True) for name in ("labels", "score_labels") if (text := options[name].value)
     }
     candidates = choose(dataset.names, **asked)
+    seen = Report(len(candidates.scored)) if options.report else None
     model = package.flags.applied(models.load(package, options), options)
     variants = model.variants()
     writes = options.out and distributed.is_main()
     with files.output_directory(options.out) if writes else contextlib.nullcontext() as out:
         damaged: list[str] = []
         passed = damaged if options.skip_damaged else None
-        results = score(model, dataset, variants, **asked, batch_size=options.batch_size, damaged=passed)
+        results = score(model, dataset, variants, **asked, batch_size=options.batch_size, damaged=passed, report=seen)
+        findings = seen.of_all() if seen else None
         if not distributed.is_main():
             return SKIPPED if damaged else 0
         if candidates.explanation:
@@ -141,6 +147,8 @@ def main(package: Package, _: list[str]) -> int:
             extra: dict[str, Any] = {"vocabulary": dataclasses.asdict(vocabulary)} if vocabulary else {}
             extra |= {"damaged": damaged} if damaged else {}
             write(out, candidates, variants, results, {"images": len(dataset) - len(damaged), **extra})
+            if findings:
+                report.write(out, findings, candidates, dataset)
     return exit_code(damaged)
 
 
@@ -161,6 +169,8 @@ def run(package: Package | None = None, usage: str | None = None) -> NoReturn:
     )
     flags.DEFINE_string("score_labels", None, "Classes that are scored, with commas or in a file; default: all.")
     flags.DEFINE_integer("batch_size", 1, "Images, or windows of an image, of a forward pass.", lower_bound=1)
+    help_string = "Also write a confusion matrix, the scores of every picture, and pictures of the worst, into --out."
+    flags.DEFINE_bool("report", False, help_string)
     define_skip("picture or label")
     distributed.define_flags()
     cli.run(functools.partial(main, package), usage or __doc__)

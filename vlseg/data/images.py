@@ -21,7 +21,6 @@ from vlseg.data import arrays, heif, label_pixels, png, tiff
 from vlseg.data.orientation import Picture, Shape, exif_orientation, upright, without_warnings
 from vlseg.errors import ImageError
 
-MIN_SIDE = 8
 MAX_PIXELS = 100_000_000
 EXTENSIONS = (
     *(".bmp", ".gif", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp"),
@@ -53,7 +52,7 @@ def read_image(source: ImageSource) -> NDArray[np.uint8]:
         uint8 [H, W, 3]; may share memory with an array given as `source`.
 
     Raises:
-        ImageError: missing, empty, damaged or no picture; a side below MIN_SIDE; more than MAX_PIXELS pixels.
+        ImageError: missing, empty, damaged or no picture; no pixel; more than MAX_PIXELS pixels.
     """
     return read_picture(source).pixels
 
@@ -303,8 +302,8 @@ def _open_header(file: BinaryIO, name: str, formats: tuple[str, ...]) -> Image.I
 
 def _check_size(size: tuple[int, int], name: str) -> None:
     width, height = size
-    if min(width, height) < MIN_SIDE:
-        raise ImageError(f"{name}: {width} x {height} is too small; a side needs {MIN_SIDE} pixels or more")
+    if min(width, height) < 1:
+        raise ImageError(f"{name}: {width} x {height} is a picture without pixels")
     if width * height > MAX_PIXELS:
         raise ImageError(_too_large(name))
 

@@ -124,6 +124,35 @@ def count(prediction: np.ndarray, label: np.ndarray, num_classes: int) -> Confus
     )
 
 
+_PIXELS = 2**20  # that `matrix` looks at together, since np.bincount makes int64 of what it is given
+
+
+def matrix(prediction: np.ndarray, label: np.ndarray, num_classes: int) -> np.ndarray:
+    """Pixels of one picture by label and prediction, counted on the host.
+
+    Args:
+        prediction, label: int [H, W], as for `count`.
+
+    Returns:
+        int64 [C, C + 1]: rows are labels and columns predictions, of which the last is none of the classes.
+    """
+    found = np.zeros(num_classes * (num_classes + 1), np.int64)
+    rows = max(1, _PIXELS // max(1, label.shape[1]))
+    for start in range(0, len(label), rows):
+        ids, given = label[start : start + rows], prediction[start : start + rows]
+        counted = (ids >= 0) & (ids < num_classes)
+        ids, given = ids[counted].astype(np.int64), given[counted]
+        column = np.where((given >= 0) & (given < num_classes), given, num_classes)
+        found += np.bincount(ids * (num_classes + 1) + column, minlength=len(found))
+    return found.reshape(num_classes, num_classes + 1)
+
+
+def of_matrix(matrix: np.ndarray) -> ConfusionCounts:
+    """The counts of a `matrix`, or of the sum of some: those that `count` makes of the same pixels."""
+    columns = matrix[:, :-1]
+    return ConfusionCounts(*map(_counted, (np.diagonal(columns), columns.sum(axis=0), matrix.sum(axis=1))))
+
+
 def _counted(numbers: np.ndarray) -> Count:
     return Count((numbers & 0xFFFFFFFF).astype(np.uint32), (numbers >> 32).astype(np.uint32))
 

@@ -26,6 +26,7 @@ from vlseg.errors import ConfigError, DatasetError, ImageError, VocabularyError
 from vlseg.evaluation import confusion
 from vlseg.evaluation.confusion import SegmentationMetrics
 from vlseg.evaluation.finite import check_scores, naming
+from vlseg.evaluation.report import Report
 from vlseg.labels import check_names
 from vlseg.labels.binding import NO_CLASS, SHOWN, bind, explanation, find
 from vlseg.segmenter import Segmenter, Variant
@@ -151,6 +152,18 @@ class Candidates(NamedTuple):
             raise ValueError("a threshold needs probabilities")
         return numpy.where(probabilities < self.threshold, 0, found)
 
+    def label_map(self, label: np.ndarray, dataset: Dataset) -> np.ndarray:
+        """A label map of a data set as places among the scored classes, int32 [H, W]; NO_CLASS does not count."""
+        places = self.places(len(dataset.names))
+        counted = (label != dataset.ignore_label) & (label >= 0) & (label < len(places) - 1)
+        return places[np.where(counted, label, NO_CLASS)]
+
+    @property
+    def has_others(self) -> bool:
+        """Whether a pixel can get none of the scored classes."""
+        given = {*self.classes, *([] if self.threshold is None else [0])}
+        return not given <= set(self.scored)
+
     @property
     def explanation(self) -> str:
         """One line that says which words stand in the places of which names; empty if none do."""
@@ -212,6 +225,7 @@ def score(
     vocabulary: Vocabulary | None = None,
     batch_size: int = 1,
     damaged: list[str] | None = None,
+    report: Report | None = None,
 ) -> list[SegmentationMetrics]:
     """Metrics over a data set, at the original size of every image, for several settings of inference.
 
@@ -226,6 +240,7 @@ def score(
         batch_size: images, or windows of an image, of a forward pass.
         damaged: an example that cannot be read is passed over, and what is wrong with it added here: those of all
             processes. By default it is an error.
+        report: takes in every picture of this process, as the last of the variants segments it.
 
     Returns:
         Metrics of the S scored classes, for which `choose` has names, for each of the variants.
@@ -241,10 +256,10 @@ def score(
     counts = [confusion.zeros(len(candidates.scored)) for _ in settings]
     skipped: list[str] = []
     own = _own_examples(dataset, None if damaged is None else skipped)
-    scored = model.score_each(own, lambda example: example.image, embeddings, settings, batch_size)
+    scored = model.score_each(own, lambda item: item[1].image, embeddings, settings, batch_size)
     shown = {"each": jax.process_count(), "shown": distributed.is_main()}
-    for example, found in progress.over(scored, len(dataset), "evaluate", "image", **shown):
-        label = _places_of(example.label, places, dataset.ignore_label)
+    for (index, example), found in progress.over(scored, len(dataset), "evaluate", "image", **shown):
+        label = candidates.label_map(example.label, dataset)
         for number, scores in enumerate(found):
             # The words that were asked for, as class ids int32 [H, W]. On the host, where sizes need no program each.
             with naming(example.name):
@@ -255,13 +270,15 @@ def score(
             check_scores(example.name, values)
             prediction = places[candidates.class_map(words, values)]
             counts[number] = confusion.merge(counts[number], confusion.count(prediction, label, len(candidates.scored)))
+        if report is not None:
+            report.add(index, example.name, prediction, label)
     if damaged is not None:
         damaged += distributed.of_all(skipped)
     return [confusion.compute(distributed.merged(count, confusion.merge)) for count in counts]
 
 
-def _own_examples(dataset: Dataset, skipped: list[str] | None) -> Iterator[Example]:
-    """This process's examples; what is wrong with one that cannot be read goes to `skipped`, if that is given."""
+def _own_examples(dataset: Dataset, skipped: list[str] | None) -> Iterator[tuple[int, Example]]:
+    """This process's examples and their indices; what is wrong with one goes to `skipped`, if that is given."""
     for index in distributed.own_share(range(len(dataset))):
         try:
             example = dataset[index]
@@ -270,13 +287,7 @@ def _own_examples(dataset: Dataset, skipped: list[str] | None) -> Iterator[Examp
                 raise
             skipped.append(str(error))
             continue
-        yield example
-
-
-def _places_of(label: np.ndarray, places: np.ndarray, ignore_label: int) -> np.ndarray:
-    """A label map as places among the scored classes, int32 [H, W]; NO_CLASS where a pixel does not count."""
-    counted = (label != ignore_label) & (label >= 0) & (label < len(places) - 1)
-    return places[np.where(counted, label, NO_CLASS)]
+        yield index, example
 
 
 def _scored(names: Sequence[str], score_labels: Sequence[str] | None) -> tuple[int, ...]:

@@ -1,3 +1,4 @@
+import csv
 import dataclasses
 import json
 import shutil
@@ -85,6 +86,60 @@ def test_the_unseen_classes_among_all_of_coco_stuff(commands, model, tmp_path):
     assert unseen == stuff and len(stuff["labels"]) == 171 and tuple(stuff["IoU"]) == labels.load("coco_unseen_15")
 
 
+def table_of(path):
+    header, *rows = list(csv.reader(path.read_text().splitlines()))
+    return header, {name: rest for name, *rest in rows}
+
+
+def test_a_report(commands, model, loaded, folder, tmp_path):
+    """Of words with distractors, in the data set's order; a damaged picture is not in it."""
+    data, out = shutil.copytree(folder, tmp_path / "data"), tmp_path / "out"
+    (data / "images/3.jpg").write_bytes((data / "images/3.jpg").read_bytes()[:-900])
+    (out / "report/worst").mkdir(parents=True)
+    (out / "report/worst/10.png").write_bytes(b"of an earlier run")
+    words = [*(f"other {number}" for number in range(60)), "car", "house", "grass", "tree"]
+    scored = ("grass", "car", "tree")
+    flags = [f"--checkpoint={model}", f"--data={data}", f"--out={out}", "--brightness=0.4", "--skip_damaged"]
+    flags += [f"--labels={','.join(words)}", f"--score_labels={','.join(scored)}", "--report"]
+    assert commands.call("evaluate", *flags) == 3
+    images = [folder / f"images/{number}.jpg" for number in range(3)]
+    predicted = [loaded.segment(image, words, settings=Seen(brightness=0.4)).label_map for image in images]
+    matrix, pictures = np.zeros((3, 4), int), {}
+    for number, found in enumerate(predicted):
+        label = read_label(folder / f"labels/{number}.png")
+        one = np.zeros((3, 4), int)
+        for place in np.ndindex(SIZE):
+            if label[place] < len(NAMES) and NAMES[label[place]] in scored:
+                answer = words[found[place]]
+                one[scored.index(NAMES[label[place]]), scored.index(answer) if answer in scored else 3] += 1
+        either = one.sum(axis=1) + one.sum(axis=0)[:3] - one.diagonal()
+        iou = [right / both for right, both in zip(one.diagonal(), either, strict=True) if both]
+        pictures[str(number)] = [np.mean(iou), one.trace() / one.sum(), one.sum()]
+        matrix += one
+    header, rows = table_of(out / "report/confusion.csv")
+    assert header == ["label", *scored, "other words"] and list(rows) == [*scored] and matrix[:, 3].any()
+    assert [list(map(int, row)) for row in rows.values()] == matrix.tolist()
+    header, rows = table_of(out / "report/pictures.csv")
+    assert header == ["picture", "mIoU", "aAcc", "pixels"]
+    assert list(rows) == sorted(pictures, key=lambda name: pictures[name])
+    for name, row in rows.items():
+        assert list(map(float, row)) == pytest.approx(pictures[name])
+    assert sorted(path.name for path in (out / "report/worst").iterdir()) == ["01.png", "02.png", "03.png"]
+    for path in (out / "report").rglob("*.png"):
+        assert min(Image.open(path).size) > 100
+    assert report(out)["damaged"]
+
+
+def test_a_report_without_other_words(commands, model, folder, tmp_path):
+    flags = (f"--checkpoint={model}", f"--data={folder}", f"--out={tmp_path}", "--report")
+    assert f"wrote {tmp_path / 'report'}\n" in commands.output("evaluate", *flags)
+    header, rows = table_of(tmp_path / "report/confusion.csv")
+    assert header == ["label", *NAMES]
+    found = report(tmp_path)
+    for place, (name, row) in enumerate(rows.items()):
+        assert int(row[place]) / sum(map(int, row)) == pytest.approx(found["Acc"][name])
+
+
 def test_settings_of_inference(commands, model, loaded, folder, tmp_path):
     flags = (f"--checkpoint={model}", f"--data={folder}", f"--out={tmp_path}")
     commands.output("evaluate", *flags, "--brightness=0.5", "--crf_iterations=3", "--crf_colour_deviation=20")
@@ -121,6 +176,9 @@ def test_data_that_cannot_be_scored(commands, model, tmp_path, capsys):
 
     assert "cannot write" in line(f"--out={folder / 'names.txt'}")
     assert "no such folder" in line(data=tmp_path / "absent")
+    assert "--report has no effect without --out" in commands.refusal(
+        capsys, "evaluate", f"--checkpoint={model}", f"--data={folder}", "--report"
+    )
     assert "3 labels do not fit the data set's 4 classes" in line("--labels=a,b,c")
     assert "which has no moon" in line("--score_labels=tree,moon")
     assert "'grass', another class, stands for 'tree'" in line("--labels=a,house,grass,car")

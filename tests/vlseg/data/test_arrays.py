@@ -146,7 +146,7 @@ def test_files_that_are_open(tmp_path):
         (np.zeros((3, 9, 3), np.uint8), r"\[3, 9, 3\] may be \[H, W, C\] or \[C, H, W\]"),
         (np.zeros(9, np.uint8), r"\[9\] is no picture"),
         (np.zeros((2, 9, 12, 3), np.uint8), r"\[2, 9, 12, 3\] is no picture"),
-        (np.zeros((0, 12, 3), np.uint8), "12 x 0 is too small"),
+        (np.zeros((0, 12, 3), np.uint8), "12 x 0 is a picture without pixels"),
         (np.uint8(3), r"\[\] is no picture"),
         (None, "a NoneType is no picture"),
         (7, "a int is no picture"),
