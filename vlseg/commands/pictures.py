@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from vlseg import files
 from vlseg.commands.journal import Journal, identity
 from vlseg.data import images as image_files
+from vlseg.data.arrays import Pixels
 from vlseg.data.listing import define_strict
 from vlseg.errors import ImageError
 from vlseg.progress import Progress
@@ -117,7 +118,7 @@ class Pictures:
                 self._pass_over(picture.path, error)
                 continue
             self._read.append(picture)
-            yield pixels
+            yield pixels.view(Pixels)
 
     def take(self) -> Picture:
         """The first picture of `pixels` that has not been taken."""

@@ -22,6 +22,7 @@ from jax.sharding import Mesh
 from vlseg import cli, distributed, effects, packages, settings, sharding, storage, visualize
 from vlseg.checkpoints import directory, runs
 from vlseg.checks import check_choices
+from vlseg.data.arrays import Pixels
 from vlseg.data.evidence import doubts
 from vlseg.data.examples import First
 from vlseg.data.sources import Dataset, open_section, opened_once, split_sources, without_folders
@@ -358,9 +359,8 @@ def evaluate(model: Segmenter, scored: Scored, path: Place) -> None:
         print(f"note: {doubt}", flush=True)
     colours, classes = visualize.palette(len(dataset.names)), np.asarray(candidates.classes)
     rows = []
-    for index in range(min(EXAMPLES, len(dataset))):
-        example = dataset[index]
-        maps = (example.label, classes[model.segment(example.image, candidates.words).label_map])
+    for example in First(dataset, EXAMPLES):
+        maps = (example.label, classes[model.segment(example.image.view(Pixels), candidates.words).label_map])
         rows.append([example.image, *(visualize.colorize(np.asarray(labels), colours) for labels in maps)])
     visualize.save_image(path / "examples.png", visualize.panel(rows, ["image", "label", "prediction"]))
 

@@ -19,6 +19,10 @@ in [0, 255], or floats in [0, 1]. Alpha is dropped."""
 CHANNELS = (1, 3, 4)
 
 
+class Pixels(np.ndarray[Any, np.dtype[np.uint8]]):
+    """A view of pixels [H, W, 3] that are known to be such; of other arrays [1, 1, 3] may as well be [C, H, W]."""
+
+
 def is_batch(value: Any) -> bool:
     """Whether a value is an array or tensor of several pictures, [B, H, W, C] or [B, C, H, W]."""
     return len(_shape(value) or ()) == 4
@@ -65,6 +69,8 @@ def plain(value: Picture) -> str | os.PathLike[str] | Image.Image | bytes | NDAr
     """
     if isinstance(value, str | os.PathLike | Image.Image):
         return value
+    if isinstance(value, Pixels):
+        return value.view(np.ndarray)
     if isinstance(value, bytes | bytearray | memoryview):
         return bytes(value)
     if hasattr(value, "read"):

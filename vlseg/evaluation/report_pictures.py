@@ -22,7 +22,7 @@ _FONT = 15
 _NUMBERS = 12
 _EDGE = 12
 _LONGEST_NAME = 28  # letters
-_PAPER, _INK, _FAINT, _GRID = (255, 255, 255), (45, 45, 45), (150, 150, 150), (228, 228, 228)
+_PAPER, _INK, _GRID = (255, 255, 255), (45, 45, 45), (228, 228, 228)
 _DARK = np.array((16, 78, 139))
 
 
@@ -30,53 +30,55 @@ def confusion(matrix: NDArray[np.int64], names: Sequence[str]) -> Image.Image:
     """A picture of a confusion matrix: of each label the percentage of its pixels that got each prediction.
 
     Labels are sorted by their pixels, the most frequent first, and so are the columns, so that what is right lies on
-    the diagonal. The shares of labels among all pixels stand beside their names; a label without pixels has an empty
-    row. Of more than MOST classes the most frequent are shown.
+    the diagonal. The shares of labels among all pixels stand beside their names. A label without pixels has no row, and
+    no column unless it is predicted. Of more than MOST labels the most frequent are shown.
 
     Args:
         matrix: [S, K], pixels by label and prediction. names: of the K predictions, of which the first S are labels.
     """
     classes = len(matrix)
     pixels = matrix.sum(axis=1)
-    order = np.argsort(-pixels, kind="stable")[:MOST]
-    hidden = np.setdiff1d(np.arange(classes), order)
-    columns = [matrix[order][:, order], matrix[order][:, classes:]]
-    shown = [names[index] for index in order]
-    heads = [*shown, *names[classes:]]
-    if len(hidden):
-        columns.append(matrix[order][:, hidden].sum(axis=1, keepdims=True))
+    order = np.argsort(-pixels, kind="stable")
+    rows = order[: np.count_nonzero(pixels)][:MOST]
+    predicted = order[(pixels[order] == 0) & (matrix.sum(axis=0)[order] > 0)]
+    columns = [*rows, *predicted[: MOST - len(rows)], *range(classes, matrix.shape[1])]
+    counts, heads = matrix[rows][:, columns], [names[index] for index in columns]
+    rest = np.setdiff1d(np.arange(classes), columns)
+    if matrix[rows][:, rest].any():
+        counts = np.concatenate([counts, matrix[rows][:, rest].sum(axis=1, keepdims=True)], axis=1)
         heads.append(REST)
-    counts = np.concatenate(columns, axis=1)
-    shares = counts / np.maximum(pixels[order], 1)[:, None]
     total = max(int(pixels.sum()), 1)
-    rows = [f"{_short(name)}  {_percent(count / total)} %" for name, count in zip(shown, pixels[order], strict=True)]
-    return _table(shares, pixels[order] > 0, rows, [_short(name) for name in heads])
+    titles = [f"{_short(names[index])}  {_percent(pixels[index] / total)} %" for index in rows]
+    said = [
+        "percent of a label's pixels (rows, with their share of all pixels) by prediction (columns)",
+        f"{len(rows)} of {classes} labels are shown; {classes - np.count_nonzero(pixels)} have no pixel",
+    ]
+    return _table(counts / pixels[rows][:, None], said, titles, [_short(name) for name in heads])
 
 
-def _table(
-    shares: NDArray[np.float64], filled: NDArray[np.bool_], rows: Sequence[str], heads: Sequence[str]
-) -> Image.Image:
-    """A table of shares in [0, 1]; rows that are not `filled` stay empty."""
+def _table(shares: NDArray[np.float64], said: Sequence[str], rows: Sequence[str], heads: Sequence[str]) -> Image.Image:
+    """A table of shares in [0, 1] under some lines."""
     font, small = ImageFont.load_default(_FONT), ImageFont.load_default(_NUMBERS)
-    title = "percent of a label's pixels (rows, with their share of all pixels) by prediction (columns)"
-    left = _EDGE + max(round(font.getlength(name)) for name in rows) + 8
-    head = max(round(font.getlength(name)) for name in heads) + 8
-    top = _EDGE + 2 * _FONT + head
-    width = max(left + _CELL * len(heads), _EDGE + round(font.getlength(title))) + _EDGE
+    left = _EDGE + max((round(font.getlength(name)) for name in rows), default=0) + 8
+    head = max((round(font.getlength(name)) for name in heads), default=0) + 8
+    top = 2 * _EDGE + round(1.4 * _FONT * len(said)) + head
+    widest = max(round(font.getlength(line)) for line in said)
+    width = max(left + _CELL * len(heads), _EDGE + widest) + _EDGE
     canvas = Image.new("RGB", (width, top + _CELL * len(rows) + _EDGE), _PAPER)
     draw = ImageDraw.Draw(canvas)
-    draw.text((_EDGE, _EDGE), title, _INK, font)
+    for number, line in enumerate(said):
+        draw.text((_EDGE, _EDGE + round(1.4 * _FONT * number)), line, _INK, font)
     for column, name in enumerate(heads):
         upright = Image.new("L", (head, _CELL), 0)
         ImageDraw.Draw(upright).text((4, _CELL / 2), name, 255, font, anchor="lm")
         canvas.paste(_INK, (left + column * _CELL, top - head), upright.rotate(90, expand=True))
     for row, name in enumerate(rows):
         y = top + row * _CELL
-        draw.text((left - 8, y + _CELL / 2), name, _INK if filled[row] else _FAINT, font, anchor="rm")
+        draw.text((left - 8, y + _CELL / 2), name, _INK, font, anchor="rm")
         for column in range(len(heads)):
             x, share = left + column * _CELL, float(shares[row, column])
             # The root, so that small shares can be seen.
-            colour = tuple(int(part) for part in np.rint(255 - (255 - _DARK) * share**0.5)) if filled[row] else _PAPER
+            colour = tuple(int(part) for part in np.rint(255 - (255 - _DARK) * share**0.5))
             draw.rectangle((x, y, x + _CELL, y + _CELL), fill=colour, outline=_GRID)
             if share >= 0.005:
                 ink = _PAPER if share > 0.35 else _INK
@@ -110,7 +112,7 @@ def comparison(
         for ids in (label, prediction)
     ]
     panel = visualize.panel([[photograph, *drawn]], ["photograph", "label", "prediction"])
-    em = max(_FONT, panel.width // 60)
+    em = max(_FONT, panel.width // 50)
     font, head = ImageFont.load_default(em), round(1.8 * em)
     canvas_width = max(panel.width, round(font.getlength(title)) + 2 * _EDGE)
     canvas = Image.new("RGB", (canvas_width, panel.height + head), _PAPER)

@@ -52,6 +52,15 @@ def report(out):
     return json.loads((out / "predictions.json").read_text(encoding="utf-8"))
 
 
+@pytest.mark.parametrize("size", [(1, 1), (3, 2000), (2000, 3), (4, 4)])
+def test_the_smallest_pictures(commands, model, tmp_path, size):
+    """Width and height that could be numbers of channels."""
+    pixels = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    commands.output("predict", f"--checkpoint={model}", f"--images={tmp_path / 'a.png'}", f"--out={tmp_path / 'out'}")
+    assert read_label(tmp_path / "out/labels/a.png").shape == size[::-1]
+
+
 def test_pictures_of_several_sizes(commands, model, loaded, folder, tmp_path):
     """Every output has the original size."""
     for number, size in enumerate(((60, 40), (120, 40), (96, 80))):

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from vlseg.data import arrays
 from vlseg.data.arrays import is_batch, is_picture, plain, several
 from vlseg.data.images import check_images, read_image
 from vlseg.errors import ImageError
@@ -245,3 +246,13 @@ def test_many_headers(tmp_path):
         f"{path}: no such file" if number % 10 == 3 else (9, 10 + number) for number, path in enumerate(paths)
     ]
     assert check_images([]) == []
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 3), (3, 9, 3), (4, 3, 3)])
+def test_pixels_that_are_known_to_be_such(shape):
+    pixels = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+    with pytest.raises(ImageError, match="may be"):
+        arrays.plain(pixels)
+    found = arrays.plain(pixels.view(arrays.Pixels))
+    np.testing.assert_array_equal(found, pixels)
+    assert type(found) is np.ndarray

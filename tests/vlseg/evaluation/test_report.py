@@ -164,40 +164,71 @@ def test_too_many_classes():
 # Pictures
 
 
-def cells(picture, rows, columns):
-    """The colours of the cells of a table [rows, columns, 3], beside their numbers."""
-    pixels, cell, edge = np.asarray(picture), report_pictures._CELL, report_pictures._EDGE
+@pytest.fixture
+def table(monkeypatch):
+    """What is drawn as a table: what `_table` is given, while it draws too."""
+    seen, drawn_table = {}, report_pictures._table
+
+    def recorded(shares, said, rows, heads):
+        seen.update(shares=shares, said=said, rows=rows, heads=heads)
+        return drawn_table(shares, said, rows, heads)
+
+    monkeypatch.setattr(report_pictures, "_table", recorded)
+    return seen
+
+
+def colours(picture, shares):
+    """Of each cell of a table, beside its number: the sum of its channels, int [rows, columns]."""
+    pixels, cell, edge = np.asarray(picture).sum(axis=-1), report_pictures._CELL, report_pictures._EDGE
+    rows, columns = shares.shape
     top = picture.height - edge - rows * cell
-    start = picture.width - edge - columns * cell
-    return pixels[top + 3 :: cell, start + 3 :: cell][:rows, :columns].astype(int)
+    # The right edge of the last column is where the grid's line is.
+    line = np.flatnonzero((pixels[top : top + rows * cell] == sum(report_pictures._GRID)).mean(axis=0) > 0.9)
+    start = int(line.max()) - columns * cell
+    return pixels[top + 3 :: cell, start + 3 :: cell][:rows, :columns]
 
 
-def test_a_confusion_matrix_is_drawn_sorted_and_by_rows():
-    """Class 2 is the most frequent, then 0; class 1 has no pixel, and nothing is right but class 0."""
-    names = ["a rather long name of a class", "never", "most", *(f"class {n}" for n in range(3, 30)), "other words"]
+def test_a_confusion_matrix_is_drawn_sorted_and_by_rows(table):
+    """Class 2 is the most frequent, then 0; 1 and 29 have no pixel, and of these 29 is predicted."""
+    names = [
+        "a rather long name of a class that is cut",
+        "never",
+        "most",
+        *(f"class {n}" for n in range(3, 30)),
+        "other",
+    ]
     matrix = np.zeros((30, 31), int)
-    matrix[0, 0], matrix[2, 0], matrix[2, 30] = 10, 60, 40
-    for index in range(3, 30):
-        matrix[index, 2] = 1
+    matrix[0, 0], matrix[2, 0], matrix[2, 30], matrix[3, 29] = 10, 60, 40, 2
+    for label in range(4, 29):
+        matrix[label, 2] = 1
     picture = report_pictures.confusion(matrix, names)
-    shown = cells(picture, 30, 31).sum(axis=-1)
-    order = [2, 0, *range(3, 30), 1]
-    shares = np.zeros((30, 31))
-    shares[0, order.index(0)], shares[0, 30], shares[1, 1] = 0.6, 0.4, 1
-    shares[2:29, 0] = 1
+    shares = table["shares"]
+    assert table["heads"] == ["most", "a rather long name of a c...", *names[3:29], "class 29", "other"]
+    assert table["rows"][:3] == ["most  73.0 %", "a rather long name of a c...  7.3 %", "class 3  1.5 %"]
+    assert "28 of 30 labels are shown; 2 have no pixel" in table["said"] and shares.shape == (28, 30)
+    expected = np.zeros((28, 30))
+    expected[0, 1], expected[0, 29], expected[1, 1], expected[2, 28], expected[3:, 0] = 0.6, 0.4, 1, 1, 1
+    np.testing.assert_array_equal(shares, expected)
+    shown = colours(picture, shares)
     dark = [shown[shares == share] for share in (1, 0.6, 0.4, 0)]
     assert all(len({*found}) == 1 for found in dark)
     assert dark[0][0] < dark[1][0] < dark[2][0] < dark[3][0] == 3 * 255
 
 
-def test_of_many_classes_the_most_frequent_are_drawn(monkeypatch):
+def test_of_many_classes_the_most_frequent_are_drawn(table, monkeypatch):
     monkeypatch.setattr(report_pictures, "MOST", 25)
     matrix = np.diag(np.arange(1, 41))
     matrix[39, 0] = 40
-    picture = report_pictures.confusion(matrix, [f"class {n}" for n in range(40)])
-    shown = cells(picture, 25, 26).sum(axis=-1)
-    assert (np.diagonal(shown)[1:] == shown[1, 1]).all() and shown[1, 1] < shown[0, 0] < 3 * 255
-    assert shown[0, 0] == shown[0, 25] and (shown[1:, 25] == 3 * 255).all()
+    report_pictures.confusion(matrix, [f"class {n}" for n in range(40)])
+    assert table["heads"] == [*(f"class {n}" for n in range(39, 14, -1)), report_pictures.REST]
+    expected = np.eye(25, 26)
+    expected[0, [0, 25]] = 0.5
+    np.testing.assert_array_equal(table["shares"], expected)
+
+
+def test_a_matrix_of_nothing(table):
+    picture = report_pictures.confusion(np.zeros((3, 4), int), list("abcd"))
+    assert picture.width > 100 and table["rows"] == [] and "0 of 3 labels are shown; 3 have no pixel" in table["said"]
 
 
 @pytest.mark.parametrize(
