@@ -118,8 +118,10 @@ def main(package: Package, _: list[str]) -> int:
     options = flags.FLAGS
     distributed.initialize()
     storage.check_folder(options.out)
-    if options.report and options.out is None:
-        raise ConfigError("--report has no effect without --out, the folder that it is written into: give that")
+    if options.report:
+        if options.out is None:
+            raise ConfigError("--report has no effect without --out, the folder that it is written into: give that")
+        report.check(options.out)
     dataset, vocabulary = open_data(options)
     asked: dict[str, Any] = {"vocabulary": vocabulary}
     asked |= {

@@ -17,15 +17,28 @@ from typing import Any
 
 from vlseg import files, visualize
 from vlseg.data.sources import Dataset
+from vlseg.errors import StorageError
 from vlseg.evaluation import report_pictures
 from vlseg.evaluation.report import Findings
 from vlseg.evaluation.scoring import Candidates
 
-FOLDER = "report"
+FOLDER, MATRIX = "report", "confusion.csv"
 OTHERS = "other words"
 """What the last column and its colour are called."""
 
 HEADER = ("picture", "mIoU", "aAcc", "pixels")
+
+
+def check(out: str) -> None:
+    """Checks, before the work begins, that a report can be written into a folder, which may not be there yet.
+
+    Raises:
+        StorageError: something else than an earlier report is in its place.
+    """
+    place = Path(out) / FOLDER
+    others = place.is_dir() and any(place.iterdir()) and not (place / MATRIX).is_file()
+    if others or (place.exists() and not place.is_dir()):
+        raise StorageError(f"{place} is no earlier report, which would be replaced: remove it, or choose another --out")
 
 
 def write(out: Path, findings: Findings, candidates: Candidates, dataset: Dataset) -> None:
@@ -42,7 +55,7 @@ def write(out: Path, findings: Findings, candidates: Candidates, dataset: Datase
     matrix = findings.matrix[:, : len(names)]
     with files.atomic_directory(out / FOLDER, overwrite=True) as folder:
         rows = ([name, *row] for name, row in zip(candidates.names, matrix.tolist(), strict=True))
-        files.atomic_write_text(folder / "confusion.csv", _table([("label", *names), *rows]))
+        files.atomic_write_text(folder / MATRIX, _table([("label", *names), *rows]))
         visualize.save_image(folder / "confusion.png", report_pictures.confusion(matrix, names))
         shown = [
             (files.stored_path(one.name), *("" if math.isnan(value) else value for value in one[2:4]), one.pixels)

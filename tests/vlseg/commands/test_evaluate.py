@@ -97,6 +97,7 @@ def test_a_report(commands, model, loaded, folder, tmp_path):
     (data / "images/3.jpg").write_bytes((data / "images/3.jpg").read_bytes()[:-900])
     (out / "report/worst").mkdir(parents=True)
     (out / "report/worst/10.png").write_bytes(b"of an earlier run")
+    (out / "report/confusion.csv").touch()
     words = [*(f"other {number}" for number in range(60)), "car", "house", "grass", "tree"]
     scored = ("grass", "car", "tree")
     flags = [f"--checkpoint={model}", f"--data={data}", f"--out={out}", "--brightness=0.4", "--skip_damaged"]
@@ -176,6 +177,9 @@ def test_data_that_cannot_be_scored(commands, model, tmp_path, capsys):
 
     assert "cannot write" in line(f"--out={folder / 'names.txt'}")
     assert "no such folder" in line(data=tmp_path / "absent")
+    (tmp_path / "own/report").mkdir(parents=True)
+    (tmp_path / "own/report/thesis.tex").touch()
+    assert "own/report is no earlier report, which would be replaced" in line("--report", f"--out={tmp_path / 'own'}")
     assert "--report has no effect without --out" in commands.refusal(
         capsys, "evaluate", f"--checkpoint={model}", f"--data={folder}", "--report"
     )
