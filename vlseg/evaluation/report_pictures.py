@@ -22,7 +22,7 @@ _FONT = 15
 _NUMBERS = 12
 _EDGE = 12
 _LONGEST_NAME = 28  # letters
-_PAPER, _INK, _GRID = (255, 255, 255), (45, 45, 45), (228, 228, 228)
+_PAPER, _INK, _GRID, _DIAGONAL = (255, 255, 255), (45, 45, 45), (228, 228, 228), (120, 120, 120)
 _DARK = np.array((16, 78, 139))
 
 
@@ -83,6 +83,9 @@ def _table(shares: NDArray[np.float64], said: Sequence[str], rows: Sequence[str]
             if share >= 0.005:
                 ink = _PAPER if share > 0.35 else _INK
                 draw.text((x + _CELL / 2, y + _CELL / 2), f"{100 * share:.0f}", ink, small, anchor="mm")
+    for place in range(len(rows)):  # what is right
+        x, y = left + place * _CELL, top + place * _CELL
+        draw.rectangle((x, y, x + _CELL, y + _CELL), outline=_DIAGONAL)
     return canvas
 
 
