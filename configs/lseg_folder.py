@@ -17,7 +17,8 @@ import ml_collections
 def get_config() -> ml_collections.ConfigDict:
     """Settings for small data sets and a small model."""
     config = ml_collections.ConfigDict({"package": "lseg_jax"})
-    config.checkpoint = "tiny"
+    config.model = {"text": {"kind": "minilm"}, "image": {"kind": "efficientnet"}, "features": 128}
+    config.pretrained = {"image": "efficientnet_lite0"}
     config.training = {
         "steps": 1000,
         "batch_size": 8,

@@ -7,6 +7,7 @@ from typing import Annotated, Any, ClassVar
 from ml_collections import ConfigDict
 
 from lseg_jax.config import LSegConfig
+from lseg_jax.encoders import FRESH, IMAGES, NAMED
 from vlseg import fields, overrides, settings
 from vlseg.checks import check_choices
 from vlseg.effects import Idle
@@ -18,6 +19,9 @@ OPTIMIZERS = ("sgd", "adamw")
 DECAYS = ("epoch", "step")
 LOSS_MEANS = ("images", "pixels")
 LABEL_SETS = ("names", "others")
+
+CONVOLUTIONAL = {"resnet": "a ResNet", "efficientnet": "an EfficientNet"}
+"""Kinds of image encoders whose layers `LSegConfig.remat` does not reach, as they are called in messages."""
 
 SQUARED = ("crop_size",)
 """The settings of inference on which scores of a benchmark depend: its pictures are squeezed into squares."""
@@ -148,7 +152,12 @@ class Mixture(settings.Data):
 
 @dataclasses.dataclass(frozen=True)
 class Pretrained:
-    """Files with weights of the encoders that fresh models start from, see `lseg_jax.encoders`."""
+    """What the encoders of a new model start from.
+
+    Attributes:
+        text, image: files, see `lseg_jax.encoders.read_text`; "" or "none" for fresh weights. image may be a name of
+            `lseg_jax.encoders.NAMED`, such as "efficientnet_lite0".
+    """
 
     text: str = ""
     image: str = ""
@@ -172,20 +181,42 @@ def _has_checkpoint(config: ConfigDict) -> str:
     return f"because config.checkpoint={config.checkpoint} is a whole model" if config.checkpoint else ""
 
 
+def pretrained(config: ConfigDict, part: str) -> str:
+    """The file or name of weights that the encoder "text" or "image" starts from; "" for fresh ones."""
+    source: str = config.pretrained[part]
+    return "" if source == FRESH else source
+
+
 def _is_pretrained(part: str) -> Callable[[ConfigDict], str]:
     def reason(config: ConfigDict) -> str:
-        file = config.pretrained[part]
-        return f"because config.pretrained.{part}={file} says itself which encoder it is" if file else ""
+        source = pretrained(config, part)
+        if not source or (part == "image" and _is_named(config.model.image, source)):
+            return ""
+        return f"because config.pretrained.{part}={source} says itself which encoder it is"
 
     return reason
 
 
+def _is_named(image: ConfigDict, name: str) -> bool:
+    """Whether the image encoder of a model is the one whose weights have a name."""
+    known = NAMED.get(name)
+    return known is not None and IMAGES[image.kind] is type(known) and image.get("variant") == known.variant
+
+
 def _image_kind(config: ConfigDict) -> str:
-    return "" if config.checkpoint or config.pretrained.image else str(config.model.image.kind)
+    """The kind of the image encoder, "" where a file says it."""
+    source = pretrained(config, "image")
+    if config.checkpoint or (source and source not in NAMED):
+        return ""
+    return "efficientnet" if source else str(config.model.image.kind)
 
 
 def _text_kind(config: ConfigDict) -> str:
-    return "" if config.checkpoint or config.pretrained.text else str(config.model.text.kind)
+    return "" if config.checkpoint or pretrained(config, "text") else str(config.model.text.kind)
+
+
+def _not_cut_up(kind: str) -> str:
+    return f"in {CONVOLUTIONAL[kind]}, which is not cut up" if kind in CONVOLUTIONAL else ""
 
 
 def _ends_before(config: ConfigDict) -> str:
@@ -195,14 +226,17 @@ def _ends_before(config: ConfigDict) -> str:
     return f"because the schedule ends after {training.epochs} epochs (config.training.epochs)"
 
 
+NORMS = "model.image.norms"
+"""The one setting of an image encoder that its weights do not say."""
+
 IDLE = (
-    Idle(("model", "pretrained"), _has_checkpoint, but=("model.dtype", "model.remat")),
+    Idle(("model", "pretrained"), _has_checkpoint, ("model.dtype", "model.remat"), _given("checkpoint")),
     *(
-        Idle((f"model.{part}",), _is_pretrained(part), yields=_given(f"pretrained.{part}"))
+        Idle((f"model.{part}",), _is_pretrained(part), (NORMS,), _given(f"pretrained.{part}"))
         for part in ("text", "image")
     ),
     Idle(("model.activation",), lambda config: "without a block (config.model.block)" * (config.model.block == "none")),
-    Idle(("model.remat",), lambda config: "in a ResNet, which is not cut up" * (_image_kind(config) == "resnet")),
+    Idle(("model.remat",), lambda config: _not_cut_up(_image_kind(config))),
     Idle(("tokenizer",), lambda config: "with MiniLM, which has its own" * (_text_kind(config) == "minilm")),
     Idle(
         ("benchmark.root", "benchmark.fold"),

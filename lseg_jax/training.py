@@ -13,13 +13,15 @@ from jax.sharding import Mesh
 
 from lseg_jax import checkpoint, encoders, flops, inference, objective, zero_shot
 from lseg_jax.batches import OTHERS, count_labels, episode_batches, named_batches, pair_batches
-from lseg_jax.config import LSegConfig, ResNetConfig
+from lseg_jax.config import LSegConfig
+from lseg_jax.encoders.efficientnet import EfficientNetConfig
 from lseg_jax.encoders.foreign import merge
 from lseg_jax.model import LSeg, load
 from lseg_jax.objective import Batch, Matching
-from lseg_jax.settings import LABEL_SETS, SQUARED, Training
+from lseg_jax.settings import CONVOLUTIONAL, LABEL_SETS, SQUARED, Training, pretrained
 from lseg_jax.tokenizers import load_tokenizer
 from vlseg import distributed, overrides, settings, sharding
+from vlseg.checkpoints.efficientnet import WEIGHTS
 from vlseg.checks import check_choices
 from vlseg.data.catalog import fss1000
 from vlseg.data.episodes import open_benchmark
@@ -63,6 +65,10 @@ def check(config: ml_collections.ConfigDict, mesh: Mesh) -> Checked:
         opened = open_benchmark(benchmark.name, benchmark.root, benchmark.fold, part)
         found[f"benchmark.root ({part})"] = inputs.of_data(opened)
     _check_start(config)
+    if image := "" if config.checkpoint else pretrained(config, "image"):
+        encoders.check_image(image)
+        if image in WEIGHTS:
+            found["pretrained.image"] = WEIGHTS[image].identity
     return Checked(inputs=found)
 
 
@@ -107,9 +113,11 @@ def initial_model(config: ml_collections.ConfigDict, training: Training) -> LSeg
         CheckpointError: a file that does not fit.
     """
     model = _initial_model(config, training)
-    if model.config.remat != "none" and isinstance(model.config.image, ResNetConfig):
+    kind = model.config.to_dict()["image"]["kind"]
+    if model.config.remat != "none" and kind in CONVOLUTIONAL:
         raise ConfigError(
-            f"config.model.remat={model.config.remat} has no effect in a ResNet, which is not cut up: leave it out"
+            f"config.model.remat={model.config.remat} has no effect in {CONVOLUTIONAL[kind]}, which is not cut up: "
+            "leave it out"
         )
     return model
 
@@ -120,26 +128,46 @@ def _initial_model(config: ml_collections.ConfigDict, training: Training) -> LSe
         given = load(config.checkpoint, tokenizer=tokenizer)
         computed = {name: config.model[name] for name in ("dtype", "remat")}
         return dataclasses.replace(given, config=dataclasses.replace(given.config, **computed))
-    model = LSegConfig.from_dict(config.model.to_dict())
     _check_start(config)
-    parts = []
-    if config.pretrained.text:
-        text, variables = encoders.read_text(config.pretrained.text)
-        model = dataclasses.replace(model, text=text)
-        parts.append(variables)
-    if config.pretrained.image:
-        image, variables = encoders.read_image(config.pretrained.image)
-        model = dataclasses.replace(model, image=image)
-        parts.append(variables)
+    model, parts = read_encoders(config)
     fresh = jax.jit(checkpoint.initializer(model))(jax.random.key(training.seed))
     return LSeg(model, merge(fresh, *parts), load_tokenizer(tokenizer) if tokenizer else None)
 
 
+def read_encoders(config: ml_collections.ConfigDict) -> tuple[LSegConfig, list[Any]]:
+    """A new model with the encoders that the configuration names files of, and the variables of these.
+
+    Raises:
+        CheckpointError: a file that does not fit. ConfigError: norms of an encoder that has none of that kind.
+    """
+    values, parts = config.model.to_dict(), []
+    sources = {part: source for part in encoders.KINDS if (source := pretrained(config, part))}
+    given = {part: values.pop(part) for part in sources}
+    model = LSegConfig.from_dict(values)
+    if "text" in sources:
+        text, variables = encoders.read_text(sources["text"])
+        model = dataclasses.replace(model, text=text)
+        parts.append(variables)
+    if "image" in sources:
+        image, variables = encoders.read_image(sources["image"])
+        norms = given["image"].get("norms", EfficientNetConfig.norms)
+        if isinstance(image, EfficientNetConfig):
+            image = dataclasses.replace(image, norms=norms)
+        elif norms != EfficientNetConfig.norms:
+            raise ConfigError(
+                f"config.model.image.norms={norms} has no effect with {sources['image']}, which is no EfficientNet: "
+                "leave it out"
+            )
+        model = dataclasses.replace(model, image=image)
+        parts.append(variables)
+    return model, parts
+
+
 def _check_start(config: ml_collections.ConfigDict) -> None:
     """Raises ConfigError where there is no trained text encoder to start from."""
-    if config.checkpoint or config.pretrained.text:
+    if config.checkpoint or pretrained(config, "text"):
         return
-    if not LSegConfig.from_dict(config.model.to_dict()).text.trained_apart:
+    if not LSegConfig.from_dict({"text": config.model.text.to_dict()}).text.trained_apart:
         raise ConfigError(
             "training starts from a trained text encoder: give --config.pretrained.text=FILE with CLIP's weights, or "
             "--config.checkpoint, or --config.model.text.kind=minilm"
@@ -227,9 +255,10 @@ def open_datasets(section: ml_collections.ConfigDict) -> list[Dataset]:
 
 def outline(config: ml_collections.ConfigDict, labels: int) -> Outline:
     """See `vlseg.packages.Package.outline`."""
-    model = LSegConfig.from_dict(config.model)
     if config.checkpoint:
-        model = dataclasses.replace(load(config.checkpoint).config, dtype=model.dtype, remat=model.remat)
+        model = dataclasses.replace(load(config.checkpoint).config, dtype=config.model.dtype, remat=config.model.remat)
+    else:
+        model, _ = read_encoders(config)
     training, _ = read_settings(config)
     task = Matching(model, training, training.batch_size, 1, labels)
     size = training.view_size

@@ -13,7 +13,8 @@ from lseg_jax.encoders.efficientnet import EfficientNetConfig
 from lseg_jax.encoders.minilm import SentenceConfig
 from lseg_jax.encoders.resnet import ResNetConfig
 from lseg_jax.encoders.vit import ViTConfig
-from vlseg.checkpoints import state_dicts
+from vlseg.checkpoints import packaged, state_dicts
+from vlseg.checkpoints.efficientnet import WEIGHTS
 from vlseg.checkpoints.rules import Variables
 from vlseg.errors import CheckpointError, ConfigError
 
@@ -28,6 +29,14 @@ IMAGES: dict[str, type[ImageEncoder]] = {
 
 KINDS: Mapping[str, Mapping[str, type[Encoder]]] = {"text": TEXTS, "image": IMAGES}
 """Both, by their name among the parameters of a model."""
+
+FRESH = "none"
+"""What stands for fresh weights of an encoder, in place of a file."""
+
+NAMED: Mapping[str, EfficientNetConfig] = {
+    name: EfficientNetConfig(name.removeprefix("efficientnet_")) for name in WEIGHTS
+}
+"""The image encoders whose weights are known by name, see `vlseg.checkpoints.packaged`."""
 
 AnyEncoder = TypeVar("AnyEncoder", bound=Encoder)
 
@@ -57,7 +66,8 @@ def read_image(path: str | os.PathLike[str]) -> tuple[ImageEncoder, Variables]:
     """An image encoder, with the configuration that its shapes tell.
 
     Args:
-        path: the same kinds as for `read_text`, and .npz. Classifiers and what leads to them are skipped.
+        path: the same kinds as for `read_text`, and .npz; or a name of `NAMED`, whose file is found in the installed
+            package, or fetched. Classifiers and what leads to them are skipped.
 
     Returns:
         The configuration, of a vision transformer with heads 64 wide as in timm's and CLIP's (unless a config.json in
@@ -65,9 +75,18 @@ def read_image(path: str | os.PathLike[str]) -> tuple[ImageEncoder, Variables]:
         {"params": {"image": ...}}, with {"batch_stats": {"image": ...}} of a ResNet, float32.
 
     Raises:
-        CheckpointError: as in `read_text`, or LSeg cannot use such an encoder.
+        CheckpointError: as in `read_text`, or LSeg cannot use such an encoder. DownloadError: a name whose package is
+            not installed and cannot be fetched.
     """
-    return _read(Path(path), IMAGES, "image")
+    name = os.fspath(path)
+    check_image(name)
+    return _read(packaged.find(name, WEIGHTS) if name in NAMED else Path(path), IMAGES, "image")
+
+
+def check_image(source: str) -> None:
+    """Raises CheckpointError if weights of an image encoder are neither known by name nor there; fetches nothing."""
+    if source not in NAMED and not os.path.exists(source):
+        raise CheckpointError(f"{source}: no such file; by name there are {', '.join(NAMED)}")
 
 
 def _read(path: Path, kinds: Mapping[str, type[AnyEncoder]], part: str) -> tuple[AnyEncoder, Variables]:

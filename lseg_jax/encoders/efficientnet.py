@@ -2,7 +2,9 @@
 
 import dataclasses
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -10,32 +12,60 @@ import jax.numpy as jnp
 
 from lseg_jax.encoders.base import ImageEncoder
 from lseg_jax.encoders.foreign import Format, Recipe, Shapes
-from vlseg import fields
+from vlseg import fields, json_files
 from vlseg.checkpoints import efficientnet as names
 from vlseg.checkpoints.rules import Rule
 from vlseg.checks import check_choices
+from vlseg.errors import CheckpointError
 from vlseg.nn import efficientnet
 
 NORMS = ("frozen", "trained")
+OWN = "efficientnet_lite"
+"""What timm calls those that it has trained itself; TensorFlow's have tf_ before it."""
 
 
 def _timm_recipes(count: int) -> list[Recipe]:
     return [Recipe(ours, (theirs,)) for ours, theirs in names.timm_names(count).items()]
 
 
-PYTORCH = Format("an EfficientNet-Lite by the names of EfficientNet-PyTorch", names.MARK, names.SKIPPED, names.LAYER)
+def _timm_settings(directory: Path) -> dict[str, Any]:
+    """Refuses a folder of the Hugging Face Hub with weights of these names and shapes for another computation."""
+    path = directory / "config.json"
+    told = json_files.read(path, CheckpointError) if path.is_file() else {}
+    named = told.get("architecture", "") if isinstance(told, Mapping) else ""
+    if isinstance(named, str) and named.startswith(OWN):
+        raise CheckpointError(
+            f"this is timm's own {named}, whose padding and normalisation are others than TensorFlow's; what is "
+            f"expected here is tf_{named}"
+        )
+    return {}
+
+
+PYTORCH = Format(
+    "an EfficientNet-Lite by the names of EfficientNet-PyTorch",
+    names.MARK,
+    names.SKIPPED,
+    names.LAYER,
+    check=names.check_lite,
+)
 TIMM = Format(
     "an EfficientNet-Lite by the names of timm",
     names.TIMM_MARK,
     names.TIMM_SKIPPED,
     names.TIMM_LAYER,
     recipes=_timm_recipes,
+    settings=_timm_settings,
+    check=names.check_lite,
 )
 
 
 @dataclasses.dataclass(frozen=True)
 class EfficientNetConfig(ImageEncoder):
     """An EfficientNet-Lite, five million parameters and fewer: for CPUs, and for small data sets.
+
+    It computes as TensorFlow's does (timm: tf_efficientnet_lite0 and so on). Weights that timm has trained itself
+    (efficientnet_lite0, without tf_) have the same names and shapes and pad and normalise otherwise: only a folder's
+    config.json tells them, and such a folder is refused.
 
     Attributes:
         variant: "lite0" to "lite4".

