@@ -60,12 +60,13 @@ def leaves(settings: Mapping[str, Any], above: str = "") -> dict[str, Any]:
 
 
 def effective(
-    config: ConfigDict, defaults: ConfigDict, rules: Iterable[Idle], flags: Collection[str] = ()
+    config: ConfigDict, defaults: ConfigDict, further: ConfigDict, rules: Iterable[Idle], flags: Collection[str] = ()
 ) -> tuple[ConfigDict, frozenset[str]]:
     """A configuration in which what has no effect has its default.
 
     Args:
-        config: completed, see `vlseg.settings.complete`. defaults: what it is where nobody says anything.
+        config: completed, see `vlseg.settings.complete`. defaults: what it is where nobody says anything. further: the
+            same with the kinds of parts that the configuration chooses, for the settings that only these have.
         rules: of the package. flags: names of the settings that the command line gives.
 
     Returns:
@@ -74,7 +75,7 @@ def effective(
     Raises:
         ConfigError: a setting without effect is given; what differs from its default is.
     """
-    values, usual = leaves(config.to_dict()), leaves(defaults.to_dict())
+    values, usual = leaves(config.to_dict()), leaves(further.to_dict()) | leaves(defaults.to_dict())
     _check_own(config, values.keys() - usual.keys(), flags)
     idle: set[str] = set()
     put_back: dict[str, Any] = {}

@@ -8,6 +8,7 @@ returns a ConfigDict. Its `package` names the model's package, whose dataclasses
 file does not say. So every setting is a flag, and a file can be copied anywhere.
 """
 
+import contextlib
 import dataclasses
 import functools
 import types
@@ -292,9 +293,13 @@ def effective(config: ConfigDict, flags: Collection[str] = ()) -> tuple[ConfigDi
     Raises:
         ConfigError: a value that its setting cannot have; or a setting without effect is given.
     """
-    defaults = packages.find(config.package).settings(ConfigDict())
+    package = packages.find(config.package)
+    defaults = package.settings(ConfigDict())
     rules = (*type(defaults).idle, *by_source("data", defaults.data.several))
-    found, idle = effects.effective(config, as_config(defaults), rules, flags)
+    further = defaults
+    with contextlib.suppress(ConfigError):  # an unknown kind, which may have no effect and otherwise is refused later
+        further = package.settings(config)
+    found, idle = effects.effective(config, as_config(defaults), as_config(further), rules, flags)
     fields.check_section(found, type(defaults), "config.")
     return found, idle
 

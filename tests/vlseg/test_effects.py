@@ -60,6 +60,10 @@ COMPUTED = {"model.dtype", "model.remat"}
 VIEWS = {"training.scale_range"}
 IMAGE = {f"model.image.{name}" for name in ("kind", "patch", "width", "heads", "layers", "grid", "reassembled")}
 TEXT = {f"model.text.{name}" for name in ("kind", "width", "heads", "layers", "features", "context", "vocabulary")}
+NEW = {
+    f"model.{name}" for name in ("text.kind", "text.features", "image.kind", "image.variant", "image.norms", "dtype")
+}
+NEW |= {"training.b2", "training.stop_after"}
 TINY = {"data.tiny_world.split", "data.tiny_world.count"}
 EXPECTED = {
     ("ade20k", ""): RUN | IFSEG | {"adaptation.artificial_image_type"},
@@ -79,6 +83,12 @@ EXPECTED = {
                                         "label_offset", "ignore_zero", "label_orientation")},
     ("lseg_tiny", ""): LSEG | TINY | FRESH | COMPUTED | VIEWS | IMAGE | {"training.b2", "training.stop_after"}
     | {"model.text.kind", "model.text.features", "evaluation.tiny_world.split", "evaluation.tiny_world.count"},
+    ("lseg_folder", "data.source=photos"): LSEG | FOLDER | FRESH | NEW | VIEWS,
+    ("lseg_folder", "data.source=photos pretrained.image=none"): LSEG | FOLDER | FRESH | NEW | VIEWS,
+    ("lseg_folder", "data.source=photos pretrained.image=a"): LSEG | FOLDER | FRESH | VIEWS | COMPUTED
+    | {"model.text.kind", "model.text.features", "model.image.norms", "training.b2", "training.stop_after"},
+    ("lseg_folder", "data.source=photos checkpoint=a"): LSEG | FOLDER | COMPUTED | VIEWS
+    | {"tokenizer", "training.b2", "training.stop_after"},
     ("lseg_zero_shot", "pretrained.text=a pretrained.image=a"): LSEG | EPOCHS | FRESH | COMPUTED
     | {"tokenizer", "benchmark.root", "benchmark.fold"},
     ("lseg_zero_shot:fss1000", "pretrained.text=a pretrained.image=a"): LSEG | FRESH | COMPUTED
@@ -166,12 +176,11 @@ def given(tmp_path, lines, **flags):
 @pytest.mark.parametrize(
     ("lines", "flags", "message"),
     [
-        ('config.model = {"features": 64}', {"checkpoint": "a"}, "model.features=64 .*config.checkpoint=a is a whole"),
-        (
-            'config.pretrained = {"text": "b"}',
-            {"checkpoint": "a"},
-            "pretrained.text=b .*config.checkpoint=a is a whole",
-        ),
+        ('config.model = {"features": 64}', {"checkpoint": "a"}, None),
+        ('config.pretrained = {"text": "b"}; config.model = {"image": {"kind": "resnet"}}', {"checkpoint": "a"}, None),
+        ('config.checkpoint = "a"; config.model = {"features": 64}', {}, "model.features=64 .*config.checkpoint=a is"),
+        ('config.checkpoint = "a"', {"pretrained__text": "b"}, "pretrained.text=b .*config.checkpoint=a is a whole"),
+        ("", {"checkpoint": "a", "model__features": 64}, "model.features=64 .*config.checkpoint=a is a whole"),
         ('config.checkpoint = "a"', {"model__image__kind": "resnet"}, "model.image.kind=resnet .*is a whole model"),
         (
             'config.pretrained = {"image": "b"}; config.model = {"image": {"width": 8, "heads": 2}}',
