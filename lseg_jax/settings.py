@@ -215,6 +215,11 @@ def _text_kind(config: ConfigDict) -> str:
     return "" if config.checkpoint or pretrained(config, "text") else str(config.model.text.kind)
 
 
+def _is_untrained(config: ConfigDict) -> str:
+    trained = config.checkpoint or pretrained(config, "image")
+    return "" if trained else "because the image encoder starts untrained (config.pretrained.image)"
+
+
 def _not_cut_up(kind: str) -> str:
     return f"in {CONVOLUTIONAL[kind]}, which is not cut up" if kind in CONVOLUTIONAL else ""
 
@@ -251,6 +256,7 @@ IDLE = (
         yields=_given("training.steps"),
     ),
     Idle(("training.stop_after",), _ends_before),
+    Idle(("training.frozen_levels",), _is_untrained, yields=_given("pretrained.image")),
     Idle(("training.b2",), lambda config: "with sgd, whose momentum is b1" * (config.training.optimizer == "sgd")),
     Idle(
         ("training.scale_range", "training.crop_width", "training.distort_colours", "training.class_balance"),

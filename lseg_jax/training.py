@@ -134,11 +134,15 @@ def _initial_model(config: ml_collections.ConfigDict, training: Training) -> LSe
     return LSeg(model, merge(fresh, *parts), load_tokenizer(tokenizer) if tokenizer else None)
 
 
-def read_encoders(config: ml_collections.ConfigDict) -> tuple[LSegConfig, list[Any]]:
-    """A new model with the encoders that the configuration names files of, and the variables of these.
+def read_encoders(config: ml_collections.ConfigDict, fetch: bool = True) -> tuple[LSegConfig, list[Any]]:
+    """A new model with the encoders that the configuration has weights for, and the variables of these.
+
+    Args:
+        fetch: read weights that are known by name, too, which may be fetched; else only what they are is told.
 
     Raises:
-        CheckpointError: a file that does not fit. ConfigError: norms of an encoder that has none of that kind.
+        CheckpointError: a file that does not fit. DownloadError: weights by name that cannot be had. ConfigError: norms
+            of an encoder that has none of that kind.
     """
     values, parts = config.model.to_dict(), []
     sources = {part: source for part in encoders.KINDS if (source := pretrained(config, part))}
@@ -149,7 +153,8 @@ def read_encoders(config: ml_collections.ConfigDict) -> tuple[LSegConfig, list[A
         model = dataclasses.replace(model, text=text)
         parts.append(variables)
     if "image" in sources:
-        image, variables = encoders.read_image(sources["image"])
+        named = None if fetch else encoders.NAMED.get(sources["image"])
+        image, variables = (named, {}) if named else encoders.read_image(sources["image"])
         norms = given["image"].get("norms", EfficientNetConfig.norms)
         if isinstance(image, EfficientNetConfig):
             image = dataclasses.replace(image, norms=norms)
@@ -258,7 +263,7 @@ def outline(config: ml_collections.ConfigDict, labels: int) -> Outline:
     if config.checkpoint:
         model = dataclasses.replace(load(config.checkpoint).config, dtype=config.model.dtype, remat=config.model.remat)
     else:
-        model, _ = read_encoders(config)
+        model, _ = read_encoders(config, fetch=False)
     training, _ = read_settings(config)
     task = Matching(model, training, training.batch_size, 1, labels)
     size = training.view_size

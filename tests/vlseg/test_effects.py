@@ -49,7 +49,7 @@ TRAINING = {
     for name in (
         *("steps", "batch_size", "accumulation_steps", "learning_rate", "scale_with_batch", "decoder_factor"),
         *("optimizer", "weight_decay", "b1", "power", "decay", "warmup_steps", "clip_norm", "base_size", "crop_size"),
-        *("loss_mean", "margin", "row_block", "seed"),
+        *("loss_mean", "loss_stride", "margin", "label_smoothing", "average", "row_block", "seed"),
     )
 }
 LSEG = RUN | LOADING | TRAINING | {"label_sets", "data.weights", "benchmark.name", "data.source"} | CRF
@@ -57,7 +57,8 @@ LSEG |= {f"inference.{name}" for name in ("base_size", "crop_size", "stride_rate
 EPOCHS = {"training.epochs", "training.stop_after"}
 FRESH = {"pretrained.text", "pretrained.image", "model.features", "model.block", "model.block_depth", "model.template"}
 COMPUTED = {"model.dtype", "model.remat"}
-VIEWS = {"training.scale_range"}
+VIEWS = {f"training.{name}" for name in ("scale_range", "crop_width", "distort_colours", "class_balance")}
+FROZEN = {"training.frozen_levels"}
 IMAGE = {f"model.image.{name}" for name in ("kind", "patch", "width", "heads", "layers", "grid", "reassembled")}
 TEXT = {f"model.text.{name}" for name in ("kind", "width", "heads", "layers", "features", "context", "vocabulary")}
 NEW = {
@@ -72,26 +73,27 @@ EXPECTED = {
     ("lseg_from_ifseg", "data.source=photos pretrained.text=a"): LSEG | FOLDER | EPOCHS | FRESH | COMPUTED | VIEWS
     | IMAGE | {"tokenizer"},
     ("lseg_from_ifseg", "data.source=photos pretrained.image=a"): LSEG | FOLDER | EPOCHS | FRESH | COMPUTED | VIEWS
-    | TEXT | {"tokenizer"},
-    ("lseg_from_ifseg", "data.source=tiny_world checkpoint=a"): LSEG | TINY | EPOCHS | COMPUTED | VIEWS | {"tokenizer"},
+    | FROZEN | TEXT | {"tokenizer"},
+    ("lseg_from_ifseg", "data.source=tiny_world checkpoint=a"): LSEG | TINY | EPOCHS | COMPUTED | VIEWS
+    | FROZEN | {"tokenizer"},
     ("lseg_from_ifseg", "data.source=ade20k:a,tiny_world checkpoint=a"): LSEG | TINY | EPOCHS | COMPUTED | VIEWS
-    | {"tokenizer", "data.catalog.split", "data.catalog.label_orientation", "data.strict"},
-    ("lseg_from_ifseg", "data.source=ade20k:a:val checkpoint=a"): LSEG | EPOCHS | COMPUTED | VIEWS
+    | FROZEN | {"tokenizer", "data.catalog.split", "data.catalog.label_orientation", "data.strict"},
+    ("lseg_from_ifseg", "data.source=ade20k:a:val checkpoint=a"): LSEG | FROZEN | EPOCHS | COMPUTED | VIEWS
     | {"tokenizer", "data.strict", "data.catalog.label_orientation"},
-    ("lseg_from_ifseg", "data.source=tfds:a:b checkpoint=a"): LSEG | EPOCHS | COMPUTED | VIEWS | {"tokenizer"}
+    ("lseg_from_ifseg", "data.source=tfds:a:b checkpoint=a"): LSEG | FROZEN | EPOCHS | COMPUTED | VIEWS | {"tokenizer"}
     | {f"data.tfds.{name}" for name in ("split", "image_feature", "label_feature", "names", "ignore_label",
                                         "label_offset", "ignore_zero", "label_orientation")},
     ("lseg_tiny", ""): LSEG | TINY | FRESH | COMPUTED | VIEWS | IMAGE | {"training.b2", "training.stop_after"}
     | {"model.text.kind", "model.text.features", "evaluation.tiny_world.split", "evaluation.tiny_world.count"},
-    ("lseg_folder", "data.source=photos"): LSEG | FOLDER | FRESH | NEW | VIEWS,
+    ("lseg_folder", "data.source=photos"): LSEG | FROZEN | FOLDER | FRESH | NEW | VIEWS,
     ("lseg_folder", "data.source=photos pretrained.image=none"): LSEG | FOLDER | FRESH | NEW | VIEWS,
-    ("lseg_folder", "data.source=photos pretrained.image=a"): LSEG | FOLDER | FRESH | VIEWS | COMPUTED
+    ("lseg_folder", "data.source=photos pretrained.image=a"): LSEG | FROZEN | FOLDER | FRESH | VIEWS | COMPUTED
     | {"model.text.kind", "model.text.features", "model.image.norms", "training.b2", "training.stop_after"},
-    ("lseg_folder", "data.source=photos checkpoint=a"): LSEG | FOLDER | COMPUTED | VIEWS
+    ("lseg_folder", "data.source=photos checkpoint=a"): LSEG | FROZEN | FOLDER | COMPUTED | VIEWS
     | {"tokenizer", "training.b2", "training.stop_after"},
-    ("lseg_zero_shot", "pretrained.text=a pretrained.image=a"): LSEG | EPOCHS | FRESH | COMPUTED
+    ("lseg_zero_shot", "pretrained.text=a pretrained.image=a"): LSEG | FROZEN | EPOCHS | FRESH | COMPUTED
     | {"tokenizer", "benchmark.root", "benchmark.fold"},
-    ("lseg_zero_shot:fss1000", "pretrained.text=a pretrained.image=a"): LSEG | FRESH | COMPUTED
+    ("lseg_zero_shot:fss1000", "pretrained.text=a pretrained.image=a"): LSEG | FROZEN | FRESH | COMPUTED
     | {"tokenizer", "benchmark.root", "training.epochs", "training.stop_after"},
 }  # fmt: skip
 """Configuration and what is set in it -> the settings that have an effect, all of them."""
