@@ -22,6 +22,7 @@ from lseg_jax.settings import CONVOLUTIONAL, LABEL_SETS, SQUARED, Training, pret
 from lseg_jax.tokenizers import load_tokenizer
 from vlseg import distributed, overrides, settings, sharding
 from vlseg.checkpoints.efficientnet import WEIGHTS
+from vlseg.checkpoints.rules import flatten, unflatten
 from vlseg.checks import check_choices
 from vlseg.data.catalog import fss1000
 from vlseg.data.episodes import open_benchmark
@@ -130,8 +131,16 @@ def _initial_model(config: ml_collections.ConfigDict, training: Training) -> LSe
         return dataclasses.replace(given, config=dataclasses.replace(given.config, **computed))
     _check_start(config)
     model, parts = read_encoders(config)
-    fresh = jax.jit(checkpoint.initializer(model))(jax.random.key(training.seed))
-    return LSeg(model, merge(fresh, *parts), load_tokenizer(tokenizer) if tokenizer else None)
+    given = flatten(merge(checkpoint.abstract_variables(model), *parts))
+
+    # What is given need not be drawn, which takes long to compile.
+    @jax.jit
+    def drawn(key: jax.Array) -> dict[str, jax.Array]:
+        variables = flatten(checkpoint.initializer(model)(key))
+        return {path: value for path, value in variables.items() if isinstance(given[path], jax.ShapeDtypeStruct)}
+
+    variables = unflatten({**given, **drawn(jax.random.key(training.seed))})
+    return LSeg(model, variables, load_tokenizer(tokenizer) if tokenizer else None)
 
 
 def read_encoders(config: ml_collections.ConfigDict, fetch: bool = True) -> tuple[LSegConfig, list[Any]]:
