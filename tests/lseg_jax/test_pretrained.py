@@ -73,6 +73,7 @@ def test_none_is_trained_from_scratch():
     model, variables = training.read_encoders(config)
     assert model.image == EfficientNetConfig("lite0") and variables == []
     assert effects.recorded(config, idle, {})["pretrained"] == {"text": "", "image": "none"}
+    assert configured()[0].training.frozen_levels == 4 and config.training.frozen_levels == 0
 
 
 @pytest.mark.parametrize("form", ["lite1.pth", "timm_lite1.pth"])
@@ -93,6 +94,10 @@ def test_a_file_decides_which_encoder_it_is(form, files):
         ({"model__image__variant": "lite1", "pretrained__image": "efficientnet_lite2"}, "=efficientnet_lite2 says"),
         ({"model__remat": "layer"}, "remat=layer has no effect in an EfficientNet, which is not cut up"),
         ({"model__remat": "layer", "pretrained__image": "none"}, "remat=layer has no effect in an EfficientNet"),
+        (
+            {"training__frozen_levels": 2, "pretrained__image": "none"},
+            r"frozen_levels=2 has no effect because the image encoder starts untrained \(config.pretrained.image\)",
+        ),
         ({"checkpoint": "a", "pretrained__image": "efficientnet_lite0"}, "because config.checkpoint=a is a whole"),
         ({"checkpoint": "a", "model__image__norms": "trained"}, "because config.checkpoint=a is a whole"),
     ],
@@ -118,6 +123,15 @@ def test_norms_of_another_encoder(files, tmp_path):
         with pytest.raises(ConfigError, match=r"norms=trained has no effect with .*vit.npz, which is no EfficientNet"):
             training.read_encoders(config)
         assert training.read_encoders(configured(pretrained__image=str(vit))[0])[0].image == image
+
+
+def test_named_weights_are_described_without_them(monkeypatch, tmp_path):
+    """What compiles a configuration for other devices needs no package, and fetches nothing."""
+    efficientnets.uninstall(monkeypatch)
+    monkeypatch.setenv("VLSEG_CACHE", str(tmp_path / "cache"))
+    config, _ = configured(pretrained__image="efficientnet_lite2", model__image__norms="trained")
+    assert training.outline(config, 5).task.config.image == EfficientNetConfig("lite2", "trained")
+    assert not (tmp_path / "cache").exists()
 
 
 def test_other_networks_are_named(files, lite0, tmp_path):
