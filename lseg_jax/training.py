@@ -130,17 +130,17 @@ def _initial_model(config: ml_collections.ConfigDict, training: Training) -> LSe
         computed = {name: config.model[name] for name in ("dtype", "remat")}
         return dataclasses.replace(given, config=dataclasses.replace(given.config, **computed))
     _check_start(config)
-    model, parts = read_encoders(config)
-    given = flatten(merge(checkpoint.abstract_variables(model), *parts))
+    new, parts = read_encoders(config)
+    present = flatten(merge(checkpoint.abstract_variables(new), *parts))
 
     # What is given need not be drawn, which takes long to compile.
     @jax.jit
     def drawn(key: jax.Array) -> dict[str, jax.Array]:
-        variables = flatten(checkpoint.initializer(model)(key))
-        return {path: value for path, value in variables.items() if isinstance(given[path], jax.ShapeDtypeStruct)}
+        variables = flatten(checkpoint.initializer(new)(key))
+        return {path: value for path, value in variables.items() if isinstance(present[path], jax.ShapeDtypeStruct)}
 
-    variables = unflatten({**given, **drawn(jax.random.key(training.seed))})
-    return LSeg(model, variables, load_tokenizer(tokenizer) if tokenizer else None)
+    variables = unflatten({**present, **drawn(jax.random.key(training.seed))})
+    return LSeg(new, variables, load_tokenizer(tokenizer) if tokenizer else None)
 
 
 def read_encoders(config: ml_collections.ConfigDict, fetch: bool = True) -> tuple[LSegConfig, list[Any]]:

@@ -3,17 +3,20 @@
 import dataclasses
 import json
 
+import jax
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from lseg_jax import encoders, training
+from lseg_jax import checkpoint, encoders, training
+from lseg_jax.config import SentenceConfig
 from lseg_jax.encoders.efficientnet import EfficientNetConfig
-from tests import efficientnets
+from lseg_jax.settings import Training
+from tests import efficientnets, micro
 from tests.commands import ROOT, Commands
 from vlseg import effects, settings, sharding, torch_files
 from vlseg.checkpoints import efficientnet
-from vlseg.checkpoints.rules import flatten
+from vlseg.checkpoints.rules import flatten, unflatten
 from vlseg.errors import CheckpointError, ConfigError
 
 commands = Commands("lseg_jax")
@@ -132,6 +135,21 @@ def test_named_weights_are_described_without_them(monkeypatch, tmp_path):
     config, _ = configured(pretrained__image="efficientnet_lite2", model__image__norms="trained")
     assert training.outline(config, 5).task.config.image == EfficientNetConfig("lite2", "trained")
     assert not (tmp_path / "cache").exists()
+
+
+def test_what_is_given_changes_nothing_of_what_is_drawn(monkeypatch):
+    """The rest of a model is the same with and without weights of an encoder, as the seed says."""
+    new = dataclasses.replace(micro.LSEG, text=SentenceConfig())
+    whole = flatten(jax.jit(checkpoint.initializer(new))(jax.random.key(7)))
+    image = {path: np.full(value.shape, 0.5, np.float32) for path, value in whole.items() if "/image/" in path}
+    assert image and len(image) < len(whole)
+    config, _ = configured()
+    for parts in ([], [unflatten(image)]):
+        monkeypatch.setattr(training, "read_encoders", lambda config, parts=parts: (new, parts))
+        found = flatten(training.initial_model(config, Training(seed=7)).variables)
+        expected = whole | (image if parts else {})
+        assert found.keys() == expected.keys()
+        assert all(np.array_equal(found[path], expected[path]) for path in expected)
 
 
 def test_other_networks_are_named(files, lite0, tmp_path):
