@@ -137,6 +137,7 @@ def test_named_weights_are_described_without_them(monkeypatch, tmp_path):
     assert not (tmp_path / "cache").exists()
 
 
+@pytest.mark.slow
 def test_what_is_given_changes_nothing_of_what_is_drawn(monkeypatch):
     """The rest of a model is the same with and without weights of an encoder, as the seed says."""
     new = dataclasses.replace(micro.LSEG, text=SentenceConfig())
