@@ -136,7 +136,8 @@ class ImageEncoder(Encoder):
             ConfigError: the encoder is not trained in parts.
         """
         raise ConfigError(
-            "training.frozen_levels has no effect with this image encoder, which is trained as a whole: leave it out"
+            "config.training.frozen_levels has no effect with this image encoder, which is trained as a whole: leave "
+            "it out, or give --config.training.frozen_levels=0 where the file of --config has it"
         )
 
     @abc.abstractmethod
