@@ -175,14 +175,14 @@ def test_panel_checks_its_titles():
 def test_label_png_round_trip(tmp_path, num_labels, mode):
     label_map = np.random.default_rng(0).integers(0, num_labels, (20, 31)).astype(np.int32)
     label_map[0, 0] = 255
-    save_label_png(tmp_path / "a.png", label_map, num_labels)
+    save_label_png(tmp_path / "a.png", label_map, [str(i) for i in range(num_labels)])
     assert Image.open(tmp_path / "a.png").mode == mode
     np.testing.assert_array_equal(read_label(tmp_path / "a.png"), label_map)
 
 
 def test_label_png_shows_the_palette(tmp_path):
     label_map = np.array([[0, 1, 2, 255]] * 8)
-    save_label_png(tmp_path / "a.png", label_map, 3)
+    save_label_png(tmp_path / "a.png", label_map, "abc")
     np.testing.assert_array_equal(
         np.asarray(Image.open(tmp_path / "a.png").convert("RGB"))[0], [*palette(3), (0, 0, 0)]
     )
@@ -191,7 +191,7 @@ def test_label_png_shows_the_palette(tmp_path):
 @pytest.mark.parametrize(("value", "num_labels"), [(256, 9), (-1, 9), (65536, 300)])
 def test_label_png_refuses_ids_that_do_not_fit(tmp_path, value, num_labels):
     with pytest.raises(ImageError, match="do not fit"):
-        save_label_png(tmp_path / "a.png", np.full((8, 8), value), num_labels)
+        save_label_png(tmp_path / "a.png", np.full((8, 8), value), [str(i) for i in range(num_labels)])
     assert os.listdir(tmp_path) == []
 
 

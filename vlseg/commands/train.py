@@ -357,12 +357,14 @@ def evaluate(model: Segmenter, scored: Scored, path: Place) -> None:
         print("\n".join(filter(None, [variant.title, metrics.table(candidates.names)])), flush=True)
     for doubt in doubts(dataset, candidates.names, results[-1].label_pixels):
         print(f"note: {doubt}", flush=True)
-    colours, classes = visualize.palette(len(dataset.names)), np.asarray(candidates.classes)
+    names = (*dataset.names, "another word")
+    classes = np.asarray(candidates.classes) % len(names)  # NO_CLASS, which is -1, becomes the last
     rows = []
     for example in First(dataset, EXAMPLES):
-        maps = (example.label, classes[model.segment(example.image.view(Pixels), candidates.words).label_map])
-        rows.append([example.image, *(visualize.colorize(np.asarray(labels), colours) for labels in maps)])
-    visualize.save_image(path / "examples.png", visualize.panel(rows, ["image", "label", "prediction"]))
+        predicted = classes[model.segment(example.image.view(Pixels), candidates.words).label_map]
+        rows.append((example.image, [example.label, predicted]))
+    drawn = visualize.comparison(rows, ["image", "label", "prediction"], names, ignore=dataset.ignore_label)
+    visualize.save_image(path / "examples.png", drawn)
 
 
 def main(package: Package | None, _: list[str]) -> None:
