@@ -47,6 +47,11 @@ def palette(num_colors: int) -> NDArray[np.uint8]:
     shorter palette is the beginning of a longer one. Neither very dark nor very light nor grey, so that black stays
     free for "ignored", grey for "none of these", and all show on a photograph. Past some 2,000 colours they repeat.
     """
+    return _palette(num_colors).copy()
+
+
+@functools.lru_cache(8)  # a command draws many pictures with the same labels
+def _palette(num_colors: int) -> NDArray[np.uint8]:
     levels = np.arange(0, 256, 17, dtype=np.uint8)
     colours = np.stack(np.meshgrid(levels, levels, levels, indexing="ij"), axis=-1).reshape(-1, 3)
     lightness, a, b = _oklab(colours).T
