@@ -24,7 +24,7 @@ NONE_COLOUR = (128, 128, 128)
 IGNORED = "not counted"
 """What legends call pixels that do not count, which are black."""
 
-_SMALL = 384
+_SMALL = 320
 """Pictures whose longer side has fewer pixels are enlarged until it has as many."""
 
 _SMALL_IN_PANEL = 192
@@ -327,12 +327,12 @@ def _grid(
     draw = ImageDraw.Draw(canvas)
     for number, bottom in enumerate(bottoms):
         y = int(bottom) - gap - heights[number]
-        for title, x, width in zip(heads[number], lefts, widths, strict=False):
-            draw.text((x + width / 2, y - head_heights[number] / 2), title, _INK, font, anchor="mm")
+        for title, x in zip(heads[number], lefts, strict=False):
+            draw.text((x, y - head_heights[number] / 2), title, _INK, font, anchor="lm")
         if row_titles:
             draw.text((gap, y + heights[number] / 2), row_titles[number], _INK, font, anchor="lm")
-        for picture, x, width in zip(pictures[number], lefts, widths, strict=False):
-            canvas.paste(picture, (int(x) + (width - picture.width) // 2, y))
+        for picture, x in zip(pictures[number], lefts, strict=False):
+            canvas.paste(picture, (int(x), y))
     return canvas
 
 

@@ -26,7 +26,7 @@ from vlseg.visualize import (
 )
 
 WHITE = (255, 255, 255)
-LEGIBLE = 384  # pixels of the longer side of a picture with a legend, at least
+LEGIBLE = 320  # pixels of the longer side of a picture with a legend, at least
 
 
 # Colours
@@ -195,7 +195,7 @@ def test_what_is_rejected_is_grey_also_in_a_colourful_photograph():
     result = overlay(image, np.full((40, 50), 2), names)
     rejected = np.asarray(overlay(image, np.full((40, 50), 2), names, legend=False)).astype(float)
     np.testing.assert_allclose(rejected, 0.25 * image + 0.75 * 128, atol=1.5)
-    assert legend_swatches(result, names, (320, 400)) == [2]
+    assert legend_swatches(result, names, (280, 350)) == [2]
     assert (np.asarray(overlay(image, np.full((40, 50), 2), names, alpha=0, legend=False)) == image).all()
     assert (np.asarray(overlay(image, np.full((40, 50), 2), names, alpha=1, legend=False)) == 128).all()
 
@@ -205,7 +205,7 @@ def test_long_and_many_names_stay_inside(size):
     names = ["x" * 500, *(f"category {i}" for i in range(60))]
     label_map = np.arange(size[0] * size[1]).reshape(size) % 61
     result = overlay(np.full((*size, 3), 100, np.uint8), label_map, names)
-    height, width = max(size[0], 6 * 64), max(size[1], 6 * 64 if size[1] == 64 else 0)
+    height, width = max(size[0], LEGIBLE), max(size[1], LEGIBLE if size[1] == 64 else 0)
     assert len(legend_swatches(result, names, (height, width))) == 61
     assert result.width <= width + 6 * 24 * 12
     pixels = np.array(result)
