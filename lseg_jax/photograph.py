@@ -36,7 +36,7 @@ OTHER_WORDS = {
     "trousers": ("jeans", "leggings", "pants"),
     "pullover": ("cardigan", "hoodie", "jumper", "sweater", "sweatshirt"),
     "button-down": ("blouse", "shirt"),
-    "tee": ("t-shirt", "top"),
+    "tee shirt": ("t-shirt", "top"),
     "hosiery": ("socks", "stockings", "tights"),
     "underwear": ("bra", "intimate", "panties"),
     "jewelry": ("bracelet", "earrings", "necklace", "ring"),
@@ -58,6 +58,7 @@ OTHER_WORDS = {
     "tuxedo": ("suit",),
     "sash": ("belt",),
     "billfold": ("wallet",),
+    "adornment": ("accessories",),
     "surroundings": (BACKGROUND,),
 }
 """Words that the model has not seen in training, and the trained words in whose places they stand."""
