@@ -175,7 +175,7 @@ def _with_legend(picture: Image.Image, names: Sequence[str], colours: NDArray[np
     if not names:
         return picture
     width, height = picture.size
-    em = max(_SMALLEST_FONT, round(0.026 * (width * height) ** 0.5))
+    em = max(_SMALLEST_FONT, round(0.026 * (min(width, 2 * height) * min(height, 2 * width)) ** 0.5))
     font = ImageFont.load_default(em)
     below = width >= height and width >= 24 * em
     # A name may fill a line below the picture, but beside it should not make the whole much wider.
