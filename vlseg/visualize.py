@@ -171,11 +171,14 @@ def _drawable(name: str) -> str:
     return name if all(map(_has_glyph, name)) else ""
 
 
-def _with_legend(picture: Image.Image, names: Sequence[str], colours: NDArray[np.uint8]) -> Image.Image:
+def _with_legend(
+    picture: Image.Image, names: Sequence[str], colours: NDArray[np.uint8], em: int | None = None
+) -> Image.Image:
+    """The picture with names and colours below or beside it, in letters of `em` pixels, by default by its size."""
     if not names:
         return picture
     width, height = picture.size
-    em = max(_SMALLEST_FONT, round(0.026 * (min(width, 2 * height) * min(height, 2 * width)) ** 0.5))
+    em = em or max(_SMALLEST_FONT, round(0.026 * (min(width, 2 * height) * min(height, 2 * width)) ** 0.5))
     font = ImageFont.load_default(em)
     below = width >= height and width >= 24 * em
     # A name may fill a line below the picture, but beside it should not make the whole much wider.
@@ -296,7 +299,8 @@ def comparison(
     names, shown = _entries(pixels[:-1], labels, colours)
     if pixels[-1]:
         names, shown = [*names, IGNORED], np.vstack([shown, np.zeros((1, 3), np.uint8)])
-    return _with_legend(panel(drawn, titles), names, shown)
+    picture = panel(drawn, titles)
+    return _with_legend(picture, names, shown, max(_SMALLEST_FONT, round(0.016 * min(picture.width, picture.height))))
 
 
 def _grid(

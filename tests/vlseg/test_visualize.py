@@ -333,7 +333,7 @@ def test_comparison_in_official_colours_with_another_ignored_label():
 
 def test_what_does_not_count_is_last_in_the_legend(monkeypatch):
     seen = []
-    monkeypatch.setattr(visualize, "_with_legend", lambda picture, names, colours: seen.append((names, colours)))
+    monkeypatch.setattr(visualize, "_with_legend", lambda picture, names, colours, em: seen.append((names, colours)))
     label = np.array([[0, 1, 1, 255, 255, 255, 2, -1]])
     comparison([(np.zeros((1, 8, 3), np.uint8), [label])], ["image", "label"], ["cat", "dog", NONE])
     ((names, colours),) = seen
