@@ -24,7 +24,7 @@ NONE_COLOUR = (128, 128, 128)
 IGNORED = "not counted"
 """What legends call pixels that do not count, which are black."""
 
-_SMALL = 320
+SMALL = 320
 """Pictures whose longer side has fewer pixels are enlarged until it has as many."""
 
 _SMALL_IN_PANEL = 192
@@ -136,7 +136,7 @@ def overlay(
 
 def enlarged(picture: Image.Image) -> Image.Image:
     """The picture, each pixel a block of pixels if it is small: large enough to be seen, with a legend to be read."""
-    return _scaled(picture, _factor(picture.size, _SMALL))
+    return _scaled(picture, _factor(picture.size, SMALL))
 
 
 def _factor(size: Sequence[int], side: int) -> int:

@@ -359,10 +359,8 @@ def evaluate(model: Segmenter, scored: Scored, path: Place) -> None:
         print(f"note: {doubt}", flush=True)
     names = (*dataset.names, "another word")
     classes = np.asarray(candidates.classes) % len(names)  # NO_CLASS, which is -1, becomes the last
-    rows = []
-    for example in First(dataset, EXAMPLES):
-        predicted = classes[model.segment(example.image.view(Pixels), candidates.words).label_map]
-        rows.append((example.image, [example.label, predicted]))
+    shown = ((one, model.segment(one.image.view(Pixels), candidates.words)) for one in First(dataset, EXAMPLES))
+    rows = [(one.image, [one.label, classes[found.label_map]]) for one, found in shown]
     drawn = visualize.comparison(rows, ["image", "label", "prediction"], names, ignore=dataset.ignore_label)
     visualize.save_image(path / "examples.png", drawn)
 
