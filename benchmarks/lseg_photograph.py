@@ -76,7 +76,8 @@ def torch_segment(model: LSeg, image: np.ndarray) -> Segment:
     config, scheme = model.config, model.inference
     if not isinstance(config.image, EfficientNetConfig):
         raise ConfigError("the model's image encoder is no EfficientNet: see benchmarks/lseg_speed.py for others")
-    (window, *more) = sliding_window.windows(*image.shape[:2], scheme)
+    height, width = image.shape[:2]
+    window, *more = sliding_window.windows(height, width, scheme)
     if more:
         raise ConfigError(f"the image has {1 + len(more)} windows of {scheme.crop_size} pixels: give one that has one")
     side = scheme.crop_size

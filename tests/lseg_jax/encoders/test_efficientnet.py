@@ -111,9 +111,11 @@ def test_has_the_gradients_of_pytorch(recorded, specs, variables, config):
     wanted = recorder.parameters(specs["lite0"])
     summaries = np.asarray([recorder.summary(name, theirs[name]) for name in wanted])
     expected = recorded[config.norms]
-    np.testing.assert_allclose(summaries[:, 0], expected[:, 0], rtol=2e-3)
-    # A product with normal numbers is as uncertain as the norm is long.
-    assert (np.abs(summaries - expected)[:, 1] <= 2e-3 * expected[:, 0]).all()
+    # A product with normal numbers is as uncertain as the norm is long. Batch statistics of few positions amplify
+    # rounding: PyTorch's own gradients in float32 are up to 1.5 % of their norms from those in float64. Of an offset
+    # before another norm the gradient is zero.
+    tolerance = {"frozen": 2e-3, "trained": 5e-2}[config.norms] * expected[:, :1] + 1e-2
+    assert (np.abs(summaries - expected) <= tolerance).all()
     if config.norms == "trained":
         after = [recorder.summary(name, theirs[name]) for name in recorder.statistics_names(specs["lite0"])]
         np.testing.assert_allclose(after, recorded["statistics"], rtol=1e-4, atol=1e-4)
