@@ -172,17 +172,13 @@ def main(_: list[str]) -> None:
     """The command."""
     options = flags.FLAGS
     if not options.framework:
-        names = ("checkpoint", "image", "features")
-        same = [f"--{name}={value}" for name, value in _given(names)]
+        named = [(name, options[name].value) for name in ("checkpoint", "image", "features")]
+        same = [f"--{name}={value}" for name, value in named if value]
         print(json.dumps(compared(["jax", "torch"] if options.torch else ["jax"], same, options.repeats), indent=2))
         return
     model = load(options.checkpoint) if options.checkpoint else random_model(options.features)
     make = {"jax": jax_segment, "torch": torch_segment}[options.framework]
     work(make(model, photograph(options.image)))
-
-
-def _given(names: tuple[str, ...]) -> list[tuple[str, Any]]:
-    return [(name, flags.FLAGS[name].value) for name in names]
 
 
 if __name__ == "__main__":
