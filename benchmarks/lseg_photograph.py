@@ -99,7 +99,7 @@ def torch_segment(model: LSeg, image: np.ndarray) -> Segment:
 
     def segment() -> np.ndarray:
         with torch.inference_mode():
-            pixels = torch.from_numpy(image).permute(2, 0, 1)[None].float()
+            pixels = torch.from_numpy(image.copy()).permute(2, 0, 1)[None].float()
             size = window.height, window.width
             pixels = functional.interpolate(pixels, size, mode="bilinear", align_corners=True)
             pixels = functional.pad(pixels, (0, side - window.width, 0, side - window.height))
