@@ -6,6 +6,7 @@ from typing import Annotated, Any, ClassVar
 
 from ml_collections import ConfigDict
 
+from lseg_jax import encoders
 from lseg_jax.config import LSegConfig
 from vlseg import fields, overrides, settings
 from vlseg.checks import check_choices
@@ -184,6 +185,11 @@ def _image_kind(config: ConfigDict) -> str:
     return "" if config.checkpoint or config.pretrained.image else str(config.model.image.kind)
 
 
+def _undivided(config: ConfigDict) -> str:
+    kind = encoders.IMAGES.get(_image_kind(config))
+    return f"in {kind.undivided}, which is not cut up" if kind is not None and kind.undivided else ""
+
+
 def _text_kind(config: ConfigDict) -> str:
     return "" if config.checkpoint or config.pretrained.text else str(config.model.text.kind)
 
@@ -202,7 +208,7 @@ IDLE = (
         for part in ("text", "image")
     ),
     Idle(("model.activation",), lambda config: "without a block (config.model.block)" * (config.model.block == "none")),
-    Idle(("model.remat",), lambda config: "in a ResNet, which is not cut up" * (_image_kind(config) == "resnet")),
+    Idle(("model.remat",), _undivided),
     Idle(("tokenizer",), lambda config: "with MiniLM, which has its own" * (_text_kind(config) == "minilm")),
     Idle(
         ("benchmark.root", "benchmark.fold"),

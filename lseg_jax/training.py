@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 
 from lseg_jax import checkpoint, encoders, flops, inference, objective, zero_shot
 from lseg_jax.batches import OTHERS, count_labels, episode_batches, named_batches, pair_batches
-from lseg_jax.config import LSegConfig, ResNetConfig
+from lseg_jax.config import LSegConfig
 from lseg_jax.encoders.foreign import merge
 from lseg_jax.model import LSeg, load
 from lseg_jax.objective import Batch, Matching
@@ -107,9 +107,10 @@ def initial_model(config: ml_collections.ConfigDict, training: Training) -> LSeg
         CheckpointError: a file that does not fit.
     """
     model = _initial_model(config, training)
-    if model.config.remat != "none" and isinstance(model.config.image, ResNetConfig):
+    undivided = model.config.image.undivided
+    if model.config.remat != "none" and undivided:
         raise ConfigError(
-            f"config.model.remat={model.config.remat} has no effect in a ResNet, which is not cut up: leave it out"
+            f"config.model.remat={model.config.remat} has no effect in {undivided}, which is not cut up: leave it out"
         )
     return model
 
