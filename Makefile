@@ -32,7 +32,8 @@ $(INSTALLED): requirements.txt pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
 	@touch $@
 
-demo: install  ## train and run the tiny models on the CPU; pictures and scores go to demo/
+demo: install  ## segment a photograph by words, then the tiny world; pictures and scores go to demo/
+	$(BIN)/python -m lseg_jax.photograph --out demo
 	$(BIN)/python -m lseg_jax.demo --out demo
 	$(BIN)/python -m ifseg_jax.demo --out demo
 

@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from lseg_jax.config import LSegConfig, ResNetConfig, ViTConfig
 from lseg_jax.dpt import SCALES
+from lseg_jax.encoders.efficientnet import EfficientNetConfig
 from lseg_jax.encoders.vit import DEPTHS
 from lseg_jax.lseg import LOGIT_SCALE
 
@@ -94,6 +95,19 @@ class ResNetLevels(nn.Module):
         return levels
 
 
+class EfficientNetLevels(nn.Module):
+    """An EfficientNet-Lite whose four maps are the levels; below `model`, parameters have timm's names."""
+
+    def __init__(self, config: EfficientNetConfig) -> None:
+        super().__init__()
+        name = f"tf_efficientnet_{config.variant}"
+        self.model = timm.create_model(name, features_only=True, out_indices=(1, 2, 3, 4))
+
+    def forward(self, images: torch.Tensor) -> list[torch.Tensor]:
+        """[B, 3, H, W] -> four maps, finest first."""
+        return self.model(images)
+
+
 class ResidualUnit(nn.Module):
     """Twice ReLU, 3x3 convolution and batch norm, and the sum with the input."""
 
@@ -159,6 +173,8 @@ class LSeg(nn.Module):
         super().__init__()
         if isinstance(config.image, ViTConfig):
             self.pretrained: nn.Module = ViTLevels(config.image, height, width)
+        elif isinstance(config.image, EfficientNetConfig):
+            self.pretrained = EfficientNetLevels(config.image)
         else:
             assert isinstance(config.image, ResNetConfig)
             self.pretrained = ResNetLevels(config.image)

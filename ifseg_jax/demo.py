@@ -7,7 +7,6 @@ without kNN averaging, and draws demo/scenes.png: image, label, unadapted, adapt
 import time
 from pathlib import Path
 
-import numpy as np
 from absl import flags
 
 from ifseg_jax.model import IFSeg, load
@@ -20,7 +19,6 @@ ROWS = 6
 
 def draw(dataset: TinyWorldDataset, unadapted: IFSeg, adapted: IFSeg, path: Path) -> None:
     """Writes the picture."""
-    colours = visualize.palette(len(NAMES))
     rows = []
     for index in range(ROWS):
         example = dataset[index]
@@ -30,9 +28,9 @@ def draw(dataset: TinyWorldDataset, unadapted: IFSeg, adapted: IFSeg, path: Path
             adapted.segment(example.image, NAMES, knn=False).label_map,
             adapted.segment(example.image, NAMES).label_map,
         ]
-        rows.append([example.image, *(visualize.colorize(np.asarray(labels), colours) for labels in maps)])
+        rows.append((example.image, maps))
     titles = ["image", "label", "unadapted", "adapted", "adapted + kNN"]
-    visualize.save_image(path, visualize.panel(rows, titles, scale=3))
+    visualize.save_image(path, visualize.comparison(rows, titles, NAMES))
 
 
 def run(out: Path, steps: int, scenes: int, seed: int) -> None:

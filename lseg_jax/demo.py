@@ -19,8 +19,6 @@ from vlseg.data.tiny_world import HYPERNYMS, NAMES, SYNONYMS, TEXTURES, TinyWorl
 OBJECTS_FROM = len(TEXTURES)
 """Index of the first class that is an object."""
 
-ENLARGED = 5
-
 
 def vocabularies() -> dict[str, list[str]]:
     """Title -> the word for every class; classes may share one."""
@@ -32,12 +30,10 @@ def vocabularies() -> dict[str, list[str]]:
 
 
 def overlay(model: LSeg, image: np.ndarray, words: Sequence[str]) -> np.ndarray:
-    """The enlarged scene under its label map, with a legend."""
+    """The scene under its label map, with a legend."""
     labels = list(dict.fromkeys(words))
     firsts = np.asarray([words.index(label) for label in labels])
-    classes = firsts[model.segment(image, labels).label_map]
-    picture, label_map = (np.repeat(np.repeat(array, ENLARGED, 0), ENLARGED, 1) for array in (image, classes))
-    return np.asarray(visualize.overlay(picture, label_map, words, alpha=0.6))
+    return np.asarray(visualize.overlay(image, firsts[model.segment(image, labels).label_map], words, alpha=0.6))
 
 
 def draw(model: LSeg, scenes: Sequence[np.ndarray], path: Path) -> None:
@@ -45,8 +41,8 @@ def draw(model: LSeg, scenes: Sequence[np.ndarray], path: Path) -> None:
     titles = vocabularies()
     rows = []
     for image in scenes:
-        large = np.asarray(Image.fromarray(image).resize([ENLARGED * side for side in image.shape[1::-1]]))
-        rows.append([large, *(overlay(model, image, words) for words in titles.values())])
+        shown = np.asarray(visualize.enlarged(Image.fromarray(image)))
+        rows.append([shown, *(overlay(model, image, words) for words in titles.values())])
     visualize.save_image(path, visualize.panel(rows, ["image", *titles]))
 
 

@@ -7,7 +7,7 @@ labels come in chunks.
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -88,7 +88,7 @@ def encode_windows(config: LSegConfig, flip: bool, variables: Any, views: Views)
         float32 [R, K, g, g, C] of K windows. R is 1, or 2 with those of the mirrored windows if `flip`; for a model
         without a block, whose scores are linear in the embeddings, it is always 1, with their sum.
     """
-    images = (sliding_window.cut(views) / 255.0 - jnp.asarray(config.mean)) / jnp.asarray(config.deviation)
+    images = _cut(config, views)
     model: Any = LSegNet(config)
 
     def encode(images: jax.Array) -> jax.Array:
@@ -98,6 +98,11 @@ def encode_windows(config: LSegConfig, flip: bool, variables: Any, views: Views)
         return encode(images)[None]
     grids = jnp.stack([encode(images), encode(sliding_window.mirror(images))])
     return _summed(grids)[None] if config.block == "none" else grids
+
+
+def _cut(config: LSegConfig, views: Views) -> jax.Array:
+    """The normalised pixels of windows, float32 [K, crop_size, crop_size, 3]."""
+    return (sliding_window.cut(views) / 255.0 - jnp.asarray(config.mean)) / jnp.asarray(config.deviation)
 
 
 def _summed(grids: jax.Array) -> jax.Array:
@@ -118,6 +123,31 @@ def score_windows(
     params = {"params": {name: value for name, value in variables["params"].items() if name == "block"}}
     scores = [model.apply(params, view, labels, method=LSegNet.cell_logits) for view in pixels]
     return jax.lax.dynamic_slice_in_dim(_summed(jnp.stack(scores)), start, count, axis=-1)
+
+
+@functools.partial(jax.jit, static_argnames=("config", "flip"))
+def decode_windows(config: LSegConfig, flip: bool, variables: Any, views: Views) -> jax.Array:
+    """What few labels are compared with, where there are a quarter of the pixels: see `LSegNet.decoded`.
+
+    Returns:
+        [R, K, g / 2, g / 2, F] of K windows; R is 1, or 2 with the mirrored windows' if `flip`.
+    """
+    images = _cut(config, views)
+    model: Any = LSegNet(config)
+    seen = [images, sliding_window.mirror(images)] if flip else [images]
+    return jnp.stack([model.apply(variables, view, method=LSegNet.decoded) for view in seen])
+
+
+@functools.partial(jax.jit, static_argnames="config")
+def score_decoded(config: LSegConfig, variables: Any, decoded: jax.Array, labels: jax.Array) -> jax.Array:
+    """Scores float32 [K, g, g, N] of what `decode_windows` gives for all labels [N, C].
+
+    The same as `score_windows` of what `encode_windows` gives; no embeddings of pixels are made.
+    """
+    model: Any = LSegNet(config)
+    kept = ("projection", "block")
+    params = {"params": {name: value for name, value in variables["params"].items() if name in kept}}
+    return _summed(jnp.stack([model.apply(params, view, labels, method=LSegNet.decoded_cells) for view in decoded]))
 
 
 @jax.jit
@@ -225,30 +255,39 @@ class WindowScores(Scores):
         labels = np.pad(np.asarray(self.labels), ((0, -count % chunk), (0, 0)), mode="edge")
         layout = Layout((height, width), found, scheme, grid)
         batches = sliding_window.batches(found, self.batch_size)
-        encoded = (
-            encode_windows(config, scheme.flip, self.variables, sliding_window.views(self.image, batch, scheme))
-            for batch in batches
-        )
+        seen = (sliding_window.views(self.image, batch, scheme) for batch in batches)
+        if len(starts) == 1:
+            decoded = (decode_windows(config, scheme.flip, self.variables, views) for views in seen)
+            grids = [score_decoded(config, self.variables, part, labels) for part in decoded]
+            for tile, total in self._merged_tiles(layout, grids, chunk):
+                yield tile, 0, total
+            return
+        encoded = (encode_windows(config, scheme.flip, self.variables, views) for views in seen)
 
         def scored(pixels: jax.Array, start: int) -> jax.Array:
             part, first = (labels, start) if mixed else (labels[start : start + chunk], 0)
             return score_windows(config, chunk, self.variables, pixels, part, np.int32(first))
 
-        if len(starts) > 1 and config.block == "none" and cells > height * width:
+        if config.block == "none" and cells > height * width:
             # Scores are linear in the embeddings, so these can be put together first, once for all labels, if that
             # leaves fewer of them to be kept and compared.
             for tile, total in self._totals(layout, encoded, features):
                 for start in starts:
                     yield tile, start, _compare(total, labels[start : start + chunk])
             return
-        kept = list(encoded) if len(starts) > 1 else encoded
-        total = jnp.zeros((TILE, TILE, chunk))
+        kept = list(encoded)
         for start in starts:
             grids = [scored(pixels, start) for pixels in kept]
-            for tile, parts in layout.tiles():
-                for number, part in enumerate(parts):
-                    total = self._merged(total, number == 0, grids[part.window // self.batch_size], part)
+            for tile, total in self._merged_tiles(layout, grids, chunk):
                 yield tile, start, total
+
+    def _merged_tiles(self, layout: Layout, grids: Sequence[jax.Array], count: int) -> Iterator[tuple[Tile, jax.Array]]:
+        """The summed scores of all tiles, float32 [TILE, TILE, count] each, which holds until the next is asked for."""
+        total = jnp.zeros((TILE, TILE, count))
+        for tile, parts in layout.tiles():
+            for number, part in enumerate(parts):
+                total = self._merged(total, number == 0, grids[part.window // self.batch_size], part)
+            yield tile, total
 
     def _totals(self, layout: Layout, encoded: Iterator[jax.Array], features: int) -> Iterator[tuple[Tile, jax.Array]]:
         """The summed embeddings of all pixels, float32 [TILE, TILE, C] for each tile."""

@@ -61,8 +61,7 @@ class LSegNet(nn.Module):
 
     def features(self, images: jax.Array, *, train: bool = False) -> jax.Array:
         """What pixel embeddings are the doubled and normalised version of: float32 [B, H / 4, W / 4, C]."""
-        levels = self.levels(images, train=train)
-        return self.projection(self.decoder(levels, train=train)).astype(jnp.float32)
+        return self.projection(self.decoded(images, train=train)).astype(jnp.float32)
 
     def levels(self, images: jax.Array, *, train: bool = False) -> list[jax.Array]:
         """Maps at a quarter, an eighth, a 16th and a 32nd of the resolution, as the decoder takes them."""
@@ -90,7 +89,14 @@ class LSegNet(nn.Module):
         Doubling and correlation commute, and before it there are a quarter of the pixels; the embeddings are only
         needed for their lengths then. Where the decoder is narrow beside the common space, not even for those.
         """
-        decoded = self.decoder(self.levels(images, train=train), train=train)
+        return self.decoded_cells(self.decoded(images, train=train), labels)
+
+    def decoded(self, images: jax.Array, *, train: bool = False) -> jax.Array:
+        """What the projection to the common space is applied to: [B, H, W, 3] -> [B, H / 4, W / 4, features]."""
+        return self.decoder(self.levels(images, train=train), train=train)
+
+    def decoded_cells(self, decoded: jax.Array, labels: jax.Array) -> jax.Array:
+        """`image_cells` of what `decoded` gives: the part that depends on the labels."""
         if NARROW * self.config.features <= self.config.text.features:
             return self.regularized(self._narrow_cells(decoded.astype(jnp.float32), labels))
         features = self.projection(decoded).astype(jnp.float32)

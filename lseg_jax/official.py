@@ -41,7 +41,8 @@ CARRIED = (rf"{DECODER}\.refinenet4\.resConfUnit1\.", r".*\.num_batches_tracked$
 They and what encoders name are carried along so that a state dict survives."""
 
 
-def _decoder() -> list[Rule]:
+def decoder_rules() -> list[Rule]:
+    """Those of the decoder and the projection, which all models have."""
     rules = []
     for number in range(1, len(STRIDES) + 1):
         kernel = f"params/decoder/level{number}/kernel"
@@ -61,7 +62,7 @@ def _decoder() -> list[Rule]:
 
 def rules(config: LSegConfig) -> list[Rule]:
     """The rule of every parameter of a model of this configuration; layers in order."""
-    table = [*config.text.official_rules(), *config.image.official_rules(), *_decoder()]
+    table = [*config.text.official_rules(), *config.image.official_rules(), *decoder_rules()]
     if config.block != "none":
         table += linear(BLOCK, "block", CONVOLUTION)
     return table

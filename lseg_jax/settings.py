@@ -20,9 +20,6 @@ DECAYS = ("epoch", "step")
 LOSS_MEANS = ("images", "pixels")
 LABEL_SETS = ("names", "others")
 
-CONVOLUTIONAL = {"resnet": "a ResNet", "efficientnet": "an EfficientNet"}
-"""Kinds of image encoders whose layers `LSegConfig.remat` does not reach, as they are called in messages."""
-
 SQUARED = ("crop_size",)
 """The settings of inference on which scores of a benchmark depend: its pictures are squeezed into squares."""
 
@@ -211,6 +208,11 @@ def _image_kind(config: ConfigDict) -> str:
     return "efficientnet" if source else str(config.model.image.kind)
 
 
+def _undivided(config: ConfigDict) -> str:
+    kind = IMAGES.get(_image_kind(config))
+    return f"in {kind.undivided}, which is not cut up" if kind is not None and kind.undivided else ""
+
+
 def _text_kind(config: ConfigDict) -> str:
     return "" if config.checkpoint or pretrained(config, "text") else str(config.model.text.kind)
 
@@ -218,10 +220,6 @@ def _text_kind(config: ConfigDict) -> str:
 def _is_untrained(config: ConfigDict) -> str:
     trained = config.checkpoint or pretrained(config, "image")
     return "" if trained else "because the image encoder starts untrained (config.pretrained.image)"
-
-
-def _not_cut_up(kind: str) -> str:
-    return f"in {CONVOLUTIONAL[kind]}, which is not cut up" if kind in CONVOLUTIONAL else ""
 
 
 def _ends_before(config: ConfigDict) -> str:
@@ -241,7 +239,7 @@ IDLE = (
         for part in ("text", "image")
     ),
     Idle(("model.activation",), lambda config: "without a block (config.model.block)" * (config.model.block == "none")),
-    Idle(("model.remat",), lambda config: _not_cut_up(_image_kind(config))),
+    Idle(("model.remat",), _undivided),
     Idle(("tokenizer",), lambda config: "with MiniLM, which has its own" * (_text_kind(config) == "minilm")),
     Idle(
         ("benchmark.root", "benchmark.fold"),

@@ -18,7 +18,7 @@ from lseg_jax.encoders.efficientnet import EfficientNetConfig
 from lseg_jax.encoders.foreign import merge
 from lseg_jax.model import LSeg, load
 from lseg_jax.objective import Batch, Matching
-from lseg_jax.settings import CONVOLUTIONAL, LABEL_SETS, SQUARED, Training, pretrained
+from lseg_jax.settings import LABEL_SETS, SQUARED, Training, pretrained
 from lseg_jax.tokenizers import load_tokenizer
 from vlseg import distributed, overrides, settings, sharding
 from vlseg.checkpoints.efficientnet import WEIGHTS
@@ -114,11 +114,10 @@ def initial_model(config: ml_collections.ConfigDict, training: Training) -> LSeg
         CheckpointError: a file that does not fit.
     """
     model = _initial_model(config, training)
-    kind = model.config.to_dict()["image"]["kind"]
-    if model.config.remat != "none" and kind in CONVOLUTIONAL:
+    undivided = model.config.image.undivided
+    if model.config.remat != "none" and undivided:
         raise ConfigError(
-            f"config.model.remat={model.config.remat} has no effect in {CONVOLUTIONAL[kind]}, which is not cut up: "
-            "leave it out"
+            f"config.model.remat={model.config.remat} has no effect in {undivided}, which is not cut up: leave it out"
         )
     return model
 

@@ -13,16 +13,19 @@ from lseg_jax import checkpoint, inference, official
 from lseg_jax.config import CLIPImageConfig, LSegConfig, ResNetConfig, TextConfig, ViTConfig
 from lseg_jax.dpt import ResidualUnit
 from lseg_jax.encoders import clip, vit
+from lseg_jax.encoders.efficientnet import EfficientNetConfig
 from lseg_jax.tokenizers import clip_tokenizer, tokenize
 from vlseg import verification
 from vlseg.checkpoints.directory import Stored
 from vlseg.errors import VocabularyError
+from vlseg.nn import efficientnet
 from vlseg.nn.layers import EPSILON
 from vlseg.nn.numpy_layers import (
     Parameters,
     attention,
     batch_norm,
     convolution,
+    efficientnet_beginning,
     float64,
     gelu,
     layer_norm,
@@ -117,6 +120,8 @@ def _image(config: LSegConfig, variables: Parameters) -> Iterator[Check]:
         yield verification.resnet(np.asarray(image), used, encoder.width)
     elif isinstance(encoder, ViTConfig):
         yield _vision_transformer(config, encoder, variables["params"]["image"])
+    elif isinstance(encoder, EfficientNetConfig):
+        yield _efficientnet(config, encoder, {kind: tree["image"] for kind, tree in variables.items()})
     else:
         yield Check(None, "image encoder", "not compared, NumPy has none of this kind")
 
@@ -139,6 +144,21 @@ def _vision_transformer(config: LSegConfig, encoder: ViTConfig, params: Paramete
     activation = _quick_gelu if isinstance(encoder, CLIPImageConfig) else gelu
     x = _layer(layer_of(p["layers_0"], 0), x, encoder.heads, activation, style.epsilon)
     return verification.agreement("ViT, first block", ours, x)
+
+
+def _efficientnet(config: LSegConfig, encoder: EfficientNetConfig, variables: Parameters) -> Check:
+    """Stem and blocks up to the finest level, of a part of the photograph."""
+    image = np.asarray(inference.normalize(config, jnp.asarray(verification.photograph()[:61, :64])))
+    model: Any = encoder.module()
+    ours = verification.exactly(lambda v, images: model.apply(v, images)[0], variables, image[None])
+    last, _ = efficientnet.levels(encoder.variant)[0]
+    strides = [block.stride for block in efficientnet.blocks(encoder.variant)[: last + 1]]
+    names = {"stem", "stem_bn", *(f"block{number}" for number in range(last + 1))}
+    wide = float64({kind: {name: tree[name] for name in names & tree.keys()} for kind, tree in variables.items()})
+    expected = efficientnet_beginning(
+        image.astype(np.float64), strides, wide["params"], wide["batch_stats"], efficientnet.EPSILON
+    )
+    return verification.agreement("EfficientNet, first level", ours, expected)
 
 
 def _text(encoder: TextConfig, params: Parameters) -> Check:

@@ -23,12 +23,9 @@ from vlseg.data.arrays import Picture
 from vlseg.errors import ConfigError, VocabularyError
 from vlseg.evaluation.crf import CRF
 from vlseg.evaluation.finite import check_embeddings, check_scores, naming
-from vlseg.labels import check_names
+from vlseg.labels import NONE, check_names
 from vlseg.scores import RefinedScores, Scores
 from vlseg.streams import in_order
-
-NONE = "none of these"
-"""The label of pixels that are rejected."""
 
 OFF = CRF()
 """No CRF."""

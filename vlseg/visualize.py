@@ -1,7 +1,13 @@
-"""Pictures of segmentations: colours, overlays with a legend, label files, and grids of pictures."""
+"""Pictures of segmentations: colours, overlays with a legend, label files, and grids of pictures.
 
+What is decided here for every picture: category i has colour i of `palette`, pixels that are none of the labels are
+grey, pixels that do not count are black, a legend names what is shown, and small pictures are enlarged.
+"""
+
+import functools
 import io
 import os
+import unicodedata
 from collections.abc import Sequence
 
 import numpy as np
@@ -10,6 +16,20 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from vlseg import storage
 from vlseg.errors import ConfigError, ImageError
+from vlseg.labels import NONE
+
+NONE_COLOUR = (128, 128, 128)
+"""Of pixels that are none of the labels. The palette has no grey."""
+
+IGNORED = "not counted"
+"""What legends call pixels that do not count, which are black."""
+
+SMALL = 320
+"""Pictures whose longer side has fewer pixels are enlarged until it has as many."""
+
+_SMALL_IN_PANEL = 192
+_CONSECUTIVE = 0.3
+"""Least distance in Oklab of consecutive colours of the palette; that of black and white is 1."""
 
 _BACKGROUND = (255, 255, 255)
 _INK = (45, 45, 45)
@@ -23,20 +43,34 @@ Font = ImageFont.ImageFont | ImageFont.FreeTypeFont
 def palette(num_colors: int) -> NDArray[np.uint8]:
     """uint8 [num_colors, 3]: colours chosen one by one, each as unlike all before it as it can be.
 
-    A shorter palette is the beginning of a longer one. Neither very dark nor very light nor grey, so that black stays
-    free for "ignored" and all show on a photograph. Past some 2,000 colours they repeat.
+    Among those that differ clearly from the one before, because names that belong together often follow each other. A
+    shorter palette is the beginning of a longer one. Neither very dark nor very light nor grey, so that black stays
+    free for "ignored", grey for "none of these", and all show on a photograph. Past some 2,000 colours they repeat.
     """
+    return _palette(num_colors).copy()
+
+
+@functools.lru_cache(8)  # a command draws many pictures with the same labels
+def _palette(num_colors: int) -> NDArray[np.uint8]:
     levels = np.arange(0, 256, 17, dtype=np.uint8)
     colours = np.stack(np.meshgrid(levels, levels, levels, indexing="ij"), axis=-1).reshape(-1, 3)
     lightness, a, b = _oklab(colours).T
     candidates = colours[(lightness > 0.42) & (lightness < 0.93) & (np.hypot(a, b) > 0.07)]
     space = _oklab(candidates)
     chosen = [int(np.argmin(np.abs(candidates.astype(int) - (51, 119, 238)).sum(axis=1)))]
-    distance = np.full(len(space), np.inf)
+    distance = ((space - _oklab(np.array([NONE_COLOUR], np.uint8))) ** 2).sum(axis=1)
     for _ in range(1, min(num_colors, len(space))):
-        distance = np.minimum(distance, ((space - space[chosen[-1]]) ** 2).sum(axis=1))
-        chosen.append(int(np.argmax(distance)))
+        to_last = ((space - space[chosen[-1]]) ** 2).sum(axis=1)
+        distance = np.minimum(distance, to_last)
+        chosen.append(int(np.argmax(np.where(to_last >= _CONSECUTIVE**2, distance, -1))))
     return candidates[np.resize(chosen, num_colors)]
+
+
+def colours_of(labels: Sequence[str], colours: NDArray[np.uint8] | None = None) -> NDArray[np.uint8]:
+    """uint8 [N, 3] for N labels: those given, by default the `palette`; "none of these" is grey."""
+    found = np.array(palette(len(labels)) if colours is None else colours[: len(labels)])
+    found[[label == NONE for label in labels]] = NONE_COLOUR
+    return found
 
 
 def _oklab(colours: NDArray[np.uint8]) -> NDArray[np.float64]:
@@ -73,37 +107,78 @@ def overlay(
     Args:
         image: uint8 [H, W, 3].
         label_map: int [H, W]; pixels with an id outside [0, len(labels)) stay as they are.
-        labels: category names by id. Category i has colour i of `palette`.
-        alpha: 0 shows the picture alone, 1 the colours alone.
-        legend: the names of the categories present, the largest first; without it the result is W x H.
+        labels: category names by id, with colours of `colours_of`.
+        alpha: 0 shows the picture alone, 1 the colours alone. Less of the picture is left where it is "none of these",
+            or its own colours would hide the grey.
+        legend: the names of the categories present, the largest first and "none of these" last; "label 5" for the fifth
+            if its letters cannot be drawn. With it a small picture is `enlarged`; without it the result is W x H.
 
     Raises:
         ImageError: the sizes of picture and label map differ.
     """
     if image.shape[:2] != label_map.shape:
         raise ImageError(f"a label map of {list(label_map.shape)} does not fit an image of {list(image.shape)}")
-    colours = palette(len(labels))
+    colours = colours_of(labels)
     tinted, pixels = np.empty_like(image), np.zeros(len(labels), np.int64)
     # In 256ths, 16 bits hold the weighted sum of two grey levels.
-    weight = round(256 * alpha)
+    weights = np.array([round(256 * alpha)] * len(labels) + [0], np.uint16)
+    weights[:-1][[label == NONE for label in labels]] = round(256 * (1 - (1 - alpha) ** 2))
     for start in range(0, len(image), _ROWS):
         part, ids = image[start : start + _ROWS], label_map[start : start + _ROWS]
         known = (ids >= 0) & (ids < len(labels))
-        tints = colorize(ids, colours, ignore=None) * np.uint16(weight)
-        blend = (part * np.uint16(256 - weight) + tints + 128) >> 8
-        tinted[start : start + _ROWS] = np.where(known[..., None], blend.astype(np.uint8), part)
+        weight = weights[np.where(known, ids, len(labels))][..., None]
+        blend = part * (256 - weight) + colorize(ids, colours, ignore=None) * weight + 128
+        tinted[start : start + _ROWS] = (blend >> 8).astype(np.uint8)
         pixels += np.bincount(ids[known], minlength=len(labels))
-    if not legend:
-        return Image.fromarray(tinted)
-    present = [int(i) for i in np.argsort(-pixels, kind="stable") if pixels[i]]
-    return _with_legend(Image.fromarray(tinted), [labels[i] for i in present], colours[present])
+    picture = Image.fromarray(tinted)
+    return _with_legend(enlarged(picture), *_entries(pixels, labels, colours)) if legend else picture
 
 
-def _with_legend(picture: Image.Image, names: Sequence[str], colours: NDArray[np.uint8]) -> Image.Image:
+def enlarged(picture: Image.Image) -> Image.Image:
+    """The picture, each pixel a block of pixels if it is small: large enough to be seen, with a legend to be read."""
+    return _scaled(picture, _factor(picture.size, SMALL))
+
+
+def _factor(size: Sequence[int], side: int) -> int:
+    """The least whole number that makes the longer side of a size `side` or more."""
+    return max(1, -(-side // max(*size, 1)))
+
+
+def _scaled(picture: Image.Image, factor: int) -> Image.Image:
+    return picture if factor == 1 else ImageOps.scale(picture, factor, Image.Resampling.NEAREST)
+
+
+def _entries(
+    pixels: NDArray[np.int64], labels: Sequence[str], colours: NDArray[np.uint8]
+) -> tuple[list[str], NDArray[np.uint8]]:
+    """The names and colours of a legend, given how many pixels of each label are shown."""
+    shown = [label for label in range(len(labels)) if pixels[label]]
+    shown.sort(key=lambda label: (labels[label] == NONE, -pixels[label]))
+    return [_drawable(labels[label]) or f"label {label + 1}" for label in shown], colours[shown]
+
+
+@functools.cache
+def _has_glyph(sign: str) -> bool:
+    """Whether the font has a picture of a sign; the same box stands for all that it has not."""
+    font = ImageFont.load_default(_SMALLEST_FONT)
+    return sign == " " or bytes(font.getmask(sign)) != bytes(font.getmask("\uffff"))
+
+
+def _drawable(name: str) -> str:
+    """The name without accents that the font has not; empty if it lacks letters."""
+    if not all(map(_has_glyph, name)):
+        name = "".join(sign for sign in unicodedata.normalize("NFKD", name) if not unicodedata.combining(sign))
+    return name if all(map(_has_glyph, name)) else ""
+
+
+def _with_legend(
+    picture: Image.Image, names: Sequence[str], colours: NDArray[np.uint8], em: int | None = None
+) -> Image.Image:
+    """The picture with names and colours below or beside it, in letters of `em` pixels, by default by its size."""
     if not names:
         return picture
     width, height = picture.size
-    em = max(_SMALLEST_FONT, round(0.026 * (width * height) ** 0.5))
+    em = em or max(_SMALLEST_FONT, round(0.026 * (min(width, 2 * height) * min(height, 2 * width)) ** 0.5))
     font = ImageFont.load_default(em)
     below = width >= height and width >= 24 * em
     # A name may fill a line below the picture, but beside it should not make the whole much wider.
@@ -159,7 +234,10 @@ def _shortened(text: str, font: Font, room: float) -> str:
 
 
 def panel(
-    rows: Sequence[Sequence[np.ndarray]], titles: Sequence[str], row_titles: Sequence[str] | None = None, scale: int = 1
+    rows: Sequence[Sequence[np.ndarray]],
+    titles: Sequence[str],
+    row_titles: Sequence[str] | None = None,
+    scale: int | None = None,
 ) -> Image.Image:
     """A grid of pictures with a title over each column.
 
@@ -167,7 +245,7 @@ def panel(
         rows: of each row its pictures, uint8 [H, W, 3] or [H, W], of any sizes; as many as there are `titles`.
         titles: one per column.
         row_titles: one per row, to the left of it.
-        scale: each pixel becomes `scale` x `scale`.
+        scale: each pixel becomes `scale` x `scale`; by default 1 unless all pictures are small.
 
     Raises:
         ImageError: the numbers of rows, columns and titles do not fit together.
@@ -176,46 +254,109 @@ def panel(
         raise ImageError(
             f"a panel with {len(titles)} column titles needs as many pictures in every row, and a title a row"
         )
-    images = ([Image.fromarray(array).convert("RGB") for array in row] for row in rows)
-    pictures = [[ImageOps.scale(image, scale, Image.Resampling.NEAREST) for image in row] for row in images]
-    widths = [max((row[column].width for row in pictures), default=0) for column in range(len(titles))]
+    return _grid(rows or [[]], [titles, *([] for _ in rows[1:])], row_titles or (), scale)
+
+
+def gallery(pictures: Sequence[np.ndarray], titles: Sequence[str], columns: int = 2) -> Image.Image:
+    """Pictures, uint8 [H, W, 3] of any sizes, in reading order, each with its title above.
+
+    Raises:
+        ImageError: there are more or fewer titles than pictures.
+    """
+    if len(pictures) != len(titles):
+        raise ImageError(f"a gallery of {len(pictures)} pictures needs as many titles, not {len(titles)}")
+    parts = [slice(start, start + columns) for start in range(0, len(pictures), columns)]
+    return _grid([pictures[part] for part in parts], [titles[part] for part in parts], (), None)
+
+
+def comparison(
+    rows: Sequence[tuple[NDArray[np.uint8], Sequence[np.ndarray]]],
+    titles: Sequence[str],
+    labels: Sequence[str],
+    colours: NDArray[np.uint8] | None = None,
+    ignore: int | None = 255,
+) -> Image.Image:
+    """Images and label maps of them, side by side, over one legend of all that is shown.
+
+    Args:
+        rows: of each row an image, uint8 [H, W, 3], and its label maps, int [H, W].
+        titles: one per column.
+        labels: category names by id.
+        colours: uint8 [N, 3] of the categories, by default as `colours_of` has them.
+        ignore: the id of pixels that do not count. They are black, as are ids without a name.
+
+    Raises:
+        ImageError: as `panel`.
+    """
+    colours = colours_of(labels, colours)
+    pixels = np.zeros(len(labels) + 1, np.int64)  # the last of them do not count
+    drawn: list[list[np.ndarray]] = []
+    for image, label_maps in rows:
+        drawn.append([image, *(colorize(label_map, colours, ignore) for label_map in label_maps)])
+        for label_map in label_maps:
+            known = (label_map >= 0) & (label_map < len(labels)) & (label_map != ignore)
+            pixels += np.bincount(np.where(known, label_map, len(labels)).ravel(), minlength=len(pixels))
+    names, shown = _entries(pixels[:-1], labels, colours)
+    if pixels[-1]:
+        names, shown = [*names, IGNORED], np.vstack([shown, np.zeros((1, 3), np.uint8)])
+    picture = panel(drawn, titles)
+    return _with_legend(picture, names, shown, max(_SMALLEST_FONT, round(0.016 * min(picture.width, picture.height))))
+
+
+def _grid(
+    rows: Sequence[Sequence[np.ndarray]],
+    heads: Sequence[Sequence[str]],
+    row_titles: Sequence[str],
+    scale: int | None,
+) -> Image.Image:
+    """Pictures in rows and columns; `heads` are the titles above those of each row, where it has any."""
+    images = [[Image.fromarray(array).convert("RGB") for array in row] for row in rows]
+    largest = max((side for row in images for image in row for side in image.size), default=1)
+    factor = scale or _factor((largest,), _SMALL_IN_PANEL)
+    pictures = [[_scaled(image, factor) for image in row] for row in images]
+    columns = range(max(map(len, [*rows, *heads]), default=0))
+    widths = [max((row[column].width for row in pictures if column < len(row)), default=0) for column in columns]
     heights = [max((picture.height for picture in row), default=0) for row in pictures]
-    em = max(_SMALLEST_FONT, round(0.06 * max(widths, default=0)))
+    em = max(_SMALLEST_FONT, round(0.045 * max(widths, default=0)))
     font = ImageFont.load_default(em)
     gap = max(4, em // 3)
-    widths = [max(width, round(font.getlength(title))) for width, title in zip(widths, titles, strict=True)]
-    head = round(1.5 * em)
-    side = max((round(font.getlength(title)) + gap for title in row_titles or ()), default=0)
-    canvas_size = (side + sum(widths) + gap * (len(widths) + 1), head + sum(heights) + gap * (len(heights) + 1))
-    canvas = Image.new("RGB", canvas_size, _BACKGROUND)
-    draw = ImageDraw.Draw(canvas)
+    for row in heads:
+        for column, title in enumerate(row):
+            widths[column] = max(widths[column], round(font.getlength(title)))
+    head_heights = [round(1.5 * em) if row else 0 for row in heads]
+    side = max((round(font.getlength(title)) + gap for title in row_titles), default=0)
     lefts = side + gap + np.cumsum([0, *(width + gap for width in widths)])
-    tops = head + gap + np.cumsum([0, *(height + gap for height in heights)])
-    for title, x, width in zip(titles, lefts, widths, strict=False):
-        draw.text((x + width / 2, gap + head / 2), title, _INK, font, anchor="mm")
-    for title, y, height in zip(row_titles or (), tops, heights, strict=False):
-        draw.text((gap, y + height / 2), title, _INK, font, anchor="lm")
-    for row, y in zip(pictures, tops, strict=False):
-        for picture, x, width in zip(row, lefts, widths, strict=False):
-            canvas.paste(picture, (int(x) + (width - picture.width) // 2, int(y)))
+    bottoms = gap + np.cumsum([head + height + gap for head, height in zip(head_heights, heights, strict=True)])
+    canvas = Image.new("RGB", (int(lefts[-1]), int(bottoms[-1])), _BACKGROUND)
+    draw = ImageDraw.Draw(canvas)
+    for number, bottom in enumerate(bottoms):
+        y = int(bottom) - gap - heights[number]
+        for title, x in zip(heads[number], lefts, strict=False):
+            draw.text((x, y - head_heights[number] / 2), title, _INK, font, anchor="lm")
+        if row_titles:
+            draw.text((gap, y + heights[number] / 2), row_titles[number], _INK, font, anchor="lm")
+        for picture, x in zip(pictures[number], lefts, strict=False):
+            canvas.paste(picture, (int(x), y))
     return canvas
 
 
-def save_label_png(path: str | os.PathLike[str], label_map: np.ndarray, num_labels: int) -> None:
+def save_label_png(path: str | os.PathLike[str], label_map: np.ndarray, labels: Sequence[str]) -> None:
     """Writes int [H, W] as a PNG whose pixel values are the ids: with a palette up to 256 labels, else 16-bit grey.
+
+    It has the size of the label map, however small; its colours are those of `overlay`.
 
     Raises:
         ImageError: an id outside the range of the file: [0, 255] or [0, 65535].
         ConfigError, StorageError: as `save_image`.
     """
-    limit = 255 if num_labels <= 256 else 65535
+    limit = 255 if len(labels) <= 256 else 65535
     if label_map.size and (label_map.min() < 0 or label_map.max() > limit):
         raise ImageError(f"{path}: label ids {label_map.min()} to {label_map.max()} do not fit in 0 to {limit}")
-    if num_labels > 256:
+    if len(labels) > 256:
         save_image(path, Image.fromarray(label_map.astype(np.uint16)))
         return
     picture = Image.fromarray(label_map.astype(np.uint8)).convert("P")
-    picture.putpalette(colorize(np.arange(256), palette(num_labels), ignore=None).tobytes())
+    picture.putpalette(colorize(np.arange(256), colours_of(labels), ignore=None).tobytes())
     save_image(path, picture)
 
 

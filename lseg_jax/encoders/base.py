@@ -83,10 +83,13 @@ class ImageEncoder(Encoder):
 
     Attributes:
         mean, deviation: subtracted from pixels in [0, 1], and what they are divided by then.
+        undivided: what it is called, with an article, if it is not cut up into layers that `LSegConfig.remat` could
+            have computed again; "" if it is.
     """
 
     mean: ClassVar[tuple[float, ...]] = (0.5, 0.5, 0.5)
     deviation: ClassVar[tuple[float, ...]] = (0.5, 0.5, 0.5)
+    undivided: ClassVar[str] = ""
 
     @property
     @abc.abstractmethod

@@ -78,6 +78,7 @@ class EfficientNetConfig(ImageEncoder):
     mean = efficientnet.MEAN
     deviation = efficientnet.DEVIATION
     heads = 0
+    undivided = "an EfficientNet"
 
     variant: str = "lite0"
     norms: str = "frozen"

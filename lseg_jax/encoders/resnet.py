@@ -46,6 +46,7 @@ class ResNetConfig(ImageEncoder):
     mean = (0.485, 0.456, 0.406)
     deviation = (0.229, 0.224, 0.225)
     heads = 0
+    undivided = "a ResNet"
 
     stages: Annotated[tuple[Annotated[int, Range(1, 2**11)], ...], Length(0, 16)] = (3, 4, 23, 3)
     width: Annotated[int, Range(1, 2048)] = 64

@@ -1,11 +1,11 @@
 """Segments images into labels given as words.
 
-Writes DIR/overlays/NAME.png (image, colours and legend), DIR/labels/NAME.png (label indices with a palette) and
-DIR/predictions.json (settings, sizes, and the share of every label). Pixels that are none of the labels, by
---min_similarity or --min_margin, become one more label, "none of these". With --top_k above 1, DIR/top/NAME.npz holds
-the best labels of every pixel and their scores. The report says what scores are: "similarities" of pixel and label, or
-"probabilities", which they always are after a CRF. Images are read one at a time. A run that was stopped goes on where
-it was.
+Writes DIR/overlays/NAME.png (image, colours and legend; small images enlarged), DIR/labels/NAME.png (label indices with
+a palette) and DIR/predictions.json (settings, sizes, and the share of every label). Pixels that are none of the labels,
+by --min_similarity or --min_margin, become one more label, "none of these", in grey. With --top_k above 1,
+DIR/top/NAME.npz holds the best labels of every pixel and their scores. The report says what scores are: "similarities"
+of pixel and label, or "probabilities", which they always are after a CRF. Images are read one at a time. A run that was
+stopped goes on where it was.
 """
 
 import dataclasses
@@ -23,9 +23,9 @@ from vlseg.commands.pictures import Pictures
 from vlseg.commands.pictures import define as define_pictures
 from vlseg.data.listing import announced_images
 from vlseg.errors import ConfigError
-from vlseg.labels import names_from
+from vlseg.labels import NONE, names_from
 from vlseg.packages import Package
-from vlseg.segmenter import NONE, Rejection, Segmentation
+from vlseg.segmenter import Rejection, Segmentation
 
 REPORT = "predictions.json"
 SCORES = "scores"
@@ -45,7 +45,7 @@ def write(out: Path, name: str, segmentation: Segmentation) -> dict[str, object]
     visualize.save_image(out / "overlays" / f"{name}.png", segmentation.overlay())
     if len(segmentation.labels) <= _PNG_LABELS:
         path_of_labels = out / "labels" / f"{name}.png"
-        visualize.save_label_png(path_of_labels, segmentation.label_map, len(segmentation.labels))
+        visualize.save_label_png(path_of_labels, segmentation.label_map, segmentation.labels)
     else:
         with files.atomic_file(out / "labels" / f"{name}.npy") as file:
             np.save(file, segmentation.label_map)

@@ -357,12 +357,12 @@ def evaluate(model: Segmenter, scored: Scored, path: Place) -> None:
         print("\n".join(filter(None, [variant.title, metrics.table(candidates.names)])), flush=True)
     for doubt in doubts(dataset, candidates.names, results[-1].label_pixels):
         print(f"note: {doubt}", flush=True)
-    colours, classes = visualize.palette(len(dataset.names)), np.asarray(candidates.classes)
-    rows = []
-    for example in First(dataset, EXAMPLES):
-        maps = (example.label, classes[model.segment(example.image.view(Pixels), candidates.words).label_map])
-        rows.append([example.image, *(visualize.colorize(np.asarray(labels), colours) for labels in maps)])
-    visualize.save_image(path / "examples.png", visualize.panel(rows, ["image", "label", "prediction"]))
+    names = (*dataset.names, "another word")
+    classes = np.asarray(candidates.classes) % len(names)  # NO_CLASS, which is -1, becomes the last
+    shown = ((one, model.segment(one.image.view(Pixels), candidates.words)) for one in First(dataset, EXAMPLES))
+    rows = [(one.image, [one.label, classes[found.label_map]]) for one, found in shown]
+    drawn = visualize.comparison(rows, ["image", "label", "prediction"], names, ignore=dataset.ignore_label)
+    visualize.save_image(path / "examples.png", drawn)
 
 
 def main(package: Package | None, _: list[str]) -> None:

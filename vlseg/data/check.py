@@ -109,19 +109,18 @@ def check(dataset: Dataset, headers_only: bool = False) -> Findings:
     return Findings(tuple(problems), pixels, images, ignored, len(dataset) - len(problems))
 
 
-def contact_sheet(examples: Iterable[Example], colours: NDArray[np.uint8]) -> Any:
-    """A picture of examples and their labels, small.
+def contact_sheet(dataset: Dataset, colours: NDArray[np.uint8] | None) -> Any:
+    """A picture of examples and their labels, small, with a legend.
 
     Args:
-        examples: one for each row.
-        colours: uint8 [N, 3] of the classes.
+        dataset: of `vlseg.data.sources`.
+        colours: uint8 [N, 3] of the classes, by default those of every picture.
     """
     rows = []
-    for example in examples:
+    for example in usable(dataset):
         step = max(1, -(-max(example.label.shape) // SHEET_SIDE))
-        drawn = visualize.colorize(example.label, colours)
-        rows.append([example.image[::step, ::step], drawn[::step, ::step]])
-    return visualize.panel(rows, ["image", "label"])
+        rows.append((example.image[::step, ::step], [example.label[::step, ::step]]))
+    return visualize.comparison(rows, ["image", "label"], dataset.names, colours, dataset.ignore_label)
 
 
 def usable(dataset: Dataset) -> Iterable[Example]:
@@ -134,20 +133,19 @@ def usable(dataset: Dataset) -> Iterable[Example]:
                 shown += 1
 
 
-def opened(options: Any) -> tuple[Dataset, str, NDArray[np.uint8]]:
-    """The data set that the flags name, how many examples it has officially, in words, and its classes' colours."""
+def opened(options: Any) -> tuple[Dataset, str, NDArray[np.uint8] | None]:
+    """The data set that the flags name, how many examples it has officially, in words, and its own colours, if any."""
     reading = given(options, *READING)
     if options.dataset in (FOLDER, TFDS, *tools.READERS):
         source = options.root if options.dataset == FOLDER else f"{options.dataset}:{options.root}"
         own = announced(open_dataset(source, **reading, **given(options, "split")))
-        return own, "", visualize.palette(len(own.names))
+        return own, "", None
     entry = catalog.entry(options.dataset)
     if options.split and names_split(f"{options.dataset}:{options.root}"):
         raise ConfigError(f"--root={options.root} names the split, and so does --split={options.split}: leave one out")
     split = options.split or next(iter(entry.splits))
     dataset = announced(open_dataset(f"{options.dataset}:{options.root}", split=split, **reading))
-    colours = visualize.palette(len(dataset.names)) if entry.colours is None else entry.colours
-    return dataset, f"; {split} has {entry.splits[split].examples:,} officially", colours
+    return dataset, f"; {split} has {entry.splits[split].examples:,} officially", entry.colours
 
 
 def main(_: list[str]) -> None:
@@ -165,7 +163,7 @@ def main(_: list[str]) -> None:
     if options.out:
         with files.output_directory(options.out) as out:
             files.atomic_write_json(out / "check.json", findings.to_dict(dataset.names))
-            visualize.save_image(out / "contact_sheet.png", contact_sheet(usable(dataset), colours))
+            visualize.save_image(out / "contact_sheet.png", contact_sheet(dataset, colours))
             print(f"wrote {out / 'check.json'} and {out / 'contact_sheet.png'}")
     if findings.problems:
         raise DatasetError(

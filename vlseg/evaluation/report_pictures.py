@@ -14,8 +14,8 @@ MOST = 200
 REST = "all others"
 """The column of classes that it does not show."""
 
-LONGEST, SMALLEST = 512, 256
-"""Pixels of the long side of a photograph as it is drawn."""
+LONGEST = 512
+"""Pixels of the long side of a photograph as it is drawn, at most; at least they are `visualize.SMALL`."""
 
 _CELL = 26  # pixels, in which "100" can be read
 _FONT = 15
@@ -101,7 +101,7 @@ def comparison(
     """
     height, width = label.shape
     longest = max(height, width)
-    enlarged = max(1, SMALLEST // longest)
+    enlarged = max(1, -(-visualize.SMALL // longest))
     scale = enlarged if longest <= LONGEST else LONGEST / longest
     size = max(1, round(width * scale)), max(1, round(height * scale))
     how = Image.Resampling.NEAREST if enlarged > 1 else Image.Resampling.BOX

@@ -25,10 +25,21 @@ from pathlib import Path
 
 from vlseg import files
 from vlseg.errors import ConfigError, VocabularyError
-from vlseg.labels.names import check_names, plain, shown
+from vlseg.labels.names import NONE, check_names, plain, shown
 from vlseg.labels.names_files import NamesFile, read_names, read_names_file, unquoted, without_marks
 
-__all__ = ["NamesFile", "check_names", "known", "load", "names_from", "plain", "read_names", "read_names_file", "shown"]
+__all__ = [
+    "NONE",
+    "NamesFile",
+    "check_names",
+    "known",
+    "load",
+    "names_from",
+    "plain",
+    "read_names",
+    "read_names_file",
+    "shown",
+]
 
 _SUFFIX = ".txt"
 

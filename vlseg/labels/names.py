@@ -7,6 +7,9 @@ from collections.abc import Sequence
 
 from vlseg.errors import VocabularyError
 
+NONE = "none of these"
+"""The label of pixels that are rejected."""
+
 _INVISIBLE = re.compile(
     "[\N{ZERO WIDTH SPACE}\N{WORD JOINER}\N{ZERO WIDTH NO-BREAK SPACE}\N{SOFT HYPHEN}]"
     "|[\N{LEFT-TO-RIGHT MARK}\N{RIGHT-TO-LEFT MARK}\N{ARABIC LETTER MARK}\u202a-\u202e\u2066-\u2069]"

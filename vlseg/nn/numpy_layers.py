@@ -4,6 +4,7 @@
 Parameters are the nested dicts of our variables, see `float64`.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -88,3 +89,43 @@ def resnet_beginning(image: np.ndarray, parameters: Parameters, statistics: Para
     y = relu(unit(x, block, "conv1", "bn1"))
     y = relu(unit(y, block, "conv2", "bn2"))
     return relu(unit(y, block, "conv3", "bn3") + unit(x, block, "downsample_conv", "downsample_bn"))
+
+
+def same_convolution(x: np.ndarray, kernel: np.ndarray, stride: int = 1) -> np.ndarray:
+    """Padded as TensorFlow does: [H, W, C] and [k, k, C, D] -> [ceil(H / stride), ceil(W / stride), D].
+
+    A kernel [k, k, 1, C] of C > 1 channels convolves each with its own.
+    """
+    side, counts = len(kernel), [-(-length // stride) for length in x.shape[:2]]
+    missing = [max((n - 1) * stride + side - length, 0) for n, length in zip(counts, x.shape[:2], strict=True)]
+    padded = np.pad(x, [(total // 2, total - total // 2) for total in missing] + [(0, 0)])
+    depthwise = kernel.shape[2] == 1 < x.shape[-1]
+    result = 0.0
+    for i, j in np.ndindex(side, side):
+        ends = i + (counts[0] - 1) * stride + 1, j + (counts[1] - 1) * stride + 1
+        view = padded[i : ends[0] : stride, j : ends[1] : stride]
+        result = result + (view * kernel[i, j, 0] if depthwise else view @ kernel[i, j])
+    return np.asarray(result)
+
+
+def efficientnet_beginning(
+    image: np.ndarray, strides: Sequence[int], parameters: Parameters, statistics: Parameters, epsilon: float
+) -> np.ndarray:
+    """Stem and first blocks of an EfficientNet-Lite (Tan and Le 2019), as many as there are strides of theirs."""
+
+    def normal(x: np.ndarray, weights: Parameters, running: Parameters, name: str) -> np.ndarray:
+        return batch_norm(x, weights[name], running[name], epsilon)
+
+    def relu6(x: np.ndarray) -> np.ndarray:
+        return np.clip(x, 0, 6)
+
+    x = relu6(normal(same_convolution(image, parameters["stem"], 2), parameters, statistics, "stem_bn"))
+    for number, stride in enumerate(strides):
+        weights, running = parameters[f"block{number}"], statistics[f"block{number}"]
+        y = x
+        if "expand" in weights:
+            y = relu6(normal(y @ weights["expand"]["kernel"], weights, running, "expand_bn"))
+        y = relu6(normal(same_convolution(y, weights["depthwise"]["kernel"], stride), weights, running, "depthwise_bn"))
+        y = normal(y @ weights["project"]["kernel"], weights, running, "project_bn")
+        x = x + y if x.shape == y.shape else y
+    return x

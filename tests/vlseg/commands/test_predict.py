@@ -15,6 +15,7 @@ from PIL import Image
 
 from tests.commands import NAMES, SIZE, files_in, picture, room_for
 from tests.toy.model import Seen
+from vlseg import visualize
 from vlseg.commands.journal import FILE as JOURNAL
 from vlseg.commands.pictures import output_names
 from vlseg.commands.predict import write
@@ -62,7 +63,7 @@ def test_the_smallest_pictures(commands, model, tmp_path, size):
 
 
 def test_pictures_of_several_sizes(commands, model, loaded, folder, tmp_path):
-    """Every output has the original size."""
+    """Label maps have the original size. Overlays of pictures as small as these are enlarged."""
     for number, size in enumerate(((60, 40), (120, 40), (96, 80))):
         Image.open(folder / "images/0.jpg").resize(size).save(tmp_path / f"{number}.png")
     exif = Image.Exif()
@@ -78,11 +79,16 @@ def test_pictures_of_several_sizes(commands, model, loaded, folder, tmp_path):
     for entry, (stem, size) in zip(report(out)["images"], sizes.items(), strict=True):
         assert Path(entry["image"]).stem == entry["name"] == stem and (entry["height"], entry["width"]) == size
         labels = read_label(out / f"labels/{stem}.png")
-        np.testing.assert_array_equal(labels, loaded.segment(entry["image"]).label_map)
+        found = loaded.segment(entry["image"])
+        np.testing.assert_array_equal(labels, found.label_map)
         shares = {name: np.mean(labels == index) for index, name in enumerate(NAMES) if (labels == index).any()}
         assert entry["shares"] == pytest.approx(shares, abs=1e-5)
-        overlay = Image.open(out / f"overlays/{stem}.png")
-        assert overlay.height >= size[0] and overlay.width >= size[1]
+        drawn = np.asarray(Image.open(out / f"overlays/{stem}.png"))
+        bare = visualize.overlay(found.image, found.label_map, NAMES, legend=False)
+        factor = -(-320 // max(size))
+        shown = np.kron(np.asarray(bare), np.ones((factor, factor, 1), np.uint8))
+        np.testing.assert_array_equal(drawn[: shown.shape[0], : shown.shape[1]], shown)
+        assert drawn.shape != shown.shape  # but for a legend
 
 
 def test_many_labels_in_any_script(commands, model, loaded, photo, tmp_path):
@@ -118,6 +124,8 @@ def test_several_labels_a_pixel_and_none_of_them(commands, model, loaded, photo,
     assert report(out)["images"][0]["shares"][NONE] == pytest.approx(0.5, abs=0.02)
     labels = read_label(out / "labels/0.png")
     assert set(np.unique(labels)) <= set(range(5))
+    in_colours = np.asarray(Image.open(out / "labels/0.png").convert("RGB"))
+    assert (in_colours[labels == 4] == visualize.NONE_COLOUR).all()
     top = np.load(out / "top/0.npz")
     assert top["labels"].shape == (*labels.shape, 3) and top["labels"].dtype == np.int32
     assert top["similarities"].dtype == np.float16 and (np.diff(top["similarities"].astype(float)) <= 0).all()

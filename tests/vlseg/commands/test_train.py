@@ -7,18 +7,19 @@ import signal
 import types
 
 import fsspec
+import numpy as np
 import pytest
 from PIL import Image
 
 from tests.buckets import stand_in
 from tests.commands import NAMES, ROOT, ending, files_in, logged, room_for
 from tests.toy.model import Seen
-from vlseg import packages, settings, sharding
+from vlseg import packages, settings, sharding, visualize
 from vlseg.checkpoints.directory import WEIGHTS_FILE
 from vlseg.commands import train
 from vlseg.data.sources import open_dataset
 from vlseg.evaluation.crf import CRF
-from vlseg.evaluation.scoring import score
+from vlseg.evaluation.scoring import choose, score
 from vlseg.training import workdir
 from vlseg.training.program import Prepared
 
@@ -88,6 +89,28 @@ def test_the_report_is_on_the_classes_named(config, loaded, folder, tmp_path, ca
     train.evaluate(loaded, opened(config, None)[0], tmp_path)
     (expected,) = score(loaded, open_dataset(str(folder)), score_labels=NAMES[2:])
     assert capsys.readouterr().out == f"{expected.table(NAMES[2:])}\n" and (tmp_path / "examples.png").exists()
+
+
+def test_the_examples_name_what_they_show(config, loaded, folder, tmp_path, monkeypatch):
+    """Also pixels that get a word which stands for no class of the data set."""
+    drawn = {}
+
+    def comparison(rows, titles, labels, ignore):
+        drawn.update(rows=rows, labels=labels, ignore=ignore)
+        return visualize.comparison(rows, titles, labels, ignore=ignore)
+
+    monkeypatch.setattr(train, "visualize", types.SimpleNamespace(**{**vars(visualize), "comparison": comparison}))
+    dataset = open_dataset(str(folder))
+    words = ("lawn", *NAMES[1:])
+    asked = {"labels": words, "score_labels": NAMES[1:]}
+    scored = opened(config, None)[0]._replace(asked=asked, candidates=choose(dataset.names, **asked))
+    train.evaluate(loaded, scored, tmp_path)
+    assert drawn["labels"] == (*NAMES, "another word") and drawn["ignore"] == dataset.ignore_label
+    assert any((prediction == 4).any() for _, (_, prediction) in drawn["rows"])
+    for example, (image, (label, prediction)) in zip(dataset, drawn["rows"], strict=False):
+        np.testing.assert_array_equal(image, example.image)
+        np.testing.assert_array_equal(label, example.label)
+        np.testing.assert_array_equal(prediction, np.array([4, 1, 2, 3])[loaded.segment(image, words).label_map])
 
 
 def test_words_in_the_places_of_names_are_printed_once(config, loaded, tmp_path, capsys):

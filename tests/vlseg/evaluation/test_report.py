@@ -9,7 +9,7 @@ import types
 import numpy as np
 import pytest
 
-from vlseg import distributed
+from vlseg import distributed, visualize
 from vlseg.errors import ConfigError
 from vlseg.evaluation import confusion, report_pictures
 from vlseg.evaluation.report import MAX_CLASSES, Report
@@ -233,7 +233,13 @@ def test_a_matrix_of_nothing(table):
 
 @pytest.mark.parametrize(
     ("size", "drawn_size"),
-    [((3000, 2000), (512, 341)), ((20, 10), (240, 120)), ((1, 1), (256, 256)), ((300, 400), None)],
+    [
+        ((3000, 2000), (512, 341)),
+        ((20, 10), (320, 160)),
+        ((1, 1), (320, 320)),
+        ((300, 150), (600, 300)),
+        ((300, 400), None),
+    ],
 )
 def test_a_picture_beside_its_label_and_prediction(size, drawn_size, monkeypatch):
     seen = {}
@@ -241,6 +247,7 @@ def test_a_picture_beside_its_label_and_prediction(size, drawn_size, monkeypatch
         report_pictures,
         "visualize",
         types.SimpleNamespace(
+            SMALL=visualize.SMALL,
             overlay=lambda image, ids, names, alpha: seen.setdefault(ids.max(), (image, ids))[0],
             panel=lambda rows, titles: report_pictures.Image.fromarray(np.concatenate(rows[0], axis=1)),
         ),
