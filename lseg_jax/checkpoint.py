@@ -25,7 +25,7 @@ from vlseg.safetensors_files import open_safetensors
 FORMAT = "lseg_jax"
 LABELS_FILE = "labels.safetensors"
 BUNDLED = "tiny"
-BUNDLED_MODELS = {BUNDLED: Path(__file__).with_name(BUNDLED)}
+BUNDLED_MODELS = {name: Path(__file__).with_name(name) for name in (BUNDLED, "clothing")}
 STATE_KEYS = ("state_dict", "model")
 """Where a file has its state dict."""
 
