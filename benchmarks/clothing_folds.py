@@ -1,0 +1,140 @@
+"""Words held out of training: five folds on the clothing data set, like PASCAL-5i's.
+
+python -m benchmarks.clothing_folds --train=FOLDER --val=FOLDER --encoder=efficientnet-lite0.pth --out=runs/folds
+
+Of every fold a head is trained on cached features (`benchmarks.clothing_training`) whose pixels of the fold's words are
+labelled "others", beside the names that stay. Then all 59 names are asked for. Its scores stand next to those of the
+same words by heads that were trained with them (the head "words" of `benchmarks.clothing_heads`).
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from absl import flags
+
+from benchmarks import clothing_features, clothing_heads, clothing_metrics, clothing_training
+from benchmarks.clothing_features import Features
+from benchmarks.clothing_training import SETTINGS, Fit
+from lseg_jax.batches import OTHERS
+from lseg_jax.settings import Training
+from vlseg import cli, files
+from vlseg.data.examples import IGNORE_LABEL
+from vlseg.evaluation import foreground
+from vlseg.evaluation.foreground import ForegroundMetrics
+
+WORDS = (
+    *("bag", "belt", "blazer", "blouse", "coat"),
+    *("dress", "hair", "hat", "jacket", "jeans"),
+    *("pants", "purse", "sandals", "scarf", "shirt"),
+    *("shoes", "shorts", "skin", "skirt", "stockings"),
+    *("suit", "sunglasses", "sweater", "t-shirt", "top"),
+)
+"""The names that at least 9 photographs of val show, with at least 0.05 % of its pixels: enough to be scored. Neither
+"background", nor "accessories", which is no kind of thing. By the alphabet, as PASCAL-5i has its classes."""
+
+FOLDS = tuple(WORDS[start : start + 5] for start in range(0, len(WORDS), 5))
+
+
+class Result(NamedTuple):
+    """Scores of the words of a fold.
+
+    episodes: over pairs of a word and a photograph that shows it, as PASCAL-5i counts. everywhere: IoU of each word
+    over all photographs, in [0, 1].
+    """
+
+    episodes: ForegroundMetrics
+    everywhere: tuple[float, ...]
+
+
+def held_out(fold: Sequence[str], data: Features, settings: Training) -> Fit:
+    """The training without the words of a fold."""
+    kept = [name for name in data.names if name not in fold]
+    names = (*kept, OTHERS)
+    classes = tuple(names.index(OTHERS if name in fold else name) for name in data.names)
+    return Fit("words", names, clothing_features.embeddings(names), classes, settings)
+
+
+def result(predicted: np.ndarray, data: Features, fold: Sequence[str]) -> Result:
+    """Scores of predictions uint8 [N, h, w], places in the data set's names or beyond them."""
+    asked = [data.names.index(name) for name in fold]
+    episodes = [(n, c) for n, label in enumerate(data.labels) for c in asked if (label == c).any()]
+    photographs, shown = (np.array(column, np.int32) for column in zip(*episodes, strict=True))
+    labels, ids = data.labels[photographs], shown[:, None, None]
+    masks = np.where(labels == IGNORE_LABEL, IGNORE_LABEL, labels == ids)
+    counts = foreground.zeros(len(data.names))
+    counts = foreground.update(
+        counts, jnp.asarray(predicted[photographs] == ids), jnp.asarray(masks), jnp.asarray(shown)
+    )
+    everywhere = clothing_heads.metrics(predicted, data).iou
+    return Result(foreground.compute(counts, asked), tuple(everywhere[class_id] for class_id in asked))
+
+
+def measure(seed: int, train: Features, val: Features) -> dict[str, list[Result]]:
+    """Results of every fold, by "held out", "others" (the same with this word asked for as well) and "trained"."""
+    settings = dataclasses.replace(SETTINGS, seed=seed)
+    whole = clothing_heads.fit("words", train, settings)
+    variables = clothing_training.trained(whole, train, f"all words, seed {seed}")
+    (trained,) = clothing_training.predictions(whole, variables, val, [whole.words])
+    with_others = np.concatenate([whole.words, clothing_features.embeddings([OTHERS])])
+    found: dict[str, list[Result]] = {"held out": [], "others": [], "trained": []}
+    for number, fold in enumerate(FOLDS):
+        chosen = held_out(fold, train, settings)
+        variables = clothing_training.trained(chosen, train, f"fold {number}, seed {seed}")
+        asked, beside = clothing_training.predictions(chosen, variables, val, [whole.words, with_others])
+        for title, predicted in zip(found, (asked, beside, trained), strict=True):
+            found[title].append(result(predicted, val, fold))
+        print(f"seed {seed}, fold {number}: {found['held out'][-1].episodes.summary()}", flush=True)
+    return found
+
+
+def table(seeds: Sequence[dict[str, list[Result]]]) -> str:
+    """As Markdown: folds, and their mean."""
+
+    def scores(title: str, fold: int | None) -> list[tuple[float, float, float]]:
+        folds = range(len(FOLDS)) if fold is None else [fold]
+        rows = []
+        for found in seeds:
+            results = [found[title][number] for number in folds]
+            values = [(r.episodes.miou, r.episodes.fb_iou, float(np.mean(r.everywhere))) for r in results]
+            rows.append(tuple(100 * float(np.mean(column)) for column in zip(*values, strict=True)))
+        return rows  # type: ignore[return-value]
+
+    lines: list[list[Any]] = []
+    for fold in (*range(len(FOLDS)), None):
+        cells = [
+            clothing_metrics.spread(column)
+            for title in ("held out", "trained")
+            for column in zip(*scores(title, fold), strict=True)
+        ]
+        beside = clothing_metrics.spread([values[2] for values in scores("others", fold)])
+        lines.append(["mean" if fold is None else f"{fold}: {', '.join(FOLDS[fold])}", *cells[:3], beside, *cells[3:]])
+    scored = ["mIoU", "FB-IoU", "mIoU, all photographs"]
+    header = ["fold", *(f"held out: {name}" for name in scored), 'the last with "others" asked for too']
+    return clothing_metrics.markdown([*header, *(f"trained: {name}" for name in scored)], lines)
+
+
+def _report(scores: Result, fold: Sequence[str]) -> dict[str, Any]:
+    everywhere = dict(zip(fold, scores.everywhere, strict=True))
+    return {"episodes": scores.episodes.to_dict(fold), "all photographs": {"IoU": everywhere}}
+
+
+def main(_: list[str]) -> None:
+    """The command."""
+    options = flags.FLAGS
+    train, val = clothing_features.opened(options)
+    found = [measure(seed, train, val) for seed in range(options.seeds)]
+    print(table(found))
+    if options.out:
+        report = [{title: list(map(_report, results, FOLDS)) for title, results in seed.items()} for seed in found]
+        with files.output_directory(options.out) as out:
+            files.atomic_write_json(out / "folds.json", {"training": dataclasses.asdict(SETTINGS), "seeds": report})
+
+
+if __name__ == "__main__":
+    clothing_features.define_flags()
+    flags.DEFINE_string("out", None, "Where the scores go as JSON.")
+    flags.DEFINE_integer("seeds", 3, "Trainings of each fold.", lower_bound=1)
+    cli.run(main)

@@ -1,0 +1,265 @@
+"""A decoder and a head on cached features: the one small trainer of the comparisons on the clothing data set.
+
+Everything but the encoder is LSeg's: decoder, similarities, loss, optimizer. Batches are windows of views, half of them
+around a pixel of a class that is drawn first, so that rare classes come often; a pure function of seed and step. What
+was trained is kept in the cache directory under a hash of all that it depends on.
+"""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from benchmarks.clothing_features import HEIGHT, LABEL_STRIDE, VIEWS, WIDTH, Features
+from lseg_jax import objective
+from lseg_jax.dpt import Decoder, dense
+from lseg_jax.encoders.base import normalized
+from lseg_jax.lseg import similarities
+from lseg_jax.settings import Training
+from vlseg import files, progress
+from vlseg.checkpoints import rules
+from vlseg.data.examples import IGNORE_LABEL
+from vlseg.nn.initializers import KERNEL
+from vlseg.nn.losses import upsampled_cross_entropy
+from vlseg.nn.resize import resize_bilinear
+from vlseg.training import optimizers, program
+from vlseg.training.finite import NonFiniteLossError, not_finite
+
+HEADS = ("words", "learned", "linear")
+"""What scores pixels: "words": similarity to text embeddings, as LSeg. "learned": the same with an embedding of each
+class that is learned, lengths and temperature as LSeg's. "linear": a plain linear classifier of the decoder's channels.
+"""
+
+GRID = 32
+"""Windows begin at multiples of this, where all levels have a cell."""
+
+WINDOW = 192, 128
+"""Pixels of a window: a quarter of a view."""
+
+SETTINGS = Training(
+    steps=200,
+    batch_size=8,
+    learning_rate=3e-3,
+    decay="step",
+    decoder_factor=1.0,
+    optimizer="adamw",
+    weight_decay=0.01,
+    warmup_steps=20,
+    clip_norm=1.0,
+    loss_mean="pixels",
+    row_block=WINDOW[0] // LABEL_STRIDE,
+)
+"""Of all trainings here."""
+
+FEATURES = 32
+"""Channels of the decoder."""
+
+BALANCED = 0.5
+"""Share of the windows that are drawn by class."""
+
+_FORMAT = 1
+
+
+class Head(nn.Module):
+    """LSeg after its image encoder, with one of `HEADS`.
+
+    Attributes:
+        kind: of `HEADS`. features: channels of the decoder. width: of embeddings. classes: their number.
+    """
+
+    kind: str
+    features: int
+    width: int
+    classes: int
+
+    @nn.compact
+    def __call__(self, levels: Sequence[jax.Array], words: jax.Array, *, train: bool = False) -> jax.Array:
+        """Levels [B, h, w, C] each, finest first, and words [N, width] -> logits float32 [B, h, w, N]."""
+        x = Decoder(self.features, "float32", name="decoder")(levels, train=train)
+        width = self.classes if self.kind == "linear" else self.width
+        x = dense(width, self.features, jnp.float32, "projection")(x)
+        if self.kind == "linear":
+            return x
+        if self.kind == "learned":
+            words = normalized(self.param("words", KERNEL, (self.classes, self.width)))
+        # Lengths and scores on the decoder's grid, where LSeg has them on one twice as fine, at a quarter of the cost.
+        return similarities(normalized(x), words)
+
+
+class Batch(NamedTuple):
+    """Windows: levels, float16 [B, h, w, C] each, and targets int32 [B, H, W], IGNORE_LABEL where none counts."""
+
+    levels: tuple[Any, ...]
+    targets: Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Fit:
+    """One training.
+
+    Attributes:
+        kind: of `HEADS`. names: of the classes, whose embeddings `words` [N, width] are. classes: int, by label of the
+            data set the class as which it is trained. settings: of the optimization; its seed is all that is random.
+    """
+
+    kind: str
+    names: tuple[str, ...]
+    words: np.ndarray = dataclasses.field(repr=False)
+    classes: tuple[int, ...]
+    settings: Training = SETTINGS
+    features: int = FEATURES
+
+    def module(self) -> Head:
+        return Head(self.kind, self.features, self.words.shape[1], len(self.names))
+
+    def key(self, data: Features) -> str:
+        """A hash of all that the result depends on."""
+        described = (_FORMAT, data.key, self.kind, self.names, self.classes, self.features, WINDOW, BALANCED)
+        text = json.dumps([described, dataclasses.asdict(self.settings)])
+        return hashlib.sha256(text.encode() + np.ascontiguousarray(self.words).tobytes()).hexdigest()[:16]
+
+
+def trained(fit: Fit, data: Features, title: str = "") -> Any:
+    """The variables of a head after its training, from the cache or into it."""
+    path = files.cache_directory() / "benchmarks" / f"clothing_head_{fit.key(data)}.npz"
+    if not path.exists():
+        variables = run(fit, data, title)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with files.atomic_file(path) as file:
+            np.savez(file, **rules.flatten(jax.device_get(variables)))
+    return _read(path)
+
+
+def _read(path: Path) -> Any:
+    with np.load(path, allow_pickle=False) as stored:
+        return rules.unflatten({name: stored[name] for name in stored.files})
+
+
+def run(fit: Fit, data: Features, title: str = "", losses: list[float] | None = None) -> Any:
+    """Trains a head: {"params", "batch_stats"}. The loss of every step goes to `losses`, if given.
+
+    Raises:
+        NonFiniteLossError: what came of it holds NaN or infinities.
+    """
+    module, settings = fit.module(), fit.settings
+    draw = batches(data, fit.classes, settings)
+    chain = objective.optimizer(settings, len(data.labels))
+    words = jnp.asarray(fit.words)
+    initial = jax.jit(module.init)(jax.random.key(settings.seed), _as_floats(draw(0).levels), words)
+    flat = rules.flatten(initial)
+    params = {name: value for name, value in flat.items() if name.startswith("params/")}
+    statistics = {name: value for name, value in flat.items() if name not in params}
+
+    def compute(params: Any, statistics: Any, batch: Batch, _: jax.Array) -> tuple[jax.Array, Any]:
+        variables = rules.unflatten({**params, **statistics})
+        logits, changed = module.apply(variables, _as_floats(batch.levels), words, train=True, mutable=["batch_stats"])
+        value = upsampled_cross_entropy(
+            logits,
+            batch.targets,
+            ignore_label=IGNORE_LABEL,
+            row_block=settings.row_block,
+            align_corners=True,
+            label_smoothing=getattr(settings, "label_smoothing", 0.0),
+        )
+        return value, rules.flatten({"batch_stats": changed["batch_stats"]})
+
+    def update(state: Any, batch: Batch) -> tuple[Any, jax.Array]:
+        params, statistics, optimizer = state
+        value, statistics, gradients = optimizers.value_and_gradient(compute, params, statistics, batch, 1)
+        updates, optimizer = chain.update(gradients, optimizer, params)
+        return (optax.apply_updates(params, updates), statistics, optimizer), value
+
+    state = params, statistics, chain.init(params)
+    step = program.compile_step(update)
+    steps = settings.total_steps(len(data.labels))
+    for number in progress.over(range(steps), steps, title, "step", shown=bool(title)):
+        state, value = step(state, draw(number))
+        if losses is not None:
+            losses.append(float(value))
+    if not_finite(state):
+        raise NonFiniteLossError(f"the head is not finite after {steps} steps: lower the learning rate")
+    return rules.unflatten({**state[0], **state[1]})
+
+
+def batches(data: Features, classes: Sequence[int], settings: Training) -> Callable[[int], Batch]:
+    """Batches as a function of the step; `classes` as in `Fit`."""
+    table = np.full(256, IGNORE_LABEL, np.int32)
+    table[: len(classes)] = classes
+    targets = table[data.labels]
+    present = np.stack([np.bincount(target.ravel(), minlength=256)[:IGNORE_LABEL] > 0 for target in targets])
+    drawn = np.flatnonzero(present.any(axis=0))
+    spans = [(side - part) // GRID + 1 for side, part in zip((HEIGHT, WIDTH), WINDOW, strict=True)]
+
+    def window(photograph: int, rng: np.random.Generator, class_id: int | None) -> tuple[int, int]:
+        """The top left corner, in steps of `GRID`; a pixel of a class is in the window."""
+        if class_id is None:
+            return int(rng.integers(spans[0])), int(rng.integers(spans[1]))
+        pixels = np.argwhere(targets[photograph] == class_id) * LABEL_STRIDE
+        pixel = pixels[rng.integers(len(pixels))]
+        found = []
+        for at, part, span in zip(pixel, WINDOW, spans, strict=True):
+            first, last = max(0, -(-(int(at) - part + LABEL_STRIDE) // GRID)), min(span - 1, int(at) // GRID)
+            found.append(int(rng.integers(first, last + 1)))
+        return found[0], found[1]
+
+    def example(rng: np.random.Generator) -> tuple[list[np.ndarray], np.ndarray]:
+        class_id = None
+        photograph = int(rng.integers(len(targets)))
+        if rng.random() < BALANCED:
+            class_id = int(rng.choice(drawn))
+            photograph = int(rng.choice(np.flatnonzero(present[:, class_id])))
+        row, column = window(photograph, rng, class_id)
+        mirrored = int(rng.integers(VIEWS))
+        levels = []
+        for level in data.levels:
+            stride = HEIGHT // level.shape[2]
+            unit, (height, width) = GRID // stride, (side // stride for side in WINDOW)
+            # The mirrored view has the window where its mirror image is.
+            left = level.shape[3] - column * unit - width if mirrored else column * unit
+            levels.append(level[photograph, mirrored, row * unit : row * unit + height, left : left + width])
+        unit = GRID // LABEL_STRIDE
+        height, width = (side // LABEL_STRIDE for side in WINDOW)
+        target = targets[photograph, row * unit : row * unit + height, column * unit : column * unit + width]
+        return levels, target[:, ::-1] if mirrored else target
+
+    def batch(step: int) -> Batch:
+        rng = np.random.default_rng((settings.seed, step))
+        levels, chosen = zip(*(example(rng) for _ in range(settings.batch_size)), strict=True)
+        return Batch(tuple(np.stack(level) for level in zip(*levels, strict=True)), np.stack(chosen))
+
+    return batch
+
+
+def predictions(fit: Fit, variables: Any, data: Features, asked: Sequence[Any]) -> np.ndarray:
+    """Labels of views, uint8 [K, N, 192, 128], for each of K questions.
+
+    Args:
+        asked: the questions. Of "words" embeddings [M, width], M at most 255, whose places the labels are; of other
+            heads None, all classes.
+    """
+    module = fit.module()
+
+    @jax.jit
+    def label(levels: Sequence[jax.Array], words: jax.Array) -> jax.Array:
+        logits = module.apply(variables, _as_floats(levels), words)
+        fine = resize_bilinear(logits, HEIGHT // LABEL_STRIDE, WIDTH // LABEL_STRIDE, align_corners=True)
+        return jnp.argmax(fine, axis=-1).astype(jnp.uint8)
+
+    found = np.empty((len(asked), *data.labels.shape), np.uint8)
+    for number in range(len(data.labels)):
+        levels = [np.asarray(level[number, :1]) for level in data.levels]
+        for place, words in enumerate(asked):
+            found[place, number] = label(levels, fit.words if words is None else words)[0]
+    return found
+
+
+def _as_floats(levels: Sequence[Any]) -> list[jax.Array]:
+    return [jnp.asarray(level).astype(jnp.float32) for level in levels]
