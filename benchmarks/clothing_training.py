@@ -6,6 +6,7 @@ was trained is kept in the cache directory under a hash of all that it depends o
 """
 
 import dataclasses
+import functools
 import hashlib
 import json
 from collections.abc import Callable, Sequence
@@ -62,10 +63,13 @@ SETTINGS = Training(
 FEATURES = 32
 """Channels of the decoder."""
 
+LEVELS = 3
+"""Of the encoder's four, the coarsest: with the finest one, a step takes four times as long."""
+
 BALANCED = 0.5
 """Share of the windows that are drawn by class."""
 
-_FORMAT = 1
+_FORMAT = 2
 
 
 class Head(nn.Module):
@@ -116,13 +120,24 @@ class Fit:
     classes: tuple[int, ...]
     settings: Training = SETTINGS
     features: int = FEATURES
+    levels: int = LEVELS
 
     def module(self) -> Head:
         return Head(self.kind, self.features, self.words.shape[1], len(self.names))
 
     def key(self, data: Features) -> str:
         """A hash of all that the result depends on."""
-        described = (_FORMAT, data.key, self.kind, self.names, self.classes, self.features, WINDOW, BALANCED)
+        described = (
+            _FORMAT,
+            data.key,
+            self.kind,
+            self.names,
+            self.classes,
+            self.features,
+            self.levels,
+            WINDOW,
+            BALANCED,
+        )
         text = json.dumps([described, dataclasses.asdict(self.settings)])
         return hashlib.sha256(text.encode() + np.ascontiguousarray(self.words).tobytes()).hexdigest()[:16]
 
@@ -149,48 +164,54 @@ def run(fit: Fit, data: Features, title: str = "", losses: list[float] | None = 
     Raises:
         NonFiniteLossError: what came of it holds NaN or infinities.
     """
-    module, settings = fit.module(), fit.settings
-    draw = batches(data, fit.classes, settings)
-    chain = objective.optimizer(settings, len(data.labels))
+    settings = fit.settings
+    draw = batches(data, fit.classes, settings, fit.levels)
+    # The seed is no part of the programs, so that they are compiled once for all seeds.
+    initialize, step = _programs(fit.module(), dataclasses.replace(settings, seed=0), len(data.labels))
     words = jnp.asarray(fit.words)
-    initial = jax.jit(module.init)(jax.random.key(settings.seed), _as_floats(draw(0).levels), words)
-    flat = rules.flatten(initial)
-    params = {name: value for name, value in flat.items() if name.startswith("params/")}
-    statistics = {name: value for name, value in flat.items() if name not in params}
-
-    def compute(params: Any, statistics: Any, batch: Batch, _: jax.Array) -> tuple[jax.Array, Any]:
-        variables = rules.unflatten({**params, **statistics})
-        logits, changed = module.apply(variables, _as_floats(batch.levels), words, train=True, mutable=["batch_stats"])
-        value = upsampled_cross_entropy(
-            logits,
-            batch.targets,
-            ignore_label=IGNORE_LABEL,
-            row_block=settings.row_block,
-            align_corners=True,
-            label_smoothing=getattr(settings, "label_smoothing", 0.0),
-        )
-        return value, rules.flatten({"batch_stats": changed["batch_stats"]})
-
-    def update(state: Any, batch: Batch) -> tuple[Any, jax.Array]:
-        params, statistics, optimizer = state
-        value, statistics, gradients = optimizers.value_and_gradient(compute, params, statistics, batch, 1)
-        updates, optimizer = chain.update(gradients, optimizer, params)
-        return (optax.apply_updates(params, updates), statistics, optimizer), value
-
-    state = params, statistics, chain.init(params)
-    step = program.compile_step(update)
+    state = initialize(jax.random.key(settings.seed), draw(0).levels, words)
     steps = settings.total_steps(len(data.labels))
     for number in progress.over(range(steps), steps, title, "step", shown=bool(title)):
-        state, value = step(state, draw(number))
+        state, value = step(state, words, draw(number))
         if losses is not None:
             losses.append(float(value))
     if not_finite(state):
         raise NonFiniteLossError(f"the head is not finite after {steps} steps: lower the learning rate")
-    return rules.unflatten({**state[0], **state[1]})
+    return rules.unflatten({**state["params"], **state["batch_stats"]})
 
 
-def batches(data: Features, classes: Sequence[int], settings: Training) -> Callable[[int], Batch]:
-    """Batches as a function of the step; `classes` as in `Fit`."""
+@functools.lru_cache(maxsize=8)
+def _programs(module: Head, settings: Training, examples: int) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """(key, levels, words) -> state, and (state, words, batch) -> (state, loss), compiled."""
+    chain = objective.optimizer(settings, examples)
+
+    def initialize(key: jax.Array, levels: Sequence[Any], words: jax.Array) -> Any:
+        flat = rules.flatten(jax.jit(module.init)(key, _as_floats(levels), words))
+        params = {name: value for name, value in flat.items() if name.startswith("params/")}
+        statistics = {name: value for name, value in flat.items() if name not in params}
+        return {"params": params, "batch_stats": statistics, "optimizer": optimizers.initial_state(chain, params)}
+
+    def update(state: Any, words: jax.Array, batch: Batch) -> tuple[Any, jax.Array]:
+        def compute(params: Any, statistics: Any, batch: Batch, _: jax.Array) -> tuple[jax.Array, Any]:
+            variables = rules.unflatten({**params, **statistics})
+            levels = _as_floats(batch.levels)
+            logits, changed = module.apply(variables, levels, words, train=True, mutable=["batch_stats"])
+            value = upsampled_cross_entropy(
+                logits, batch.targets, ignore_label=IGNORE_LABEL, row_block=settings.row_block, align_corners=True
+            )
+            return value, rules.flatten({"batch_stats": changed["batch_stats"]})
+
+        params = state["params"]
+        value, statistics, gradients = optimizers.value_and_gradient(compute, params, state["batch_stats"], batch, 1)
+        updates, optimizer = chain.update(gradients, state["optimizer"], params)
+        params = optax.apply_updates(params, updates)
+        return {"params": params, "batch_stats": statistics, "optimizer": optimizer}, value
+
+    return initialize, program.compile_step(update)
+
+
+def batches(data: Features, classes: Sequence[int], settings: Training, used: int = 4) -> Callable[[int], Batch]:
+    """Batches as a function of the step; `classes` as in `Fit`, `used` of the levels, the coarsest."""
     table = np.full(256, IGNORE_LABEL, np.int32)
     table[: len(classes)] = classes
     targets = table[data.labels]
@@ -219,7 +240,7 @@ def batches(data: Features, classes: Sequence[int], settings: Training) -> Calla
         row, column = window(photograph, rng, class_id)
         mirrored = int(rng.integers(VIEWS))
         levels = []
-        for level in data.levels:
+        for level in data.levels[-used:]:
             stride = HEIGHT // level.shape[2]
             unit, (height, width) = GRID // stride, (side // stride for side in WINDOW)
             # The mirrored view has the window where its mirror image is.
@@ -245,20 +266,19 @@ def predictions(fit: Fit, variables: Any, data: Features, asked: Sequence[Any]) 
         asked: the questions. Of "words" embeddings [M, width], M at most 255, whose places the labels are; of other
             heads None, all classes.
     """
-    module = fit.module()
-
-    @jax.jit
-    def label(levels: Sequence[jax.Array], words: jax.Array) -> jax.Array:
-        logits = module.apply(variables, _as_floats(levels), words)
-        fine = resize_bilinear(logits, HEIGHT // LABEL_STRIDE, WIDTH // LABEL_STRIDE, align_corners=True)
-        return jnp.argmax(fine, axis=-1).astype(jnp.uint8)
-
     found = np.empty((len(asked), *data.labels.shape), np.uint8)
     for number in range(len(data.labels)):
-        levels = [np.asarray(level[number, :1]) for level in data.levels]
+        levels = [np.asarray(level[number, :1]) for level in data.levels[-fit.levels :]]
         for place, words in enumerate(asked):
-            found[place, number] = label(levels, fit.words if words is None else words)[0]
+            found[place, number] = _label(fit.module(), variables, levels, fit.words if words is None else words)[0]
     return found
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _label(module: Head, variables: Any, levels: Sequence[jax.Array], words: jax.Array) -> jax.Array:
+    logits = module.apply(variables, _as_floats(levels), words)
+    fine = resize_bilinear(logits, HEIGHT // LABEL_STRIDE, WIDTH // LABEL_STRIDE, align_corners=True)
+    return jnp.argmax(fine, axis=-1).astype(jnp.uint8)
 
 
 def _as_floats(levels: Sequence[Any]) -> list[jax.Array]:

@@ -19,8 +19,13 @@ from lseg_jax.settings import Training
 from vlseg.data.tiny_world import TinyWorldDataset
 from vlseg.errors import ConfigError
 
-NAMES = tuple(
-    ["background", "accessories", "bag", "belt", "blazer", "blouse", "bodysuit", "boots", "bra", "bracelet", "cape", "cardigan", "clogs", "coat", "dress", "earrings", "flats", "glasses", "gloves", "hair", "hat", "heels", "hoodie", "intimate", "jacket", "jeans", "jumper", "leggings", "loafers", "necklace", "panties", "pants", "pumps", "purse", "ring", "romper", "sandals", "scarf", "shirt", "shoes", "shorts", "skin", "skirt", "sneakers", "socks", "stockings", "suit", "sunglasses", "sweater", "sweatshirt", "swimwear", "t-shirt", "tie", "tights", "top", "vest", "wallet", "watch", "wedges"]
+NAMES = (
+    *("background", "accessories", "bag", "belt", "blazer", "blouse", "bodysuit", "boots", "bra", "bracelet"),
+    *("cape", "cardigan", "clogs", "coat", "dress", "earrings", "flats", "glasses", "gloves", "hair"),
+    *("hat", "heels", "hoodie", "intimate", "jacket", "jeans", "jumper", "leggings", "loafers", "necklace"),
+    *("panties", "pants", "pumps", "purse", "ring", "romper", "sandals", "scarf", "shirt", "shoes"),
+    *("shorts", "skin", "skirt", "sneakers", "socks", "stockings", "suit", "sunglasses", "sweater", "sweatshirt"),
+    *("swimwear", "t-shirt", "tie", "tights", "top", "vest", "wallet", "watch", "wedges"),
 )
 """Of the data set, in the order of its ids."""
 
