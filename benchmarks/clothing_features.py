@@ -30,6 +30,9 @@ LABEL_STRIDE = 2
 """Pixels of a view along a side of a cell of its label map."""
 
 VIEWS = 2
+LEVELS = range(1, 5)
+"""Numbers of the encoder's levels, finest first."""
+
 TEMPLATE = "a photo of a {}"
 _BATCH = 4
 _FORMAT = 1
@@ -78,7 +81,8 @@ def features(source: str, encoder: str) -> Features:
         config, variables = encoders.read_image(encoder)
         with files.atomic_directory(folder) as made:
             _compute(dataset, config, variables, made)
-    levels = tuple(np.load(folder / f"level{number}.npy", mmap_mode="r") for number in range(1, 5))
+    # The finest is larger than all others together, and not needed where those will do.
+    levels = tuple(np.load(folder / f"level{number}.npy", mmap_mode="r" if number == 1 else None) for number in LEVELS)
     return Features(dataset.names, levels, np.load(folder / "labels.npy"), key)
 
 
@@ -103,7 +107,7 @@ def _compute(dataset: Dataset, config: ImageEncoder, variables: Any, folder: Pat
     """Writes the files of `features`."""
     shapes = [(HEIGHT // stride, WIDTH // stride) for stride in (4, 8, 16, 32)]
     net = LSegConfig(text=SentenceConfig(), image=config)
-    module = config.module()
+    module: Any = config.module()
     own = {collection: entries["image"] for collection, entries in variables.items()}
 
     @jax.jit

@@ -37,14 +37,14 @@ class Curve(NamedTuple):
         return float(np.sum(np.where(gained > 0, self.precision, 0.0) * gained))
 
 
-def curve(wanted: np.ndarray, others: np.ndarray, edges: np.ndarray) -> Curve:
+def curve(counts: np.ndarray, edges: np.ndarray) -> Curve:
     """The curve of scores that were counted in bins.
 
     Args:
-        wanted, others: int [K], pixels to be found and not to be found, by bin of their score.
+        counts: int [2, K], pixels to be found, and pixels not to be found, by bin of their score.
         edges: float [K + 1] of the bins. The thresholds are all but the first.
     """
-    found, wrong = np.cumsum(wanted).astype(np.float64), np.cumsum(others).astype(np.float64)
+    found, wrong = np.cumsum(counts, axis=1).astype(np.float64)
     taken = found + wrong
     precision = np.divide(found, taken, out=np.full_like(taken, np.nan), where=taken > 0)
     return Curve(edges[1:], precision, found / found[-1], float(found[-1] / taken[-1]))

@@ -29,7 +29,8 @@ from absl import flags
 from benchmarks import clothing_metrics, clothing_plot
 from benchmarks.clothing_metrics import Curve, ratio
 from benchmarks.clothing_words import HYPERNYMS, PAIRS, SYNONYMS, WORDS, Word
-from lseg_jax.inference import LOGIT_SCALE, WindowScores, views
+from lseg_jax.inference import WindowScores, views
+from lseg_jax.lseg import LOGIT_SCALE
 from lseg_jax.model import LSeg, load
 from vlseg import cli, files, progress
 from vlseg.data.examples import Example
@@ -200,8 +201,8 @@ def words_table(counts: Counts, questions: Questions) -> tuple[str, dict[str, An
 def rejection_curves(counts: Counts) -> dict[str, Curve]:
     """The curves of both thresholds, by the names of `lseg_jax.Rejection`."""
     return {
-        "min_similarity": clothing_metrics.curve(*counts["best"], SIMILARITY_EDGES),
-        "min_margin": clothing_metrics.curve(*counts["margin"], MARGIN_EDGES),
+        "min_similarity": clothing_metrics.curve(counts["best"], SIMILARITY_EDGES),
+        "min_margin": clothing_metrics.curve(counts["margin"], MARGIN_EDGES),
     }
 
 

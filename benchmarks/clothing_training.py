@@ -276,7 +276,7 @@ def predictions(fit: Fit, variables: Any, data: Features, asked: Sequence[Any]) 
 
 @functools.partial(jax.jit, static_argnums=0)
 def _label(module: Head, variables: Any, levels: Sequence[jax.Array], words: jax.Array) -> jax.Array:
-    logits = module.apply(variables, _as_floats(levels), words)
+    logits: Any = module.apply(variables, _as_floats(levels), words)
     fine = resize_bilinear(logits, HEIGHT // LABEL_STRIDE, WIDTH // LABEL_STRIDE, align_corners=True)
     return jnp.argmax(fine, axis=-1).astype(jnp.uint8)
 

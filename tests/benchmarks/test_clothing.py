@@ -178,7 +178,8 @@ def test_curves_by_brute_force():
     rng = np.random.default_rng(3)
     edges = np.linspace(-1, 1, 21)
     wanted, others = rng.normal(-0.3, 0.2, 500).clip(-0.99, 0.99), rng.normal(0.2, 0.3, 900).clip(-0.99, 0.99)
-    found = clothing_metrics.curve(np.histogram(wanted, edges)[0], np.histogram(others, edges)[0], edges)
+    counts = np.array([np.histogram(values, edges)[0] for values in (wanted, others)])
+    found = clothing_metrics.curve(counts, edges)
     for threshold, precision, recall in zip(found.thresholds, found.precision, found.recall, strict=True):
         below, wrong = int((wanted < threshold).sum()), int((others < threshold).sum())
         assert recall == below / 500
@@ -187,8 +188,7 @@ def test_curves_by_brute_force():
     assert found.f1[found.best] == np.nanmax(found.f1)
     steps = zip(np.diff(found.recall, prepend=0.0), found.precision, strict=True)
     assert found.area == pytest.approx(sum(gain * precision for gain, precision in steps if gain))
-    counts = np.histogram(wanted, edges)[0]
-    assert clothing_metrics.passing(counts, edges, 0.1) == np.mean(wanted >= 0.1)
+    assert clothing_metrics.passing(counts[0], edges, 0.1) == np.mean(wanted >= 0.1)
     assert math.isnan(clothing_metrics.passing(np.zeros(20), edges, 0.1))
 
 
