@@ -75,6 +75,7 @@ def tuned(rates: Sequence[float], train: Features, val: Features) -> str:
     for rate in rates:
         settings = dataclasses.replace(SETTINGS, learning_rate=rate)
         rows.append((f"{rate:g}", *(present(score(kind, settings, train, val)) for kind in ("words", "linear"))))
+        print(*rows[-1], flush=True)
     return clothing_metrics.markdown(["learning rate", "words", "linear"], rows)
 
 

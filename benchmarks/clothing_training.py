@@ -56,6 +56,8 @@ SETTINGS = Training(
     warmup_steps=20,
     clip_norm=1.0,
     loss_mean="pixels",
+    loss_stride=2,
+    class_balance=0.5,
     row_block=WINDOW[0] // LABEL_STRIDE,
 )
 """Of all trainings here."""
@@ -69,7 +71,7 @@ LEVELS = 3
 BALANCED = 0.5
 """Share of the windows that are drawn by class."""
 
-_FORMAT = 2
+_FORMAT = 3
 
 
 class Head(nn.Module):
@@ -168,11 +170,11 @@ def run(fit: Fit, data: Features, title: str = "", losses: list[float] | None = 
     draw = batches(data, fit.classes, settings, fit.levels)
     # The seed is no part of the programs, so that they are compiled once for all seeds.
     initialize, step = _programs(fit.module(), dataclasses.replace(settings, seed=0), len(data.labels))
-    words = jnp.asarray(fit.words)
+    words, weights = jnp.asarray(fit.words), jnp.asarray(_weights(fit, data))
     state = initialize(jax.random.key(settings.seed), draw(0).levels, words)
     steps = settings.total_steps(len(data.labels))
     for number in progress.over(range(steps), steps, title, "step", shown=bool(title)):
-        state, value = step(state, words, draw(number))
+        state, value = step(state, words, weights, draw(number))
         if losses is not None:
             losses.append(float(value))
     if not_finite(state):
@@ -180,9 +182,17 @@ def run(fit: Fit, data: Features, title: str = "", losses: list[float] | None = 
     return rules.unflatten({**state["params"], **state["batch_stats"]})
 
 
+def _weights(fit: Fit, data: Features) -> np.ndarray:
+    """What a pixel of each class counts, float32 [N], see `Training.class_balance`."""
+    counts = np.zeros(len(fit.names), np.int64)
+    by_label = np.bincount(data.labels.ravel(), minlength=IGNORE_LABEL)
+    np.add.at(counts, np.asarray(fit.classes), by_label[: len(fit.classes)])
+    return objective.balanced_weights(counts, fit.settings.class_balance)
+
+
 @functools.lru_cache(maxsize=8)
 def _programs(module: Head, settings: Training, examples: int) -> tuple[Callable[..., Any], Callable[..., Any]]:
-    """(key, levels, words) -> state, and (state, words, batch) -> (state, loss), compiled."""
+    """(key, levels, words) -> state, and (state, words, weights, batch) -> (state, loss), compiled."""
     chain = objective.optimizer(settings, examples)
 
     def initialize(key: jax.Array, levels: Sequence[Any], words: jax.Array) -> Any:
@@ -191,13 +201,20 @@ def _programs(module: Head, settings: Training, examples: int) -> tuple[Callable
         statistics = {name: value for name, value in flat.items() if name not in params}
         return {"params": params, "batch_stats": statistics, "optimizer": optimizers.initial_state(chain, params)}
 
-    def update(state: Any, words: jax.Array, batch: Batch) -> tuple[Any, jax.Array]:
+    def update(state: Any, words: jax.Array, weights: jax.Array, batch: Batch) -> tuple[Any, jax.Array]:
         def compute(params: Any, statistics: Any, batch: Batch, _: jax.Array) -> tuple[jax.Array, Any]:
             variables = rules.unflatten({**params, **statistics})
             levels = _as_floats(batch.levels)
             logits, changed = module.apply(variables, levels, words, train=True, mutable=["batch_stats"])
             value = upsampled_cross_entropy(
-                logits, batch.targets, ignore_label=IGNORE_LABEL, row_block=settings.row_block, align_corners=True
+                logits,
+                batch.targets,
+                ignore_label=IGNORE_LABEL,
+                row_block=settings.row_block,
+                align_corners=True,
+                label_smoothing=settings.label_smoothing,
+                weights=jnp.broadcast_to(weights, (len(batch.targets), len(weights))),
+                every=settings.loss_stride,
             )
             return value, rules.flatten({"batch_stats": changed["batch_stats"]})
 
