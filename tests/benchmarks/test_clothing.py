@@ -266,7 +266,7 @@ def test_the_trainer_learns_a_toy(kind, tmp_path, monkeypatch):
     data = toy()
     words = np.eye(4, 6, dtype=np.float32)
     settings = dataclasses.replace(training.SETTINGS, steps=12, batch_size=2, warmup_steps=2, learning_rate=0.02)
-    fit = training.Fit(kind, data.names, words, (0, 1, 2, 3), settings, features=8)
+    fit = training.Fit(kind, data.names, words, (0, 1, 2, 3), settings, features=8, levels=2)
     losses = []
     variables = training.run(fit, data, losses=losses)
     assert np.mean(losses[-3:]) < 0.7 * losses[0]
