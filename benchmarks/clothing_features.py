@@ -53,10 +53,13 @@ class Features(NamedTuple):
 
 
 def define_flags() -> None:
-    """The flags of the commands that train: where data and encoder are."""
+    """The flags of the commands that train: where data and encoder are, and how long and how often they do."""
     flags.DEFINE_string("train", None, "Training photographs: a folder, or clothing:ROOT:train.", required=True)
     flags.DEFINE_string("val", None, "Photographs that are scored: a folder, or clothing:ROOT:val.", required=True)
     flags.DEFINE_string("encoder", None, "Weights of the image encoder, an EfficientNet-Lite.", required=True)
+    flags.DEFINE_integer("steps", None, "Updates of a training, if not as the tables have it.", lower_bound=1)
+    flags.DEFINE_integer("seeds", 3, "Trainings of each kind.", lower_bound=1)
+    flags.DEFINE_string("out", None, "Where the scores go as JSON.")
 
 
 def opened(options: Any) -> tuple[Features, Features]:

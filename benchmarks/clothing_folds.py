@@ -17,7 +17,7 @@ from absl import flags
 
 from benchmarks import clothing_features, clothing_heads, clothing_metrics, clothing_training
 from benchmarks.clothing_features import Features
-from benchmarks.clothing_training import SETTINGS, Fit
+from benchmarks.clothing_training import Fit
 from lseg_jax.batches import OTHERS
 from lseg_jax.settings import Training
 from vlseg import cli, files
@@ -72,9 +72,9 @@ def result(predicted: np.ndarray, data: Features, fold: Sequence[str]) -> Result
     return Result(foreground.compute(counts, asked), tuple(everywhere[class_id] for class_id in asked))
 
 
-def measure(seed: int, train: Features, val: Features) -> dict[str, list[Result]]:
+def measure(settings: Training, train: Features, val: Features) -> dict[str, list[Result]]:
     """Results of every fold, by "held out", "others" (the same with this word asked for as well) and "trained"."""
-    settings = dataclasses.replace(SETTINGS, seed=seed)
+    seed = settings.seed
     whole = clothing_heads.fit("words", train, settings)
     variables = clothing_training.trained(whole, train, f"all words, seed {seed}")
     (trained,) = clothing_training.predictions(whole, variables, val, [whole.words])
@@ -125,16 +125,15 @@ def main(_: list[str]) -> None:
     """The command."""
     options = flags.FLAGS
     train, val = clothing_features.opened(options)
-    found = [measure(seed, train, val) for seed in range(options.seeds)]
+    chosen = [clothing_training.settings_of(options, seed) for seed in range(options.seeds)]
+    found = [measure(settings, train, val) for settings in chosen]
     print(table(found))
     if options.out:
         report = [{title: list(map(_report, results, FOLDS)) for title, results in seed.items()} for seed in found]
         with files.output_directory(options.out) as out:
-            files.atomic_write_json(out / "folds.json", {"training": dataclasses.asdict(SETTINGS), "seeds": report})
+            files.atomic_write_json(out / "folds.json", {"training": dataclasses.asdict(chosen[0]), "seeds": report})
 
 
 if __name__ == "__main__":
     clothing_features.define_flags()
-    flags.DEFINE_string("out", None, "Where the scores go as JSON.")
-    flags.DEFINE_integer("seeds", 3, "Trainings of each fold.", lower_bound=1)
     cli.run(main)

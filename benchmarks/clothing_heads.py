@@ -18,7 +18,7 @@ from absl import flags
 
 from benchmarks import clothing_features, clothing_metrics, clothing_training
 from benchmarks.clothing_features import Features
-from benchmarks.clothing_training import HEADS, SETTINGS, Fit
+from benchmarks.clothing_training import HEADS, Fit
 from lseg_jax.settings import Training
 from vlseg import cli, files
 from vlseg.evaluation import confusion
@@ -69,11 +69,11 @@ def table(results: dict[str, list[SegmentationMetrics]]) -> str:
     return clothing_metrics.markdown(["head", "mIoU", "more than LSeg, seed by seed", "pixels right"], rows)
 
 
-def tuned(rates: Sequence[float], train: Features, val: Features) -> str:
-    """A table of mIoU for learning rates, seed 0."""
+def tuned(rates: Sequence[float], base: Training, train: Features, val: Features) -> str:
+    """A table of mIoU for learning rates."""
     rows = []
     for rate in rates:
-        settings = dataclasses.replace(SETTINGS, learning_rate=rate)
+        settings = dataclasses.replace(base, learning_rate=rate)
         rows.append((f"{rate:g}", *(present(score(kind, settings, train, val)) for kind in ("words", "linear"))))
         print(*rows[-1], flush=True)
     return clothing_metrics.markdown(["learning rate", "words", "linear"], rows)
@@ -84,11 +84,12 @@ def main(_: list[str]) -> None:
     options = flags.FLAGS
     train, val = clothing_features.opened(options)
     if options.rates:
-        print(tuned([float(rate) for rate in options.rates], train, val))
+        base = clothing_training.settings_of(options, 0)
+        print(tuned([float(rate) for rate in options.rates], base, train, val))
         return
     results: dict[str, list[SegmentationMetrics]] = {}
     for seed in range(options.seeds):
-        settings = dataclasses.replace(SETTINGS, seed=seed)
+        settings = clothing_training.settings_of(options, seed)
         for kind in HEADS:
             results.setdefault(kind, []).append(score(kind, settings, train, val))
             print(f"seed {seed}, {kind}: {present(results[kind][-1]):.1f}", flush=True)
@@ -99,12 +100,10 @@ def main(_: list[str]) -> None:
             for kind, found in results.items()
         }
         with files.output_directory(options.out) as out:
-            files.atomic_write_json(out / "heads.json", {"training": dataclasses.asdict(SETTINGS), "scores": report})
+            files.atomic_write_json(out / "heads.json", {"training": dataclasses.asdict(settings), "scores": report})
 
 
 if __name__ == "__main__":
     clothing_features.define_flags()
-    flags.DEFINE_string("out", None, "Where the scores go as JSON.")
-    flags.DEFINE_integer("seeds", 3, "Trainings of each head.", lower_bound=1)
     flags.DEFINE_list("rates", [], "Learning rates to compare instead, for seed 0.")
     cli.run(main)

@@ -144,6 +144,11 @@ class Fit:
         return hashlib.sha256(text.encode() + np.ascontiguousarray(self.words).tobytes()).hexdigest()[:16]
 
 
+def settings_of(options: Any, seed: int) -> Training:
+    """The settings of a training that flags ask for, see `clothing_features.define_flags`."""
+    return dataclasses.replace(SETTINGS, seed=seed, steps=options.steps or SETTINGS.steps)
+
+
 def trained(fit: Fit, data: Features, title: str = "") -> Any:
     """The variables of a head after its training, from the cache or into it."""
     path = files.cache_directory() / "benchmarks" / f"clothing_head_{fit.key(data)}.npz"
