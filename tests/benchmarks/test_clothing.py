@@ -5,19 +5,31 @@ import dataclasses
 import io
 import math
 
+import flax.linen as nn
 import jax
 import numpy as np
 import pytest
 
-from benchmarks import clothing_folds, clothing_heads, clothing_metrics, clothing_plot, clothing_questions
+from benchmarks import (
+    clothing_features,
+    clothing_folds,
+    clothing_heads,
+    clothing_metrics,
+    clothing_plot,
+    clothing_questions,
+)
 from benchmarks import clothing_training as training
 from benchmarks.clothing_features import HEIGHT, LABEL_STRIDE, WIDTH, Features
 from benchmarks.clothing_questions import BINS, MARGIN_EDGES, SIMILARITY_EDGES, Questions
 from benchmarks.clothing_words import HYPERNYMS, PAIRS, SYNONYMS, WORDS, Word
+from lseg_jax.encoders.efficientnet import EfficientNetConfig
 from lseg_jax.model import load
 from lseg_jax.settings import Training
 from vlseg.data.tiny_world import TinyWorldDataset
 from vlseg.errors import ConfigError
+from vlseg.evaluation.confusion import SegmentationMetrics
+from vlseg.evaluation.foreground import ForegroundMetrics
+from vlseg.nn.resize import resize_picture
 
 NAMES = (
     *("background", "accessories", "bag", "belt", "blazer", "blouse", "bodysuit", "boots", "bra", "bracelet"),
@@ -309,6 +321,69 @@ def test_scores_of_a_fold_by_brute_force():
             sides[side][0] += ((seen == side) & (true == side)).sum()
             sides[side][1] += ((seen == side) | (true == side)).sum()
     assert found.episodes.fb_iou == pytest.approx(np.mean([part / whole for part, whole in sides.values()]))
+
+
+class Pooling(nn.Module):
+    """An image encoder whose levels are the means over squares, and as many more channels of zeros."""
+
+    def __call__(self, images):
+        means = [nn.avg_pool(images, (stride, stride), (stride, stride)) for stride in (4, 8, 16, 32)]
+        return [jax.numpy.pad(mean, ((0, 0),) * 3 + ((0, number),)) for number, mean in enumerate(means)]
+
+
+@dataclasses.dataclass(frozen=True)
+class PoolingConfig(EfficientNetConfig):
+    def module(self, dtype="float32", remat="none"):
+        return Pooling()
+
+
+def test_features_are_those_of_views_and_mirrored_views(tmp_path, monkeypatch):
+    monkeypatch.setenv("VLSEG_CACHE", str(tmp_path / "cache"))
+    world = TinyWorldDataset("test", count=5)  # two batches, of which the second is not full
+    monkeypatch.setattr(clothing_features, "open_dataset", lambda source: world)
+    monkeypatch.setattr(
+        clothing_features.encoders, "read_image", lambda path: (PoolingConfig(), {"params": {"image": {}}})
+    )
+    file = tmp_path / "weights"
+    file.write_bytes(b"one")
+    found = clothing_features.features("anywhere", str(file))
+    assert found.names == world.names
+    assert [level.dtype for level in found.levels] == [np.float16] * 4
+    assert [level.shape[1:] for level in found.levels] == [
+        (2, 96, 64, 3),
+        (2, 48, 32, 4),
+        (2, 24, 16, 5),
+        (2, 12, 8, 6),
+    ]
+    for index, example in enumerate(world):
+        view = resize_picture(example.image, HEIGHT, WIDTH).round()
+        normal = (view / 255 - np.array(EfficientNetConfig.mean)) / np.array(EfficientNetConfig.deviation)
+        for mirrored, seen in enumerate((normal, normal[:, ::-1])):
+            expected = seen.reshape(HEIGHT // 8, 8, WIDTH // 8, 8, 3).mean(axis=(1, 3))
+            np.testing.assert_allclose(found.levels[1][index, mirrored, ..., :3], expected, atol=5e-3)
+        rows, columns = (np.arange(side) * len(example.label) // side for side in (HEIGHT // 2, WIDTH // 2))
+        assert np.mean(found.labels[index] == example.label[rows[:, None], columns]) > 0.99
+    monkeypatch.setattr(clothing_features, "_compute", None)
+    np.testing.assert_array_equal(clothing_features.features("anywhere", str(file)).levels[0], found.levels[0])
+    file.write_bytes(b"two")  # other weights, other features
+    with pytest.raises(TypeError):
+        clothing_features.features("anywhere", str(file))
+
+
+def scored(*iou):
+    return SegmentationMetrics(0.0, 0.0, 0.8, iou, iou, tuple(10 if value else 0 for value in iou))
+
+
+def test_tables_of_heads_and_folds():
+    heads = {"words": [scored(0.5, 0.0, 0.3)], "learned": [scored(0.5, 0.0, 0.5)], "linear": [scored(0.4, 0.0, 0.2)]}
+    lines = clothing_heads.table(heads).splitlines()
+    # The second class has no pixel, and counts nowhere.
+    assert [line.split(" | ")[1:3] for line in lines[2:]] == [["40.0", ""], ["50.0", "10.0"], ["30.0", "-10.0"]]
+    results = [clothing_folds.Result(ForegroundMetrics(0.1 * number, 0.5, ()), (0.2, 0.4)) for number in range(1, 6)]
+    text = clothing_folds.table([{"held out": results, "others": results, "trained": results[::-1]}])
+    first, mean = text.splitlines()[2], text.splitlines()[-1]
+    assert first == "| 0: bag, belt, blazer, blouse, coat | 10.0 | 50.0 | 30.0 | 30.0 | 50.0 | 50.0 | 30.0 |"
+    assert mean == "| mean | 30.0 | 50.0 | 30.0 | 30.0 | 30.0 | 50.0 | 30.0 |"
 
 
 def test_means_over_seeds():
