@@ -42,11 +42,13 @@ class Result(NamedTuple):
     """Scores of the words of a fold.
 
     episodes: over pairs of a word and a photograph that shows it, as PASCAL-5i counts. everywhere: IoU of each word
-    over all photographs, in [0, 1].
+    over all photographs, in [0, 1]. told_apart: where only the five words are asked for, the share of a word's pixels
+    that are given it, mean over words; a fifth by chance.
     """
 
     episodes: ForegroundMetrics
     everywhere: tuple[float, ...]
+    told_apart: float
 
 
 def held_out(fold: Sequence[str], data: Features, settings: Training) -> Fit:
@@ -57,8 +59,8 @@ def held_out(fold: Sequence[str], data: Features, settings: Training) -> Fit:
     return Fit("words", names, clothing_features.embeddings(names), classes, settings)
 
 
-def result(predicted: np.ndarray, data: Features, fold: Sequence[str]) -> Result:
-    """Scores of predictions uint8 [N, h, w], places in the data set's names or beyond them."""
+def result(predicted: np.ndarray, among: np.ndarray, data: Features, fold: Sequence[str]) -> Result:
+    """Scores of predictions uint8 [N, h, w]: places in the data set's names or beyond; and `among`, places in the fold."""
     asked = [data.names.index(name) for name in fold]
     episodes = [(n, c) for n, label in enumerate(data.labels) for c in asked if (label == c).any()]
     photographs, shown = (np.array(column, np.int32) for column in zip(*episodes, strict=True))
@@ -69,23 +71,30 @@ def result(predicted: np.ndarray, data: Features, fold: Sequence[str]) -> Result
         counts, jnp.asarray(predicted[photographs] == ids), jnp.asarray(masks), jnp.asarray(shown)
     )
     everywhere = clothing_heads.metrics(predicted, data).iou
-    return Result(foreground.compute(counts, asked), tuple(everywhere[class_id] for class_id in asked))
+    right = [np.mean(among[data.labels == class_id] == place) for place, class_id in enumerate(asked)]
+    scores = foreground.compute(counts, asked)
+    return Result(scores, tuple(everywhere[class_id] for class_id in asked), float(np.mean(right)))
 
 
 def measure(settings: Training, train: Features, val: Features) -> dict[str, list[Result]]:
     """Results of every fold, by "held out", "others" (the same with this word asked for as well) and "trained"."""
     seed = settings.seed
     whole = clothing_heads.fit("words", train, settings)
-    variables = clothing_training.trained(whole, train, f"all words, seed {seed}")
-    (trained,) = clothing_training.predictions(whole, variables, val, [whole.words])
+    every = clothing_training.trained(whole, train, f"all words, seed {seed}")
+    (trained,) = clothing_training.predictions(whole, every, val, [whole.words])
     with_others = np.concatenate([whole.words, clothing_features.embeddings([OTHERS])])
     found: dict[str, list[Result]] = {"held out": [], "others": [], "trained": []}
     for number, fold in enumerate(FOLDS):
-        chosen = held_out(fold, train, settings)
+        chosen, words = held_out(fold, train, settings), clothing_features.embeddings(fold)
         variables = clothing_training.trained(chosen, train, f"fold {number}, seed {seed}")
-        asked, beside = clothing_training.predictions(chosen, variables, val, [whole.words, with_others])
-        for title, predicted in zip(found, (asked, beside, trained), strict=True):
-            found[title].append(result(predicted, val, fold))
+        asked, beside, among = clothing_training.predictions(chosen, variables, val, [whole.words, with_others, words])
+        (known,) = clothing_training.predictions(whole, every, val, [words])
+        for title, predicted, five in (
+            ("held out", asked, among),
+            ("others", beside, among),
+            ("trained", trained, known),
+        ):
+            found[title].append(result(predicted, five, val, fold))
         print(f"seed {seed}, fold {number}: {found['held out'][-1].episodes.summary()}", flush=True)
     return found
 
@@ -93,14 +102,14 @@ def measure(settings: Training, train: Features, val: Features) -> dict[str, lis
 def table(seeds: Sequence[dict[str, list[Result]]]) -> str:
     """As Markdown: folds, and their mean."""
 
-    def scores(title: str, fold: int | None) -> list[tuple[float, float, float]]:
+    def scores(title: str, fold: int | None) -> list[tuple[float, ...]]:
         folds = range(len(FOLDS)) if fold is None else [fold]
         rows = []
         for found in seeds:
             results = [found[title][number] for number in folds]
-            values = [(r.episodes.miou, r.episodes.fb_iou, float(np.mean(r.everywhere))) for r in results]
+            values = [(r.episodes.miou, r.episodes.fb_iou, float(np.mean(r.everywhere)), r.told_apart) for r in results]
             rows.append(tuple(100 * float(np.mean(column)) for column in zip(*values, strict=True)))
-        return rows  # type: ignore[return-value]
+        return rows
 
     lines: list[list[Any]] = []
     for fold in (*range(len(FOLDS)), None):
@@ -111,14 +120,19 @@ def table(seeds: Sequence[dict[str, list[Result]]]) -> str:
         ]
         beside = clothing_metrics.spread([values[2] for values in scores("others", fold)])
         lines.append(["mean" if fold is None else f"{fold}: {', '.join(FOLDS[fold])}", *cells[:3], beside, *cells[3:]])
-    scored = ["mIoU", "FB-IoU", "mIoU, all photographs"]
-    header = ["fold", *(f"held out: {name}" for name in scored), 'the last with "others" asked for too']
+    scored = ["mIoU", "FB-IoU", "mIoU, all photographs", "the five told apart"]
+    header = ["fold", *(f"held out: {name}" for name in scored)]
+    header.insert(4, 'the last with "others" asked for too')
     return clothing_metrics.markdown([*header, *(f"trained: {name}" for name in scored)], lines)
 
 
 def _report(scores: Result, fold: Sequence[str]) -> dict[str, Any]:
     everywhere = dict(zip(fold, scores.everywhere, strict=True))
-    return {"episodes": scores.episodes.to_dict(fold), "all photographs": {"IoU": everywhere}}
+    return {
+        "episodes": scores.episodes.to_dict(fold),
+        "all photographs": {"IoU": everywhere},
+        "told apart": scores.told_apart,
+    }
 
 
 def main(_: list[str]) -> None:

@@ -277,7 +277,7 @@ def test_the_trainer_learns_a_toy(kind, tmp_path, monkeypatch):
     monkeypatch.setenv("VLSEG_CACHE", str(tmp_path))
     data = toy()
     words = np.eye(4, 6, dtype=np.float32)
-    settings = dataclasses.replace(training.SETTINGS, steps=12, batch_size=2, warmup_steps=2, learning_rate=0.02)
+    settings = dataclasses.replace(training.SETTINGS, steps=40, batch_size=2, warmup_steps=2, learning_rate=0.02)
     fit = training.Fit(kind, data.names, words, (0, 1, 2, 3), settings, features=8, levels=2)
     losses = []
     variables = training.run(fit, data, losses=losses)
@@ -309,7 +309,9 @@ def test_scores_of_a_fold_by_brute_force():
     labels[:2][labels[:2] == 3] = 0  # two photographs without the word
     data = data._replace(labels=labels)
     predicted = np.random.default_rng(1).integers(0, 5, labels.shape).astype(np.uint8)
-    found = clothing_folds.result(predicted, data, ("d", "b"))
+    among = np.random.default_rng(2).integers(0, 2, labels.shape).astype(np.uint8)
+    found = clothing_folds.result(predicted, among, data, ("d", "b"))
+    assert found.told_apart == pytest.approx((np.mean(among[labels == 3] == 0) + np.mean(among[labels == 1] == 1)) / 2)
     sides = {0: [0, 0], 1: [0, 0]}
     for place, word in enumerate((3, 1)):
         seen, true = predicted == word, labels == word
@@ -379,11 +381,15 @@ def test_tables_of_heads_and_folds():
     lines = clothing_heads.table(heads).splitlines()
     # The second class has no pixel, and counts nowhere.
     assert [line.split(" | ")[1:3] for line in lines[2:]] == [["40.0", ""], ["50.0", "10.0"], ["30.0", "-10.0"]]
-    results = [clothing_folds.Result(ForegroundMetrics(0.1 * number, 0.5, ()), (0.2, 0.4)) for number in range(1, 6)]
+    results = [
+        clothing_folds.Result(ForegroundMetrics(0.1 * number, 0.5, ()), (0.2, 0.4), 0.7) for number in range(1, 6)
+    ]
     text = clothing_folds.table([{"held out": results, "others": results, "trained": results[::-1]}])
     first, mean = text.splitlines()[2], text.splitlines()[-1]
-    assert first == "| 0: bag, belt, blazer, blouse, coat | 10.0 | 50.0 | 30.0 | 30.0 | 50.0 | 50.0 | 30.0 |"
-    assert mean == "| mean | 30.0 | 50.0 | 30.0 | 30.0 | 30.0 | 50.0 | 30.0 |"
+    assert (
+        first == "| 0: bag, belt, blazer, blouse, coat | 10.0 | 50.0 | 30.0 | 30.0 | 70.0 | 50.0 | 50.0 | 30.0 | 70.0 |"
+    )
+    assert mean == "| mean | 30.0 | 50.0 | 30.0 | 30.0 | 70.0 | 30.0 | 50.0 | 30.0 | 70.0 |"
 
 
 def test_means_over_seeds():
