@@ -60,7 +60,7 @@ def held_out(fold: Sequence[str], data: Features, settings: Training) -> Fit:
 
 
 def result(predicted: np.ndarray, among: np.ndarray, data: Features, fold: Sequence[str]) -> Result:
-    """Scores of predictions uint8 [N, h, w]: places in the data set's names or beyond; and `among`, places in the fold."""
+    """Scores of predictions uint8 [N, h, w]: places in the names of the data set or beyond; of `among`, in the fold."""
     asked = [data.names.index(name) for name in fold]
     episodes = [(n, c) for n, label in enumerate(data.labels) for c in asked if (label == c).any()]
     photographs, shown = (np.array(column, np.int32) for column in zip(*episodes, strict=True))
