@@ -219,6 +219,7 @@ def test_rejection_files():
     assert 'points="48.0,48.0 448.0,448.0"' in drawing
 
 
+@pytest.mark.slow
 def test_questions_of_a_model_agree_with_its_segmentation():
     questions = Questions(("background", "grass", "water", "car"), (Word("lawn", ("grass",)),), (("grass", "lawn"),))
     model, world = load("tiny"), list(TinyWorldDataset("test", count=2))
@@ -272,7 +273,9 @@ def test_rare_classes_are_drawn():
     assert 0.12 < np.mean(shown) < 0.3  # an eighth by class, and windows of that photograph that happen to show it
 
 
-@pytest.mark.parametrize("kind", training.HEADS)
+@pytest.mark.parametrize(
+    "kind", ["words", *(pytest.param(kind, marks=pytest.mark.slow) for kind in training.HEADS if kind != "words")]
+)
 def test_the_trainer_learns_a_toy(kind, tmp_path, monkeypatch):
     monkeypatch.setenv("VLSEG_CACHE", str(tmp_path))
     data = toy()
@@ -339,6 +342,7 @@ class PoolingConfig(EfficientNetConfig):
         return Pooling()
 
 
+@pytest.mark.slow
 def test_features_are_those_of_views_and_mirrored_views(tmp_path, monkeypatch):
     monkeypatch.setenv("VLSEG_CACHE", str(tmp_path / "cache"))
     world = TinyWorldDataset("test", count=5)  # two batches, of which the second is not full
