@@ -184,7 +184,8 @@ def load(
 
     Args:
         source: "tiny" or "clothing" (bundled: a procedural world; street fashion), an official Lightning checkpoint
-            (`.ckpt`), a directory written by `LSeg.save`, or the folder of a training run; each also in a bucket (`gs://...`, copied once).
+            (`.ckpt`), a directory written by `LSeg.save`, or the folder of a training run; each also in a bucket
+            (`gs://...`, copied once).
         tokenizer: of CLIP: a callable from a text to ids, or what `tokenizers.load_tokenizer` takes; by default the
             installed one. Models with the sentence encoder MiniLM need none.
         step: of a training run: one that it has kept; by default the model that it ended with.
