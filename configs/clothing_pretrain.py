@@ -33,6 +33,7 @@ def get_config() -> ml_collections.ConfigDict:
         "infill": 0.05,
     }
     config.word_share = 0.3
+    config.candidates = 22
     config.log_every = 50
     config.checkpoint_every = 150
     config.model = {

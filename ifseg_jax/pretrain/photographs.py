@@ -50,7 +50,7 @@ class Pretraining:
             the aspect, both to multiples of 32.
         batch_size: questions of an update. steps, warmup_steps: of the cosine of the learning rate. b2, weight_decay:
             of AdamW. shares: of the tasks, see `ifseg_jax.pretrain.regions`. word_share: of the regions of a collage
-            that are words.
+            that are words. candidates: names that a question lists at most.
         model: fields of `OFAConfig` but the size of the vocabulary. inference, adaptation: fields of `Inference` and
             `Adaptation`, which the model is stored with.
     """
@@ -67,6 +67,7 @@ class Pretraining:
     weight_decay: float
     shares: Mapping[str, float]
     word_share: float
+    candidates: int
     log_every: int
     checkpoint_every: int
     model: Mapping[str, Any]
@@ -74,7 +75,7 @@ class Pretraining:
     adaptation: Adaptation
 
     def __post_init__(self) -> None:
-        counts = ("short_side", "batch_size", "steps", "log_every", "checkpoint_every")
+        counts = ("short_side", "candidates", "batch_size", "steps", "log_every", "checkpoint_every")
         check_numbers(self, *counts, least=1, whole=True)
         check_numbers(self, "seed", "warmup_steps", whole=True)
         check_numbers(self, "learning_rate", "weight_decay")
@@ -211,7 +212,7 @@ def pretrain(config: ml_collections.ConfigDict, workdir: str | Path) -> Place:
     variables = rules.unflatten({**fresh, **{name: jnp.asarray(value) for name, value in encoder.items()}})
     found = photographs(dataset, model_config, variables, config.short_side, folder)
     questioner = Questioner(
-        tuple(dataset.names), found, model_config.image_grid, config.shares.to_dict(), config.word_share
+        dataset.names, found, model_config.image_grid, config.shares.to_dict(), config.word_share, config.candidates
     )
     optimizer, step = make_step(config, model, questioner)
     flat = rules.flatten({"params": standardized(variables["params"], found)})

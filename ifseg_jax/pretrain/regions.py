@@ -11,7 +11,6 @@ places count that lie in the middle of a box and of no smaller one, or outside a
 Batches are made on the host and depend on the seed and the step alone.
 """
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -100,45 +99,55 @@ def vocabulary(names: Sequence[str]) -> list[str]:
     return [*listed, *names]
 
 
-@dataclasses.dataclass(frozen=True)
 class Questioner:
     """Draws questions about photographs.
 
     Attributes:
         names: the words that are asked for. photographs: what is asked about. grid: G, tokens along a side of what the
-            model sees. shares: of the tasks, by the names of `TASKS`. word_share: of the regions of a collage, those
-            that words stand for.
+            model sees. name_ids: word ids of the names, int32 [M].
     """
 
-    names: tuple[str, ...]
-    photographs: Sequence[Photograph]
-    grid: int
-    shares: Mapping[str, float]
-    word_share: float
+    def __init__(
+        self,
+        names: Sequence[str],
+        photographs: Sequence[Photograph],
+        grid: int,
+        shares: Mapping[str, float],
+        word_share: float,
+        candidates: int,
+    ) -> None:
+        """Counts the words of the photographs.
 
-    def __post_init__(self) -> None:
-        if self.grid % PLACES:
-            raise ConfigError(f"image_grid is {self.grid}; pre-training needs a multiple of {PLACES}")
-        if set(self.shares) != set(TASKS) or min(self.shares.values()) < 0 or not sum(self.shares.values()) > 0:
+        Args:
+            names, photographs, grid: see the attributes.
+            shares: of the tasks, by the names of `TASKS`.
+            word_share: of the regions of a collage, those that words stand for.
+            candidates: names that a question lists at most, at least as many as there are places.
+
+        Raises:
+            ConfigError: any of it cannot be.
+        """
+        if grid % PLACES:
+            raise ConfigError(f"image_grid is {grid}; pre-training needs a multiple of {PLACES}")
+        if set(shares) != set(TASKS) or min(shares.values()) < 0 or not sum(shares.values()) > 0:
             raise ConfigError(f"shares must be numbers, not below 0 and not all 0, of {', '.join(TASKS)}")
-        listed = [*SPECIALS, *vocabulary(self.names)]
-        ids = {word: number for number, word in enumerate(listed)}
-        places: list[list[tuple[int, int]]] = [[] for _ in self.names]
-        for number, photograph in enumerate(self.photographs):
+        if candidates < PLACES**2:
+            raise ConfigError(f"candidates is {candidates}; a question names up to {PLACES**2} places")
+        self.names, self.photographs, self.grid = tuple(names), photographs, grid
+        self._task_rates = np.asarray([shares[task] for task in TASKS]) / sum(shares.values())
+        self._word_share, self._candidates = word_share, min(candidates, len(self.names))
+        self._ids = {word: number for number, word in enumerate([*SPECIALS, *vocabulary(self.names)])}
+        self.name_ids = np.asarray([self._ids[name] for name in self.names], np.int32)
+        background = self.background
+        self._places: list[list[tuple[int, int]]] = [[] for _ in self.names]
+        for number, photograph in enumerate(photographs):
             for row, word in enumerate(photograph.boxes.words):
-                places[word].append((number, row))
-        pictures = np.asarray([len({number for number, _ in found}) for found in places], float)
+                self._places[word].append((number, row))
+        pictures = np.asarray([len({number for number, _ in found}) for found in self._places], float)
         rates = np.sqrt(pictures)
-        rates[self.background] = 0.1 * rates.sum()  # it is in every picture, but many regions show no more of it
-        object.__setattr__(self, "_ids", ids)
-        object.__setattr__(self, "_name_ids", np.asarray([ids[name] for name in self.names], np.int32))
-        object.__setattr__(self, "_places", places)
-        object.__setattr__(self, "_rates", rates / rates.sum())
-
-    @property
-    def name_ids(self) -> np.ndarray:
-        """Word ids of the names, int32 [M]."""
-        return self._name_ids
+        # It is in every picture, but one region of it is much like another.
+        rates[background] = 0.1 * rates.sum()
+        self._rates = rates / rates.sum()
 
     @property
     def background(self) -> int:
@@ -156,7 +165,7 @@ class Questioner:
     @property
     def source_length(self) -> int:
         """S, words of the longest question."""
-        return len(LISTED.split()) + len(self.names) + 3
+        return max(len(LISTED.split()) + self._candidates, len(PHRASES[-2].split()) + ANSWER) + 3
 
     def batch(self, seed: int, step: int, size: int) -> Asked:
         """A batch of one step."""
@@ -164,8 +173,7 @@ class Questioner:
         return Asked(*map(np.stack, zip(*(self._question(rng) for _ in range(size)), strict=True)))
 
     def _question(self, rng: np.random.Generator) -> Asked:
-        rates = np.asarray([self.shares[task] for task in TASKS])
-        task = TASKS[rng.choice(len(TASKS), p=rates / rates.sum())]
+        task = TASKS[rng.choice(len(TASKS), p=self._task_rates)]
         shown = np.full((self.grid, self.grid), -1, np.int32)
         if task == "collage":
             features, labels = self._collage(rng, shown)
@@ -186,7 +194,7 @@ class Questioner:
         """A question about a whole photograph and its answer, in ids."""
         present = self._by_size(boxes)
         chosen = int(present[rng.integers(len(present))])
-        listed = list(self._name_ids[present[: ANSWER - 1]])
+        listed = list(self.name_ids[present[: ANSWER - 1]])
         if task == "caption":
             return self._phrase("what does the image describe?"), listed
         if task == "infill":
@@ -196,10 +204,10 @@ class Questioner:
         if task == "yes_no":
             asked = chosen if rng.integers(2) else int(rng.integers(len(self.names)))
             answer = self._phrase("yes" if asked in present else "no")
-            return [*self._phrase("is there a"), self._name_ids[asked], *self._phrase("in the image?")], answer
+            return [*self._phrase("is there a"), self.name_ids[asked], *self._phrase("in the image?")], answer
         largest = boxes.corners[boxes.words == chosen][0]
         bins = np.clip(np.round(largest * (BINS - 1)), 0, BINS - 1).astype(int)
-        question = [*self._phrase("which region does the text"), self._name_ids[chosen], *self._phrase("describe?")]
+        question = [*self._phrase("which region does the text"), self.name_ids[chosen], *self._phrase("describe?")]
         return question, [self._ids[f"<bin_{i}>"] for i in bins]
 
     def _by_size(self, boxes: Boxes) -> np.ndarray:
@@ -211,12 +219,13 @@ class Questioner:
     def _naming(
         self, rng: np.random.Generator, features: np.ndarray, shown: np.ndarray, labels: np.ndarray, weights: np.ndarray
     ) -> Asked:
-        """The names of all places, among candidates: others are listed at a random rate."""
-        keep = rng.random(len(self.names)) < rng.uniform()
-        keep[labels[weights > 0]] = True
-        listed = self._name_ids[rng.permutation(np.flatnonzero(keep))]
+        """The names of all places, among candidates: a random number of others is listed, too."""
+        asked = np.unique(labels[weights > 0])
+        others = rng.permutation(np.setdiff1d(np.arange(len(self.names)), asked))
+        most = rng.integers(self._candidates + 1)
+        listed = self.name_ids[rng.permutation(np.append(asked, others[: max(most - len(asked), 0)]))]
         question = [*self._phrase(LISTED), *listed, *self._phrase("unknown")]
-        answer = list(self._name_ids[labels.ravel()])
+        answer = list(self.name_ids[labels.ravel()])
         return self._packed(features, shown, question, answer, np.append(weights.ravel(), 0.0))
 
     def _packed(
@@ -247,7 +256,7 @@ class Questioner:
                 tuple(slice(i * side // n, (i + 1) * side // n) for i, n in ((row, down), (column, along)))
                 for side in (self.grid, PLACES)
             )
-            if rng.random() < self.word_share:
+            if rng.random() < self._word_share:
                 shown[tokens] = labels[places] = rng.integers(len(self.names))
             else:
                 labels[places], features[tokens] = self._region(rng, self.grid // down, self.grid // along)

@@ -1,0 +1,197 @@
+"""The table of docs/ifseg_photographs.md: what image-free adaptation is worth on photographs of clothing.
+
+python -m benchmarks.ifseg_clothing --checkpoint=runs/clothing_pretrain/model --train=PHOTOGRAPHS --data=PHOTOGRAPHS \
+    --out=runs/ifseg_clothing
+
+A pre-trained model is scored as it is and, for each seed, after adapting it to the words without images
+(configs/ifseg_clothing.py) and after supervised training on photographs and label maps
+(configs/ifseg_clothing.py:supervised), each without and with kNN averaging, whose k and rounds are chosen on the same
+photographs with the first seed. Two baselines see no picture: all background, and at every relative place the word
+whose boxes cover it most often in the photographs of --train. Scores are means over the words that occur in --data.
+Writes results.json and prints the table, the words one by one, and how often the pre-trained model names a box right.
+"""
+
+import dataclasses
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import flags
+
+from ifseg_jax.model import IFSeg, adapted, load
+from ifseg_jax.objective import Supervised
+from ifseg_jax.pretrain.boxes import BACKGROUND, Boxes, boxes_of
+from ifseg_jax.pretrain.naming import naming_accuracy
+from ifseg_jax.settings import Adaptation
+from ifseg_jax.training import supervised_batches
+from vlseg import cli, files, settings
+from vlseg.data.sources import Dataset, open_dataset
+from vlseg.evaluation import confusion, scoring
+from vlseg.evaluation.confusion import SegmentationMetrics
+from vlseg.segmenter import Variant
+from vlseg.training import program
+
+CONFIG = "configs/ifseg_clothing.py"
+
+PLACES = 64
+"""Rows and columns of the map of the prior."""
+
+NEIGHBOURS, ROUNDS = (3, 5, 9), (1, 3, 10, 25)
+"""What is tried of kNN averaging."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Score:
+    """In percent: mean IoU over the words that occur in labels, and the share of right pixels; IoU by word."""
+
+    miou: float
+    pixels: float
+    iou: Mapping[str, float]
+
+    @classmethod
+    def of(cls, metrics: SegmentationMetrics, names: Sequence[str]) -> "Score":
+        """From the metrics of all words."""
+        counted = zip(names, metrics.iou, metrics.label_pixels, strict=True)
+        iou = {name: 100 * value for name, value, pixels in counted if pixels}
+        return cls(statistics.mean(iou.values()), 100 * metrics.aacc, iou)
+
+
+def coverage(boxes: Boxes, names: int, background: int) -> np.ndarray:
+    """Which words' boxes cover each of PLACES x PLACES relative places: bool [names, PLACES, PLACES].
+
+    Background covers what no box of another word does.
+    """
+    middle = (np.arange(PLACES) + 0.5) / PLACES
+    found = np.zeros((names, PLACES, PLACES), bool)
+    for word, (left, top, right, bottom) in zip(boxes.words, boxes.corners, strict=True):
+        if word != background:
+            found[word] |= ((middle >= top) & (middle < bottom))[:, None] & ((middle >= left) & (middle < right))
+    found[background] = ~found.any(axis=0)
+    return found
+
+
+def prior(dataset: Dataset) -> np.ndarray:
+    """At every relative place the word that covers it in most photographs: int [PLACES, PLACES]."""
+    names, background = len(dataset.names), dataset.names.index(BACKGROUND)
+    total = np.zeros((names, PLACES, PLACES), int)
+    for example in dataset:
+        label = np.where(example.label == dataset.ignore_label, -1, example.label)
+        total += coverage(boxes_of(label, names), names, background)
+    return total.argmax(axis=0)
+
+
+def score_map(dataset: Dataset, places: np.ndarray) -> Score:
+    """Of the same map of words [h, w] for every photograph, at its size."""
+    counts = confusion.zeros(len(dataset.names))
+    for example in dataset:
+        rows, columns = (np.arange(side) * n // side for side, n in zip(example.label.shape, places.shape, strict=True))
+        label = np.where(example.label == dataset.ignore_label, -1, example.label)
+        predicted = places[rows[:, None], columns[None]]
+        counts = confusion.merge(counts, confusion.count(predicted, label, len(dataset.names)))
+    return Score.of(confusion.compute(counts), dataset.names)
+
+
+def supervised(model: IFSeg, names: Sequence[str], chosen: Adaptation, dataset: Dataset) -> IFSeg:
+    """The model after training on photographs with their label maps."""
+    words = model.embed(names)
+    task = Supervised(model.config, chosen, len(names), words.prompt.shape[1])
+    state, needed, frozen = task.split(jax.tree.map(jnp.copy, model.variables))
+    constants = {"frozen": needed, "words": words}
+    batches = supervised_batches(dataset, task)
+    state = program.run_in_memory(task, state, constants, chosen.steps, batches, title="supervised")
+    return adapted(model, tuple(names))({**frozen, **state["params"]})
+
+
+def plain(model: IFSeg) -> Variant:
+    """Without averaging."""
+    return Variant("plain", "without kNN averaging", dataclasses.replace(model.inference, knn_iterations=0))
+
+
+def averaged(model: IFSeg, k: int, rounds: int) -> Variant:
+    """With averaging over k neighbours."""
+    chosen = dataclasses.replace(model.inference, knn_k=k, knn_iterations=rounds)
+    return Variant(f"k={k}, rounds={rounds}", "", chosen)
+
+
+def score(model: IFSeg, dataset: Dataset, variants: Sequence[Variant]) -> list[Score]:
+    """Of several settings of inference."""
+    found = scoring.score(model, dataset, variants, labels=dataset.names, batch_size=8)
+    return [Score.of(metrics, dataset.names) for metrics in found]
+
+
+def compare(base: IFSeg, train: Dataset, data: Dataset, seeds: int) -> dict[str, list[Score]]:
+    """Scores by row of the table, one for each seed; kNN averaging's row is named by what was chosen."""
+    background = np.full((1, 1), data.names.index(BACKGROUND))
+    results = {
+        "all background": [score_map(data, background)],
+        "largest share of boxes": [score_map(data, prior(train))],
+        "unadapted": score(base, data, [plain(base)]),
+    }
+    averaging = [averaged(base, k, rounds) for k in NEIGHBOURS for rounds in ROUNDS]
+    for seed in range(seeds):
+        for mode, argument in (("image-free", ""), ("supervised", ":supervised")):
+            given = settings.load(CONFIG + argument).adaptation.to_dict() | {"seed": seed}
+            if mode == "supervised":
+                chosen = settings.read(Adaptation, given, "adaptation")
+                model = supervised(base, data.names, chosen, train)
+            else:
+                model = base.adapt(data.names, **given)
+            first, *others = score(model, data, [plain(model), *averaging])
+            if mode == "image-free" and seed == 0:
+                best = max(range(len(others)), key=lambda number: others[number].miou)
+                averaging, others = [averaging[best]], [others[best]]
+            results.setdefault(mode, []).append(first)
+            results.setdefault(f"{mode}, kNN averaging {averaging[0].name}", []).append(others[0])
+            print(f"seed {seed}: {mode} {first.miou:.2f}, {others[0].miou:.2f}", flush=True)
+    return results
+
+
+def table(results: Mapping[str, Sequence[Score]]) -> str:
+    """A Markdown table of means, with the standard deviation over seeds."""
+
+    def cell(values: Sequence[float]) -> str:
+        spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
+        return f"{statistics.mean(values):.1f}{spread}"
+
+    lines = ["| | mIoU | pixels |", "|---|---|---|"]
+    for row, scores in results.items():
+        lines.append(f"| {row} | {cell([s.miou for s in scores])} | {cell([s.pixels for s in scores])} |")
+    return "\n".join(lines)
+
+
+def by_word(results: Mapping[str, Sequence[Score]]) -> str:
+    """A Markdown table of the first seed's IoU of each word, the best image-free first."""
+    columns = ("largest share of boxes", "unadapted", "image-free", "supervised")
+    firsts = [results[column][0].iou for column in columns]
+    lines = [f"| word | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
+    for name in sorted(firsts[2], key=lambda name: -firsts[2][name]):
+        lines.append(f"| {name} | {' | '.join(f'{iou[name]:.1f}' for iou in firsts)} |")
+    return "\n".join(lines)
+
+
+def main(_: list[str]) -> None:
+    """The command."""
+    options = flags.FLAGS
+    with files.output_directory(options.out) as out:
+        base, train, data = load(options.checkpoint), open_dataset(options.train), open_dataset(options.data)
+        named: dict[str, Any] = dataclasses.asdict(naming_accuracy(base, data, data.names))
+        results = compare(base, train, data, options.seeds)
+        rows = {row: [dataclasses.asdict(each) for each in scores] for row, scores in results.items()}
+        files.atomic_write_json(out / "results.json", {"scores": rows, "naming": named})
+    print(table(results), by_word(results), sep="\n\n")
+    share, commonest = f"{named['right']:.1%} of {named['boxes']}", f"{named['commonest']:.1%}"
+    print(f"\nboxes named right: {share}, by guessing the commonest word {commonest}")
+
+
+if __name__ == "__main__":
+    flags.DEFINE_string("checkpoint", None, "The pre-trained model.", required=True)
+    flags.DEFINE_string(
+        "train", None, "Photographs with labels that supervised training and the prior see.", required=True
+    )
+    flags.DEFINE_string("data", None, "Photographs with labels that are scored.", required=True)
+    flags.DEFINE_string("out", None, "Where results.json goes.", required=True)
+    flags.DEFINE_integer("seeds", 3, "Seeds of adaptation.", lower_bound=1)
+    cli.run(main)
