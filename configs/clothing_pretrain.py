@@ -18,10 +18,10 @@ def get_config() -> ml_collections.ConfigDict:
     config.source = ""
     config.encoder = ""
     config.short_side = 256
-    config.batch_size = 24
-    config.steps = 900
-    config.warmup_steps = 60
-    config.learning_rate = 2e-3
+    config.batch_size = 16
+    config.steps = 300
+    config.warmup_steps = 30
+    config.learning_rate = 3e-3
     config.b2 = 0.98
     config.weight_decay = 0.05
     config.shares = {
@@ -34,14 +34,14 @@ def get_config() -> ml_collections.ConfigDict:
     }
     config.word_share = 0.3
     config.candidates = 22
-    config.log_every = 50
-    config.checkpoint_every = 150
+    config.log_every = 20
+    config.checkpoint_every = 100
     config.model = {
-        "width": 128,
-        "ffn_width": 256,
+        "width": 96,
+        "ffn_width": 192,
         "heads": 4,
-        "encoder_layers": 2,
-        "decoder_layers": 2,
+        "encoder_layers": 1,
+        "decoder_layers": 1,
         "backbone": "efficientnet",
         "image_grid": 12,
         "segmentation_grid": 12,
