@@ -19,8 +19,8 @@ def get_config() -> ml_collections.ConfigDict:
     config.encoder = ""
     config.short_side = 256
     config.batch_size = 16
-    config.steps = 300
-    config.warmup_steps = 30
+    config.steps = 800
+    config.warmup_steps = 40
     config.learning_rate = 3e-3
     config.b2 = 0.98
     config.weight_decay = 0.05
@@ -34,8 +34,8 @@ def get_config() -> ml_collections.ConfigDict:
     }
     config.word_share = 0.3
     config.candidates = 22
-    config.log_every = 20
-    config.checkpoint_every = 100
+    config.log_every = 50
+    config.checkpoint_every = 200
     config.model = {
         "width": 96,
         "ffn_width": 192,
@@ -55,5 +55,5 @@ def get_config() -> ml_collections.ConfigDict:
         "query_blocks": 1,
     }
     config.inference = {"short_side": 256, "long_side": 768, "knn_k": 3, "knn_iterations": 1}
-    config.adaptation = {"steps": 150, "batch_size": 16, "learning_rate": 1e-3, "artificial_image_type": "rand_k-1-13"}
+    config.adaptation = {"steps": 150, "batch_size": 8, "learning_rate": 1e-3, "artificial_image_type": "rand_k-1-13"}
     return config
