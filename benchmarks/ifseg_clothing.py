@@ -8,13 +8,14 @@ A pre-trained model is scored as it is and, for each seed, after adapting it to 
 (configs/ifseg_clothing.py:supervised), each without and with kNN averaging, whose k and rounds are chosen on the same
 photographs with the first seed. Two baselines see no picture: all background, and at every relative place the word
 whose boxes cover it most often in the photographs of --train. Scores are means over the words that occur in --data.
-Writes results.json and prints the table, the words one by one, and how often the pre-trained model names a box right.
+After every row it writes results.json and prints the table and the words one by one; first of all, how often the
+pre-trained model names a box right.
 """
 
 import dataclasses
 import functools
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -46,7 +47,7 @@ CONFIG = "configs/ifseg_clothing.py"
 PLACES = 64
 """Rows and columns of the map of the prior."""
 
-NEIGHBOURS, ROUNDS = (3, 9), (1, 5)
+NEIGHBOURS, ROUNDS = (9, 25), (1, 3)
 """What is tried of kNN averaging."""
 
 PLAIN = Averaging(1, 0)
@@ -155,34 +156,35 @@ def score(model: IFSeg, names: Sequence[str], seen: Sequence[Seen], ways: Sequen
     return [Score.of(confusion.compute(count), names) for count in counts]
 
 
-def compare(base: IFSeg, train: Dataset, data: Dataset, seeds: int) -> dict[str, list[Score]]:
-    """Scores by row of the table, one for each seed; kNN averaging's row is named by what was chosen."""
+def compare(
+    base: IFSeg, train: Dataset, data: Dataset, seeds: int, modes: Sequence[str], results: dict[str, list[Score]]
+) -> Iterator[None]:
+    """Adds scores by row of the table, one for each seed, and says when there are new ones.
+
+    kNN averaging's rows are named by what was chosen.
+    """
     names, seen = data.names, see(base, data)
-    results = {
-        "all background": [score_map(data, np.full((1, 1), names.index(BACKGROUND)))],
-        "largest share of boxes": [score_map(data, prior(train))],
-        "unadapted": score(base, names, seen, [PLAIN]),
-    }
-    print(table(results), flush=True)
+    results["all background"] = [score_map(data, np.full((1, 1), names.index(BACKGROUND)))]
+    results["largest share of boxes"] = [score_map(data, prior(train))]
+    results["unadapted"] = score(base, names, seen, [PLAIN])
+    yield
     ways = [Averaging(k, rounds) for k in NEIGHBOURS for rounds in ROUNDS]
-
-    def add(mode: str, seed: int, model: IFSeg) -> None:
-        first, *others = score(model, names, seen, [PLAIN, *ways])
-        if len(ways) > 1:  # of the first model: what is chosen with it is what the others get
-            best = max(range(len(ways)), key=lambda number: others[number].miou)
-            ways[:], others = [ways[best]], [others[best]]
-        averaged = f"{mode}, kNN averaging with k={ways[0].k}, {ways[0].iterations} rounds"
-        for row, found in ((mode, first), (averaged, others[0])):
-            results.setdefault(row, []).append(found)
-            print(f"seed {seed}: {row}: mIoU {found.miou:.2f}, pixels {found.pixels:.2f}", flush=True)
-
-    for seed in range(seeds):
-        given = settings.load(CONFIG).adaptation.to_dict() | {"seed": seed}
-        add("image-free", seed, base.adapt(names, **given))
-    for seed in range(seeds):
-        given = settings.load(f"{CONFIG}:supervised").adaptation.to_dict() | {"seed": seed}
-        add("supervised", seed, supervised(base, names, settings.read(Adaptation, given, "adaptation"), train))
-    return results
+    for mode in modes:
+        config = settings.load(CONFIG if mode == "image-free" else f"{CONFIG}:{mode}")
+        for seed in range(seeds):
+            given = config.adaptation.to_dict() | {"seed": seed}
+            if mode == "image-free":
+                model = base.adapt(names, **given)
+            else:
+                model = supervised(base, names, settings.read(Adaptation, given, "adaptation"), train)
+            first, *others = score(model, names, seen, [PLAIN, *ways])
+            if len(ways) > 1:  # of the first model: what is chosen with it is what the others get
+                best = max(range(len(ways)), key=lambda number: others[number].miou)
+                ways, others = [ways[best]], [others[best]]
+            averaged = f"{mode}, kNN averaging with k={ways[0].k}, {ways[0].iterations} rounds"
+            for row, found in ((mode, first), (averaged, others[0])):
+                results.setdefault(row, []).append(found)
+            yield
 
 
 def table(results: Mapping[str, Sequence[Score]]) -> str:
@@ -199,27 +201,29 @@ def table(results: Mapping[str, Sequence[Score]]) -> str:
 
 
 def by_word(results: Mapping[str, Sequence[Score]]) -> str:
-    """A Markdown table of the first seed's IoU of each word, the best image-free first."""
-    columns = ("largest share of boxes", "unadapted", "image-free", "supervised")
-    firsts = [results[column][0].iou for column in columns]
-    lines = [f"| word | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
-    for name in sorted(firsts[2], key=lambda name: -firsts[2][name]):
-        lines.append(f"| {name} | {' | '.join(f'{iou[name]:.1f}' for iou in firsts)} |")
+    """A Markdown table of the first seed's IoU of each word, in the order of the last row's."""
+    firsts = {row: scores[0].iou for row, scores in results.items()}
+    *_, last = firsts.values()
+    lines = [f"| word | {' | '.join(firsts)} |", "|---" * (len(firsts) + 1) + "|"]
+    for name in sorted(last, key=lambda name: -last[name]):
+        lines.append(f"| {name} | {' | '.join(f'{iou[name]:.1f}' for iou in firsts.values())} |")
     return "\n".join(lines)
 
 
 def main(_: list[str]) -> None:
     """The command."""
     options = flags.FLAGS
+    modes = ("image-free", "supervised") if options.supervised else ("image-free",)
     with files.output_directory(options.out) as out:
         base, train, data = load(options.checkpoint), open_dataset(options.train), open_dataset(options.data)
-        named: dict[str, Any] = dataclasses.asdict(naming_accuracy(base, data, data.names))
-        results = compare(base, train, data, options.seeds)
-        rows = {row: [dataclasses.asdict(each) for each in scores] for row, scores in results.items()}
-        files.atomic_write_json(out / "results.json", {"scores": rows, "naming": named})
-    print(table(results), by_word(results), sep="\n\n")
-    share, commonest = f"{named['right']:.1%} of {named['boxes']}", f"{named['commonest']:.1%}"
-    print(f"\nboxes named right: {share}, by guessing the commonest word {commonest}")
+        named = naming_accuracy(base, data, data.names)
+        share, commonest = f"{named.right:.1%} of {named.boxes}", f"{named.commonest:.1%}"
+        print(f"boxes named right: {share}, each word counting the same {named.by_word:.1%}; the commonest {commonest}")
+        results: dict[str, list[Score]] = {}
+        for _row in compare(base, train, data, options.seeds, modes, results):
+            rows = {row: [dataclasses.asdict(each) for each in scores] for row, scores in results.items()}
+            files.atomic_write_json(out / "results.json", {"scores": rows, "naming": dataclasses.asdict(named)})
+            print(table(results), by_word(results), sep="\n\n", flush=True)
 
 
 if __name__ == "__main__":
@@ -229,5 +233,6 @@ if __name__ == "__main__":
     )
     flags.DEFINE_string("data", None, "Photographs with labels that are scored.", required=True)
     flags.DEFINE_string("out", None, "Where results.json goes.", required=True)
+    flags.DEFINE_boolean("supervised", True, "Whether supervised training is measured, too, which takes longest.")
     flags.DEFINE_integer("seeds", 3, "Seeds of adaptation.", lower_bound=1)
     cli.run(main)

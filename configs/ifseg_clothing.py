@@ -22,10 +22,8 @@ def get_config(mode: str = "image_free") -> ml_collections.ConfigDict:
     config.checkpoint = "runs/clothing_pretrain/model"
     config.mode = mode
     config.categories = "clothing_59"
-    config.adaptation = {"steps": 150, "batch_size": 16, "learning_rate": 1e-3}
+    config.adaptation = {"steps": 150, "batch_size": 8, "learning_rate": 1e-3}
     if mode == "image_free":
         config.adaptation.artificial_image_type = "rand_k-1-13"
-    else:
-        config.adaptation.batch_size = 8
     config.checkpoint_every = 50
     return config

@@ -10,7 +10,7 @@ from ifseg_jax.config import OFAConfig
 from vlseg.nn import efficientnet
 from vlseg.nn.efficientnet import EfficientNet
 from vlseg.nn.layers import halve
-from vlseg.nn.resize import interpolation_matrix
+from vlseg.nn.resize import Size, interpolation_matrix
 from vlseg.nn.resnet import ResNet
 
 LEVELS = slice(1, 4)
@@ -39,7 +39,7 @@ class EfficientNetTokens(EfficientNet):
         normal = (pixels - 255.0 * efficientnet.MEAN[0]) / (255.0 * efficientnet.DEVIATION[0])
         fine, middle, coarse = super().__call__(normal, size, train=train)[LEVELS]
         _, height, width, _ = middle.shape
-        tokens = (height, width) if size is None else (size[:, 0] // 16, size[:, 1] // 16)
+        tokens: list[Size] = [height, width] if size is None else [size[:, 0] // 16, size[:, 1] // 16]
         rows, columns = (
             interpolation_matrix((each + 1) // 2, each, coarse.shape[axis], middle.shape[axis])
             .reshape(-1, middle.shape[axis], coarse.shape[axis])

@@ -70,5 +70,6 @@ def _first_words(config: OFAConfig, variables: Any, features: jax.Array, questio
         encoded = model.encoder(model.embed_words(question), None, model.image_embeddings(features))
         return model.decode_words(jnp.full((len(features), 1), BOS), encoded)[:, 0]
 
-    logits: jax.Array = OFA(config).apply(variables, method=decode)
+    model: Any = OFA(config)
+    logits: jax.Array = model.apply(variables, method=decode)
     return logits

@@ -122,7 +122,7 @@ def photographs(dataset: Dataset, config: OFAConfig, variables: Any, short_side:
                 arrays[f"features{number}"] = _features(config, variables, example.image, short_side)
                 progress.update()
         with files.atomic_file(path) as file:
-            np.savez(file, **arrays)
+            np.savez(file, allow_pickle=False, **arrays)
     with np.load(path) as stored:
         return [
             Photograph(stored[f"features{i}"], Boxes(stored[f"words{i}"], stored[f"corners{i}"]))
@@ -138,8 +138,8 @@ def _features(config: OFAConfig, variables: Any, image: np.ndarray, short_side: 
     return np.asarray(both, np.float16)
 
 
-def answers(model: OFA, asked: Asked, name_ids: jax.Array) -> jax.Array:
-    """Logits of the answers' words, float32 [B, ANSWER, V]."""
+def answers(model: Any, asked: Any, name_ids: jax.Array) -> jax.Array:
+    """Logits of the answers' words, float32 [B, ANSWER, V], of an `OFA` and `Asked` in JAX's arrays."""
     tokens = model.image_embeddings(asked.features.astype(jnp.float32))
     swapped = model.embed_words(name_ids[jnp.maximum(asked.shown, 0)])
     tokens = jnp.where((asked.shown >= 0)[..., None], swapped, tokens)
@@ -149,7 +149,7 @@ def answers(model: OFA, asked: Asked, name_ids: jax.Array) -> jax.Array:
     return model.decode_words(asked.inputs, encoded, deterministic=False)
 
 
-def make_step(config: ml_collections.ConfigDict, model: OFA, questioner: Questioner) -> tuple[Any, Any]:
+def make_step(config: ml_collections.ConfigDict, model: Any, questioner: Questioner) -> tuple[Any, Any]:
     """The optimizer and the step function of `vlseg.training.loop.train`."""
     schedule = optimizers.learning_rate_schedule(config.learning_rate, config.steps, config.warmup_steps)
     optimizer = optimizers.adamw(schedule, b2=config.b2, weight_decay=config.weight_decay)

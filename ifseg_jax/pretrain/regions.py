@@ -178,7 +178,7 @@ class Questioner:
         if task == "collage":
             features, labels = self._collage(rng, shown)
             return self._naming(rng, features, shown, labels, np.ones(labels.shape, np.float32))
-        photograph = self.photographs[rng.integers(len(self.photographs))]
+        photograph = self.photographs[int(rng.integers(len(self.photographs)))]
         whole, boxes = photograph.seen(bool(rng.integers(2)))
         if task == "window":
             side = rng.uniform(0.35, 1.0)
@@ -268,7 +268,7 @@ class Questioner:
         mirrored = bool(rng.integers(2))
         if word == self.background:
             while True:
-                whole, boxes = self.photographs[rng.integers(len(self.photographs))].seen(mirrored)
+                whole, boxes = self.photographs[int(rng.integers(len(self.photographs)))].seen(mirrored)
                 corners = self._outside(rng, boxes)
                 if corners is not None:
                     return word, cut(whole, corners, rows, columns)
