@@ -157,13 +157,19 @@ def score(model: IFSeg, names: Sequence[str], seen: Sequence[Seen], ways: Sequen
 
 
 def compare(
-    base: IFSeg, train: Dataset, data: Dataset, seeds: int, modes: Sequence[str], results: dict[str, list[Score]]
+    base: IFSeg,
+    train: Dataset,
+    data: Dataset,
+    seen: Sequence[Seen],
+    seeds: int,
+    modes: Sequence[str],
+    results: dict[str, list[Score]],
 ) -> Iterator[None]:
-    """Adds scores by row of the table, one for each seed, and says when there are new ones.
+    """Adds scores of `data`, which is `seen`, by row of the table, one for each seed; yields when there are new ones.
 
     kNN averaging's rows are named by what was chosen.
     """
-    names, seen = data.names, see(base, data)
+    names = data.names
     results["all background"] = [score_map(data, np.full((1, 1), names.index(BACKGROUND)))]
     results["largest share of boxes"] = [score_map(data, prior(train))]
     results["unadapted"] = score(base, names, seen, [PLAIN])
@@ -216,11 +222,14 @@ def main(_: list[str]) -> None:
     modes = ("image-free", "supervised") if options.supervised else ("image-free",)
     with files.output_directory(options.out) as out:
         base, train, data = load(options.checkpoint), open_dataset(options.train), open_dataset(options.data)
-        named = naming_accuracy(base, data, data.names)
+        seen = see(base, data)
+        boxes = (boxes_of(each.label, len(data.names)) for each in seen)
+        pictures = zip((np.asarray(each.features[0]) for each in seen), boxes, strict=True)
+        named = naming_accuracy(base, pictures, data.names)
         share, commonest = f"{named.right:.1%} of {named.boxes}", f"{named.commonest:.1%}"
         print(f"boxes named right: {share}, each word counting the same {named.by_word:.1%}; the commonest {commonest}")
         results: dict[str, list[Score]] = {}
-        for _row in compare(base, train, data, options.seeds, modes, results):
+        for _row in compare(base, train, data, seen, options.seeds, modes, results):
             rows = {row: [dataclasses.asdict(each) for each in scores] for row, scores in results.items()}
             files.atomic_write_json(out / "results.json", {"scores": rows, "naming": dataclasses.asdict(named)})
             print(table(results), by_word(results), sep="\n\n", flush=True)

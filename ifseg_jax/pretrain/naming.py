@@ -2,22 +2,19 @@
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ifseg_jax import inference
 from ifseg_jax.config import OFAConfig
-from ifseg_jax.model import IFSeg, image_size
+from ifseg_jax.model import IFSeg
 from ifseg_jax.ofa import OFA
-from ifseg_jax.pretrain.boxes import boxes_of
+from ifseg_jax.pretrain.boxes import Boxes
 from ifseg_jax.pretrain.regions import LISTED, cut
 from ifseg_jax.vocabulary import BOS, EOS
-from vlseg.data.images import resize_image
-from vlseg.data.sources import Dataset
 
 BATCH = 32
 """Boxes of a forward pass."""
@@ -33,20 +30,22 @@ class Naming:
     commonest: float
 
 
-def naming_accuracy(model: IFSeg, dataset: Dataset, names: Sequence[str]) -> Naming:
-    """Asks for the names in every box of a data set, one box at a time as in `ifseg_jax.pretrain.regions`.
+def naming_accuracy(model: IFSeg, photographs: Iterable[tuple[np.ndarray, Boxes]], names: Sequence[str]) -> Naming:
+    """Asks for the names in every box, one box at a time as in `ifseg_jax.pretrain.regions`.
 
     The answer is the word that is likeliest at the first place, all `names` being listed in the question.
+
+    Args:
+        model: with the vocabulary that it was pre-trained with.
+        photographs: features of its backbone [h, w, C], and boxes of the names.
+        names: M words.
     """
     assert model.tokenizer is not None, "a pre-trained model has a vocabulary of its own"
     ids = jnp.asarray([model.tokenizer(name)[0] for name in names])
     question = [BOS, *model.tokenizer(f"{LISTED} {' '.join(names)} unknown"), EOS]
     side = model.config.image_grid
     regions, words = [], []
-    for example in dataset:
-        resized = resize_image(example.image, image_size(model.config, example.image.shape, model.inference))
-        features = np.asarray(inference.image_features(model.config, model.variables, resized[None])[0], np.float16)
-        boxes = boxes_of(np.where(example.label == dataset.ignore_label, -1, example.label), len(names))
+    for features, boxes in photographs:
         for word, corners in zip(*boxes, strict=True):
             regions.append(cut(features, corners, side, side))
             words.append(word)

@@ -32,14 +32,14 @@ def photographs():
 def test_the_prior_counts_boxes(photographs):
     """At each place the word in whose boxes it lies in most photographs, background where it lies in none."""
     expected = np.zeros((PLACES, PLACES), int)
+    boxes = [boxes_of(np.where(example.label == 255, -1, example.label), 3) for example in photographs]
     for row, column in np.ndindex(expected.shape):
         y, x = (row + 0.5) / PLACES, (column + 0.5) / PLACES
         votes = np.zeros(len(NAMES), int)
-        for example in photographs:
-            label = np.where(example.label == 255, -1, example.label)
+        for each in boxes:
             inside = {
                 int(word)
-                for word, (left, top, right, bottom) in zip(*boxes_of(label, 3), strict=True)
+                for word, (left, top, right, bottom) in zip(*each, strict=True)
                 if word and left <= x < right and top <= y < bottom
             }
             votes[list(inside or {0})] += 1

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from ifseg_jax import checkpoint, flops, inference, objective
+from ifseg_jax.backbone import EfficientNetTokens
 from ifseg_jax.config import OFAConfig
 from ifseg_jax.model import load
 from ifseg_jax.settings import Adaptation
@@ -41,25 +42,50 @@ def pixels(*shape: int) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
 
 
-def test_a_token_is_three_maps(model):
-    """Of a picture alone: the mean of the finer map, the map of the token, the coarser one between its centres."""
+@pytest.fixture
+def maps(monkeypatch):
+    """Maps of an image of 64 x 96 pixels in place of the network's, and the pixels that it was given."""
+    rng, seen = np.random.default_rng(1), []
+    found = [rng.standard_normal((1, 64 // s, 96 // s, 4), np.float32) for s in (4, 8, 16, 32)]
+
+    def network(self: EfficientNet, x: jax.Array, size: jax.Array | None = None, *, train: bool) -> list[jax.Array]:
+        seen.append(np.asarray(x))
+        grown = [(0, 0), (0, (x.shape[1] - 64) // 4), (0, (x.shape[2] - 96) // 4), (0, 0)]
+        pads = [[(a, b // (2**level)) for a, b in grown] for level in range(4)]
+        return [jnp.asarray(np.pad(each, pad, constant_values=9)) for each, pad in zip(found, pads, strict=True)]
+
+    monkeypatch.setattr(EfficientNet, "__call__", network)
+    return found, seen
+
+
+def test_a_token_is_three_maps(maps):
+    """The mean of the finer map, the map of the token, and the coarser one between its centres."""
+    (_, fine, middle, coarse), seen = maps
     image = pixels(1, 64, 96, 3)
-    variables = {kind: tree["encoder"]["efficientnet"] for kind, tree in model.variables.items()}
-    normal = (image.astype(np.float32) - 127) / 128
-    _, fine, middle, coarse = jax.jit(EfficientNet("lite0").apply)(variables, normal)
-    found = np.asarray(model.image_features(inference.scaled(image)))
-    assert found.shape == (1, 4, 6, CONFIG.feature_width)
-    expected = np.asarray(fine).reshape(1, 4, 2, 6, 2, -1).mean(axis=(2, 4))
-    np.testing.assert_allclose(found[..., :40], expected, rtol=1e-3, atol=1e-4)
-    np.testing.assert_allclose(found[..., 40:152], middle, rtol=1e-3, atol=1e-4)
-    around = np.asarray(coarse)
-    np.testing.assert_allclose(found[0, 0, 0, 152:], around[0, 0, 0], rtol=1e-3, atol=1e-4)
-    between = 0.75 * (0.75 * around[0, 0, 0] + 0.25 * around[0, 0, 1]) + 0.25 * (
-        0.75 * around[0, 1, 0] + 0.25 * around[0, 1, 1]
-    )
-    np.testing.assert_allclose(found[0, 1, 1, 152:], between, rtol=1e-3, atol=1e-4)
+    (found,) = EfficientNetTokens()(jnp.asarray(image / np.float32(127.5) - 1))
+    np.testing.assert_allclose(seen[0], (image.astype(np.float32) - 127) / 128, atol=1e-5)
+    assert found.shape == (1, 4, 6, 12)
+    np.testing.assert_allclose(found[..., :4], fine.reshape(1, 4, 2, 6, 2, 4).mean(axis=(2, 4)), rtol=1e-5, atol=1e-6)
+    np.testing.assert_array_equal(found[..., 4:8], middle)
+    for row, column in np.ndindex(4, 6):
+        y, x = (np.clip((place + 0.5) / 2 - 0.5, 0, side - 1) for place, side in ((row, 2), (column, 3)))
+        above, left = int(y), int(x)
+        below, right = min(above + 1, 1), min(left + 1, 2)
+        expected = (1 - y % 1) * ((1 - x % 1) * coarse[0, above, left] + x % 1 * coarse[0, above, right])
+        expected += y % 1 * ((1 - x % 1) * coarse[0, below, left] + x % 1 * coarse[0, below, right])
+        np.testing.assert_allclose(found[0, row, column, 8:], expected, rtol=1e-4, atol=1e-5)
 
 
+def test_padding_does_not_reach_tokens(maps):
+    """Maps of a padded bucket hold anything outside of the valid part."""
+    image = jnp.zeros((1, 64, 96, 3))
+    (alone,) = EfficientNetTokens()(image)
+    (inside,) = EfficientNetTokens()(jnp.zeros((1, 128, 128, 3)), jnp.asarray([[64, 96]]))
+    assert inside.shape == (1, 8, 8, 12)
+    np.testing.assert_allclose(inside[:, :4, :6], alone, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.slow
 def test_a_padded_bucket_equals_the_picture_alone(model):
     """Logits and features, whatever the padding holds."""
     image = pixels(1, 64, 96, 3)
