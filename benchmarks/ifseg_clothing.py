@@ -1,7 +1,7 @@
 """The table of docs/ifseg_photographs.md: what image-free adaptation is worth on photographs of clothing.
 
-python -m benchmarks.ifseg_clothing --checkpoint=runs/clothing_pretrain/model --train=PHOTOGRAPHS --data=PHOTOGRAPHS \
-    --out=runs/ifseg_clothing
+python -m benchmarks.ifseg_clothing --checkpoint=runs/clothing_pretrain/model --train=clothing:ROOT:train \
+    --data=clothing:ROOT:val --out=runs/ifseg_clothing
 
 A pre-trained model is scored as it is and, for each seed, after adapting it to the words without images
 (configs/ifseg_clothing.py) and after supervised training on photographs and label maps

