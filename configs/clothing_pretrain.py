@@ -7,7 +7,7 @@ source: photographs to train on, with label maps, of which the words in them and
 never a mask; the data set by name, or a folder. encoder: weights by name (found installed, else fetched), or a file.
 
 Hardware: two CPU cores. Time: 3 minutes for the features of 718 photographs, then 0.2 s of a core an update. Expected:
-accuracy 0.8 in the last lines of the log; what comes of it is in docs/ifseg_photographs.md.
+accuracy 0.8 in the last lines of the log (measured); what comes of it is in docs/ifseg_photographs.md.
 """
 
 import ml_collections

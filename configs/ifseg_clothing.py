@@ -3,7 +3,8 @@
 python -m ifseg_jax.train --config=configs/ifseg_clothing.py --workdir=runs/ifseg_clothing
 python -m ifseg_jax.train --config=configs/ifseg_clothing.py:supervised --config.data.source=PHOTOGRAPHS
 
-Hardware: two CPU cores, some minutes. Expected: docs/ifseg_photographs.md, by `python -m benchmarks.ifseg_clothing`.
+Hardware: two CPU cores, some minutes. Expected: what docs/ifseg_photographs.md says, measured by `python -m
+benchmarks.ifseg_clothing`.
 """
 
 import ml_collections

@@ -32,13 +32,14 @@ from vlseg.evaluation.scoring import Vocabulary
 
 CONFIGS = ROOT / "configs"
 EXPERIMENTS = sorted({path.stem for path in CONFIGS.glob("*.py")} - {"__init__"})
-RUNS = [name for name in EXPERIMENTS if name not in ("open_vocabulary", "tiny_pretrain")]
+RUNS = [name for name in EXPERIMENTS if name not in ("open_vocabulary", "tiny_pretrain", "clothing_pretrain")]
 """Those that a package's `train` takes."""
 BLOCKS = [f"{block}-{depth}" for block in ("bottleneck", "depthwise") for depth in (1, 2, 4)]
 DATA = ["voc20", "voc21", "context59", "context60", "coco_object", "coco_stuff", "cityscapes", "ade20k"]
 ARGUMENTS = {
     "ade20k": ["image_free", "supervised"],
     "tiny": ["image_free", "supervised"],
+    "ifseg_clothing": ["image_free", "supervised"],
     "coco_self_training": ["unseen", "seen"],
     "lseg_ade20k": ["vit_b32", "rn50x16", "clip_vit_b16"],
     "lseg_text_encoders": ["vit_b32", "vit_b16", "rn50x4", "rn50x16"],

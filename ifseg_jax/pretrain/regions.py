@@ -56,7 +56,7 @@ MIDDLE = 0.3
 """How far from the middle of a box, as a share of its side, a place may be that is named by it."""
 
 TRIES = 30
-"""Windows that are drawn at most for one that touches no box."""
+"""Windows of a photograph, and photographs, that are drawn at most for a window that touches no box."""
 
 
 class Asked(NamedTuple):
@@ -267,11 +267,12 @@ class Questioner:
         word = int(rng.choice(len(self.names), p=self._rates))
         mirrored = bool(rng.integers(2))
         if word == self.background:
-            while True:
+            for _ in range(TRIES):
                 whole, boxes = self.photographs[int(rng.integers(len(self.photographs)))].seen(mirrored)
                 corners = self._outside(rng, boxes)
                 if corners is not None:
                     return word, cut(whole, corners, rows, columns)
+        # Of background, where no window was found: a box that may hold other words, too.
         number, row = self._places[word][rng.integers(len(self._places[word]))]
         whole, boxes = self.photographs[number].seen(mirrored)
         start, end = boxes.corners[row].reshape(2, 2)
