@@ -1,7 +1,7 @@
 """Adapts the OFA of `configs/clothing_pretrain.py` to 59 words; `:supervised` trains it on photographs instead.
 
 python -m ifseg_jax.train --config=configs/ifseg_clothing.py --workdir=runs/ifseg_clothing
-python -m ifseg_jax.train --config=configs/ifseg_clothing.py:supervised --config.data.source=PHOTOGRAPHS
+python -m ifseg_jax.train --config=configs/ifseg_clothing.py:supervised --config.data.source=clothing:ROOT:train
 
 Hardware: two CPU cores, some minutes. Expected: what docs/ifseg_photographs.md says, measured by `python -m
 benchmarks.ifseg_clothing`.

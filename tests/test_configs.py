@@ -270,11 +270,17 @@ def photos(root):
         samples.picture(root / f"{number}.jpg", number)
 
 
+def clothing(root):
+    samples.clothing(root, "train")
+
+
 PLACES = {
     "ade20k": {"ROOT": ade20k},
+    "clothing_pretrain": {"ROOT": clothing},
     "coco": {"ROOT": samples.coco_stuff},
     "coco_self_training": {"ROOT": coco},
     "coco_unseen": {"ROOT": samples.coco_unseen},
+    "ifseg_clothing": {"ROOT": clothing},
     "ifseg_open_vocabulary": {"ROOT": voc},
     "lseg_ade20k": {"ROOT": ade20k},
     "lseg_blocks": {"ROOT": ade20k},
@@ -369,7 +375,8 @@ FAST = ("open_vocabulary",)
 )
 def test_documented_commands_run(name, desk, capsys, tmp_path, monkeypatch):
     lay_out(name, desk)
-    if name in RUNS and completed(name).get("pretrained", {}).get("image") in efficientnet.WEIGHTS:
+    encoder = completed(name).get("pretrained", {}).get("image") if name in RUNS else None
+    if name == "clothing_pretrain" or encoder in efficientnet.WEIGHTS:
         efficientnets.install(monkeypatch, tmp_path / "site", efficientnets.state())
     if name == "open_vocabulary":
         (desk / "runs/lseg_mix").mkdir()
