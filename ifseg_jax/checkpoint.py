@@ -169,6 +169,11 @@ def write_official(path: str | os.PathLike[str], stored: Stored) -> None:
         ConfigError: the official code has no such model. StorageError: it cannot be written.
     """
     config: OFAConfig = stored.config
+    if config.backbone != OFAConfig.backbone:
+        raise ConfigError(
+            f"the official code has no model with backbone={config.backbone}; export a directory (--format=directory) "
+            "instead"
+        )
     if config.decoder_positions != OFAConfig.decoder_positions:
         raise ConfigError(
             f"the official code has no model with decoder_positions={config.decoder_positions}; export a directory "

@@ -9,10 +9,12 @@ from vlseg import fields
 from vlseg.checks import DTYPES, check_choices
 from vlseg.errors import ConfigError
 from vlseg.fields import Layers, Length, Range, Share, Width
+from vlseg.nn import efficientnet
 from vlseg.nn.resnet import trunk_stride
 
 DECODER_POSITIONS = ("segmentation", "encoder_image")
 DECODER_INPUT_TYPES = ("encoder_output", "encoder_input")
+BACKBONES = ("resnet", "efficientnet")
 REMAT = ("none", "elementwise", "attention", "layer")
 INITIAL_DEVIATION = 0.02
 """Of the normal distribution that fresh linear layers, embeddings and tables are drawn from (alinlab/ifseg)."""
@@ -27,7 +29,10 @@ class OFAConfig:
     Attributes:
         width: model width D. ffn_width: hidden width of the feed-forward blocks. heads: attention heads.
         encoder_layers, decoder_layers: number of blocks.
-        resnet_stages: blocks per stage of the image trunk; resnet_width: channels of its stem.
+        backbone: the network that makes image tokens of pixels: "resnet", or "efficientnet", an EfficientNet-Lite for
+            small models on CPUs, see `ifseg_jax.backbone`.
+        resnet_stages: blocks per stage of the ResNet; resnet_width: channels of its stem.
+        efficientnet_variant: size of the EfficientNet-Lite, "lite0" to "lite4".
         vocabulary_size: rows of the word embedding (59,457 for OFA; 59,458 for IFSeg checkpoints).
         image_grid: cells per side of the grid that the image positions were trained on (32 = 512 px / 16).
         segmentation_grid: the same for the decoder's segmentation positions.
@@ -55,8 +60,10 @@ class OFAConfig:
     heads: Annotated[int, Range(1, 1024)] = 12
     encoder_layers: Layers = 6
     decoder_layers: Layers = 6
+    backbone: str = "resnet"
     resnet_stages: Annotated[tuple[Annotated[int, Range(1, 128)], ...], Length(1, 4)] = (3, 4, 23)
     resnet_width: Annotated[int, Range(1, 2048)] = 64
+    efficientnet_variant: str = "lite0"
     vocabulary_size: Annotated[int, Range(4, 2**24)] = 59457
     image_grid: Annotated[int, Range(1, 256)] = 32
     segmentation_grid: Annotated[int, Range(1, 256)] = 32
@@ -79,14 +86,27 @@ class OFAConfig:
         if self.width % self.heads:
             raise ConfigError(f"width {self.width} is not a multiple of heads {self.heads}")
         check_choices(self, decoder_positions=DECODER_POSITIONS, remat=REMAT, dtype=DTYPES)
-        check_choices(self, decoder_input_type=DECODER_INPUT_TYPES)
+        check_choices(self, decoder_input_type=DECODER_INPUT_TYPES, backbone=BACKBONES)
+        check_choices(self, efficientnet_variant=tuple(efficientnet.VARIANTS))
+        for name in (name for kind, names in OF_BACKBONE.items() if kind != self.backbone for name in names):
+            if (value := getattr(self, name)) != getattr(OFAConfig, name):
+                raise ConfigError(f"{name}={value} has no effect with backbone={self.backbone}: leave it out")
         if max(self.image_grid, self.segmentation_grid) > self.image_bucket:
             raise ConfigError(f"grids of more than {self.image_bucket} cells a side do not fit the position tables")
 
     @property
     def stride(self) -> int:
         """Pixels per image token along a side."""
-        return trunk_stride(self.resnet_stages)
+        return 16 if self.backbone == "efficientnet" else trunk_stride(self.resnet_stages)
+
+    @property
+    def side_multiple(self) -> int:
+        """Sides of resized images are multiples of this many pixels.
+
+        Padding of an EfficientNet, as in TensorFlow, depends on whether a side is even: only where every stride divides
+        it does an image in a padded bucket equal the image alone.
+        """
+        return 32 if self.backbone == "efficientnet" else 1
 
     @property
     def artificial(self) -> "OFAConfig":
@@ -95,7 +115,9 @@ class OFAConfig:
 
     @property
     def feature_width(self) -> int:
-        """Channels of the image trunk's output."""
+        """Channels of the image backbone's output."""
+        if self.backbone == "efficientnet":
+            return sum(channels for _, channels in efficientnet.levels(self.efficientnet_variant)[1:])
         return 4 * self.resnet_width * 2 ** (len(self.resnet_stages) - 1)
 
     def to_dict(self) -> dict[str, Any]:
@@ -118,6 +140,12 @@ def _size(width: int, layers: tuple[int, int], heads: int, resnet: tuple[int, ..
         resnet_stages=resnet,
     )
 
+
+OF_BACKBONE: Mapping[str, tuple[str, ...]] = {
+    "resnet": ("resnet_stages", "resnet_width"),
+    "efficientnet": ("efficientnet_variant",),
+}
+"""The settings that one backbone reads."""
 
 RESNET_50, RESNET_101, RESNET_152 = (3, 4, 6), (3, 4, 23), (3, 8, 36)
 

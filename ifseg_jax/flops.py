@@ -5,11 +5,13 @@ are allowed; relative-position resizing, norms, activations, softmax and the los
 """
 
 from ifseg_jax.config import OFAConfig
-from vlseg.nn import resnet
+from vlseg.nn import efficientnet, resnet
 
 
 def trunk(config: OFAConfig, height: int, width: int) -> int:
-    """The ResNet on an image of `height` x `width` pixels."""
+    """The backbone on an image of `height` x `width` pixels."""
+    if config.backbone == "efficientnet":
+        return efficientnet.flops(config.efficientnet_variant, height, width)
     return resnet.flops(config.resnet_stages, config.resnet_width, height, width)
 
 

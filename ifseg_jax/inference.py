@@ -15,8 +15,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ifseg_jax.backbone import grid_size
 from ifseg_jax.config import OFAConfig
-from ifseg_jax.ofa import OFA, grid_size
+from ifseg_jax.ofa import OFA
 from ifseg_jax.positions import Grid
 from ifseg_jax.postprocess import knn_average
 from ifseg_jax.prompt import WordEmbeddings
@@ -66,7 +67,7 @@ def predict(
     model: Any = OFA(config)
     features = model.apply(variables, scaled(images), sizes, method=OFA.image_features)
     embeddings = model.apply(variables, features, method=OFA.image_embeddings)
-    cells = grid_size(sizes, len(config.resnet_stages))
+    cells = grid_size(sizes, config)
     logits = model.apply(variables, embeddings, words.projected, words.prompt, words.bos, cells, method=OFA.segment)
     return Prediction(logits, features, cells)
 

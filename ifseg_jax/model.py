@@ -196,7 +196,7 @@ class IFSeg(Segmenter[Inference]):
     def batch_key(self, shape: Sequence[int], settings: Sequence[Inference]) -> tuple[int, ...]:
         """Padded sizes; see `Segmenter.batch_key`."""
         stride = self.config.stride
-        sides = ((side, wanted.short_side) for wanted in settings for side in _size(shape, wanted))
+        sides = ((side, wanted.short_side) for wanted in settings for side in image_size(self.config, shape, wanted))
         return tuple(inference.bucket_side(side, stride, short_side) for side, short_side in sides)
 
     def scores(
@@ -207,7 +207,9 @@ class IFSeg(Segmenter[Inference]):
         found: dict[Inference, GridScores] = {}
         for sides in {(wanted.short_side, wanted.long_side) for wanted in settings}:
             same = [wanted for wanted in settings if (wanted.short_side, wanted.long_side) == sides]
-            resized = [image_files.resize_image(image, _size(image.shape, same[0])) for image in images]
+            resized = [
+                image_files.resize_image(image, image_size(self.config, image.shape, same[0])) for image in images
+            ]
             grids = [(-(-image.shape[0] // stride), -(-image.shape[1] // stride)) for image in resized]
             resized += resized[-1:] * (batch_size - len(resized))
             batch, valid = inference.pad_images(resized, stride, sides[0])
@@ -327,9 +329,13 @@ def _labels(labels: Sequence[str] | None, categories: Sequence[str] | None) -> S
     return categories if labels is None else labels
 
 
-def _size(shape: Sequence[int], settings: Inference) -> tuple[int, int]:
-    """Height and width at which an image of `shape` (H, W, ...) is segmented."""
-    return image_files.rescaled_size(shape[0], shape[1], settings.short_side, settings.long_side)
+def image_size(config: OFAConfig, shape: Sequence[int], settings: Inference) -> tuple[int, int]:
+    """Height and width at which an image of `shape` (H, W, ...) is segmented, multiples of `config.side_multiple`."""
+    unit = config.side_multiple
+    size = image_files.rescaled_size(shape[0], shape[1], settings.short_side, settings.long_side)
+    most = max(settings.long_side // unit, 1)
+    rows, columns = (min(max(int(side / unit + 0.5), 1), most) * unit for side in size)
+    return rows, columns
 
 
 def _averaging(settings: Inference) -> Averaging:

@@ -30,8 +30,8 @@ from vlseg.nn.losses import counted_pixels, upsampled_cross_entropy
 from vlseg.training import optimizers
 from vlseg.training.program import Task
 
-TRUNK = re.compile(r"params/encoder/(resnet|image_projection)/")
-TRUNK_NORMS = re.compile(r"params/encoder/resnet/.*bn\d?/")
+TRUNK = re.compile(r"params/encoder/(resnet|efficientnet|image_projection)/")
+TRUNK_NORMS = re.compile(r"params/encoder/(resnet|efficientnet)/.*bn\d?/")
 EMBEDDINGS = re.compile(r"params/(word_embedding|category_embedding)/")
 WORD_TABLE = "params/word_embedding/table"
 UNUSED = re.compile(

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from einops import rearrange
 
-from ifseg_jax import positions
+from ifseg_jax import backbone, positions
 from ifseg_jax.config import OFAConfig
 from ifseg_jax.positions import Grid
 from ifseg_jax.transformer import (
@@ -28,8 +28,6 @@ from ifseg_jax.transformer import (
     position_pair,
     stack,
 )
-from vlseg.nn.layers import halve
-from vlseg.nn.resnet import ResNet
 from vlseg.sharding import batch_sharded
 
 WORD_TYPE, IMAGE_TYPE = 0, 1
@@ -76,7 +74,8 @@ class Encoder(nn.Module):
 
     def setup(self) -> None:
         config = self.config
-        self.resnet = ResNet(config.resnet_stages, config.resnet_width, jnp.dtype(config.dtype))
+        # The name of the backbone is that of its parameters.
+        setattr(self, config.backbone, backbone.MODULES[config.backbone](config))
         self.image_projection = dense(config, config.width)
         self.type_embedding = self.param("type_embedding", INITIALIZER, (2, config.width))
         self.word_norm = layer_norm(config)
@@ -255,8 +254,9 @@ class OFA(nn.Module):
         return self.word_embedding(ids)
 
     def image_features(self, images: jax.Array, size: jax.Array | None = None, *, train: bool = False) -> jax.Array:
-        """Trunk features: images float [B, H, W, 3] in [-1, 1] -> [B, h, w, C]; see `vlseg.nn.resnet`."""
-        return self.encoder.resnet(images, size, train=train)[-1]
+        """Backbone features: images float [B, H, W, 3] in [-1, 1] -> [B, h, w, C]; see `ifseg_jax.backbone`."""
+        network = getattr(self.encoder, self.config.backbone)
+        return network(images, size, train=train)[-1]
 
     def image_embeddings(self, features: jax.Array) -> jax.Array:
         """Image tokens: a linear map of trunk features [B, h, w, C] into the embedding space, [B, h, w, D] (Eq. 6)."""
@@ -330,10 +330,3 @@ class WordEmbedding(nn.Module):
         """Inner products with all words: [..., D] -> float32 [..., V]."""
         table = self.table.astype(hidden.dtype)
         return jnp.einsum("...d,vd->...v", hidden, table, preferred_element_type=jnp.float32)
-
-
-def grid_size(size: jax.Array | None, stages: int) -> jax.Array | None:
-    """Valid cells int32 [B, 2] of images with valid pixels `size` int32 [B, 2]: halved once per stride-2 layer."""
-    for _ in range(stages + 1):
-        size = halve(size)
-    return size

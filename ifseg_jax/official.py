@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from ifseg_jax.config import INITIAL_DEVIATION, OFAConfig
+from vlseg.checkpoints import efficientnet
 from vlseg.checkpoints.directory import Weights
 from vlseg.checkpoints.rules import (
     SAME,
@@ -62,18 +63,28 @@ def _layers(
     return stacked(range(count), layer)
 
 
+def _backbone(config: OFAConfig, official: str, ours: str) -> list[Rule]:
+    """The image backbone. No official file has an EfficientNet-Lite: its names are those of its own weights."""
+    if config.backbone == "efficientnet":
+        table = efficientnet.rules(config.efficientnet_variant, ours)
+        return [rule._replace(official=f"{official}.{rule.official}") for rule in table]
+    stages = [f"{official}.layer{stage}" for stage in range(1, len(config.resnet_stages) + 1)]
+    return [
+        *stem(f"{official}.conv1", f"{official}.bn1", ours),
+        *residual_stages(stages, ours, config.resnet_stages),
+    ]
+
+
 def _encoder(config: OFAConfig) -> list[Rule]:
-    part, backbone, resnet = "encoder", "encoder.embed_images", "encoder/resnet"
+    part = "encoder"
     tables = {"type_embedding": "type_embedding"}
     tables |= {"embed_positions": "word_positions", "embed_image_positions": "image_positions"}
     linears = {"image_proj": "image_projection", "pos_q_linear": "position_query", "pos_k_linear": "position_key"}
     norms = {"layernorm_embedding": "word_norm", "patch_layernorm_embedding": "image_norm", "layer_norm": "norm"}
     norms |= {"pos_ln": "word_position_norm", "image_pos_ln": "image_position_norm"}
-    stages = [f"{backbone}.layer{stage}" for stage in range(1, len(config.resnet_stages) + 1)]
     return [
         *each(_table, part, part, tables),
-        *stem(f"{backbone}.conv1", f"{backbone}.bn1", resnet),
-        *residual_stages(stages, resnet, config.resnet_stages),
+        *_backbone(config, f"{part}.embed_images", f"{part}/{config.backbone}"),
         *each(linear, part, part, linears),
         *each(norm, part, part, norms),
         *_layers(

@@ -32,13 +32,14 @@ from vlseg.evaluation.scoring import Vocabulary
 
 CONFIGS = ROOT / "configs"
 EXPERIMENTS = sorted({path.stem for path in CONFIGS.glob("*.py")} - {"__init__"})
-RUNS = [name for name in EXPERIMENTS if name not in ("open_vocabulary", "tiny_pretrain")]
+RUNS = [name for name in EXPERIMENTS if name not in ("open_vocabulary", "tiny_pretrain", "clothing_pretrain")]
 """Those that a package's `train` takes."""
 BLOCKS = [f"{block}-{depth}" for block in ("bottleneck", "depthwise") for depth in (1, 2, 4)]
 DATA = ["voc20", "voc21", "context59", "context60", "coco_object", "coco_stuff", "cityscapes", "ade20k"]
 ARGUMENTS = {
     "ade20k": ["image_free", "supervised"],
     "tiny": ["image_free", "supervised"],
+    "ifseg_clothing": ["image_free", "supervised"],
     "coco_self_training": ["unseen", "seen"],
     "lseg_ade20k": ["vit_b32", "rn50x16", "clip_vit_b16"],
     "lseg_text_encoders": ["vit_b32", "vit_b16", "rn50x4", "rn50x16"],
@@ -275,11 +276,17 @@ def photos(root):
         samples.picture(root / f"{number}.jpg", number)
 
 
+def clothing(root):
+    samples.clothing(root, "train")
+
+
 PLACES = {
     "ade20k": {"ROOT": ade20k},
+    "clothing_pretrain": {"ROOT": clothing},
     "coco": {"ROOT": samples.coco_stuff},
     "coco_self_training": {"ROOT": coco},
     "coco_unseen": {"ROOT": samples.coco_unseen},
+    "ifseg_clothing": {"ROOT": clothing},
     "ifseg_open_vocabulary": {"ROOT": voc},
     "lseg_ade20k": {"ROOT": ade20k},
     "lseg_blocks": {"ROOT": ade20k},
@@ -375,7 +382,8 @@ FAST = ("open_vocabulary",)
 )
 def test_documented_commands_run(name, desk, capsys, tmp_path, monkeypatch):
     lay_out(name, desk)
-    if name in RUNS and completed(name).get("pretrained", {}).get("image") in efficientnet.WEIGHTS:
+    encoder = completed(name).get("pretrained", {}).get("image") if name in RUNS else None
+    if name == "clothing_pretrain" or encoder in efficientnet.WEIGHTS:
         efficientnets.install(monkeypatch, tmp_path / "site", efficientnets.state())
     if name == "open_vocabulary":
         (desk / "runs/lseg_mix").mkdir()

@@ -1,15 +1,16 @@
-"""Pre-trains a small OFA in the tiny world.
+"""Pre-trains a small OFA in the tiny world, or on photographs by their words and boxes.
 
 python -m ifseg_jax.pretrain --config=configs/tiny_pretrain.py --workdir=DIR
+python -m ifseg_jax.pretrain --config=configs/clothing_pretrain.py --config.source=FOLDER --workdir=DIR
 
-This makes the bundled weights. Scenes, questions and answers are drawn on the device; step t depends on the seed and t
-alone, so a run that is stopped and started again continues exactly. The result lies in WORKDIR/model.
+The first makes the bundled "tiny"; its scenes, questions and answers are drawn on the device. Step t depends on the
+seed and t alone, so a run that is stopped and started again continues exactly. The result lies in WORKDIR/model.
 """
 
 from absl import flags
 from ml_collections import config_flags
 
-from ifseg_jax.pretrain.training import pretrain
+from ifseg_jax.pretrain import photographs, training
 from vlseg import cli, settings
 from vlseg.training import workdir as workdirs
 
@@ -18,6 +19,7 @@ def main(_: list[str]) -> None:
     """The command."""
     options = flags.FLAGS
     workdir = options.workdir or workdirs.default(settings.given("config")[0])
+    pretrain = photographs.pretrain if "source" in options.config else training.pretrain
     print(f"wrote {pretrain(options.config, workdir)}")
 
 

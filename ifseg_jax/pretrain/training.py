@@ -2,8 +2,6 @@
 
 import dataclasses
 import functools
-import re
-import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,13 +13,12 @@ import numpy as np
 import optax
 
 from ifseg_jax import checkpoint, official
-from ifseg_jax.config import INITIAL_DEVIATION, OFAConfig
+from ifseg_jax.config import OFAConfig
 from ifseg_jax.ofa import OFA
-from ifseg_jax.pretrain import tasks
+from ifseg_jax.pretrain import initial, tasks
 from ifseg_jax.settings import Adaptation, Inference
 from ifseg_jax.vocabulary import PAD
-from vlseg import settings
-from vlseg.checkpoints import directory, rules
+from vlseg.checkpoints import directory
 from vlseg.checkpoints.directory import Stored, Weights
 from vlseg.checks import check_numbers
 from vlseg.data import tiny_world
@@ -78,45 +75,11 @@ def read_settings(config: ml_collections.ConfigDict, words: int) -> OFAConfig:
     Raises:
         ConfigError: a setting that is missing, does not exist, or cannot be.
     """
-    known = [field.name for field in dataclasses.fields(Pretraining)]
-    missing = [name for name in known if name not in config]
-    strange = [name for name in config if name not in known]
-    if missing or strange:
-        what = f"has no setting {', '.join(missing)}" if missing else f"has {', '.join(strange)}, which is no setting"
-        raise ConfigError(
-            f"the configuration of pre-training {what}: give a file such as configs/tiny_pretrain.py, with "
-            f"{', '.join(known)}"
-        )
-    settings.read(Pretraining, config, "config")
-    found = settings.read(OFAConfig, {**config.model, "vocabulary_size": words}, "config.model")
+    initial.check_settings(Pretraining, config, "configs/tiny_pretrain.py")
+    found = initial.model_config(config, words)
     if config.image_size % found.stride:
         raise ConfigError(f"config.image_size is {config.image_size}; it must be a multiple of {found.stride}")
-    checkpoint.parameter_shapes(found)  # what no model can be built of is told here
     return found
-
-
-def initialize(config: OFAConfig, seed: int) -> dict[str, Any]:
-    """Fresh variables of a model; equal seeds give equal values.
-
-    OFA's deviation of 0.02 is that of BERT, for widths of hundreds. This model is narrow: its linear layers start
-    Xavier-uniform, its embeddings with D**-0.5, and its tables of relative positions at 0.
-    """
-    images = jnp.zeros((1, 4 * config.stride, 4 * config.stride, 3))
-    variables = jax.jit(OFA(config).init)(jax.random.key(seed), images, jnp.arange(3))
-    return rules.unflatten({name: _widened(name, value, seed) for name, value in rules.flatten(variables).items()})
-
-
-def _widened(name: str, value: jax.Array, seed: int) -> jax.Array:
-    if re.search(r"(token|image|cell)_table$", name):
-        return jnp.zeros_like(value)
-    if re.search(r"(positions|/table|type_embedding)$", name):
-        return value / INITIAL_DEVIATION * value.shape[-1] ** -0.5
-    if not name.endswith("/kernel") or "/resnet/" in name:
-        return value
-    layers = value.shape[:-2]
-    key = jax.random.fold_in(jax.random.key(seed), zlib.crc32(name.encode()))
-    draw = functools.partial(jax.nn.initializers.xavier_uniform(), shape=value.shape[-2:])
-    return jnp.stack([draw(k) for k in jax.random.split(key, layers[0])]) if layers else draw(key)
 
 
 def answer_loss(
@@ -181,7 +144,7 @@ def pretrain(config: ml_collections.ConfigDict, workdir: str | Path) -> Place:
     workdir = open_workdir(workdir, config.to_dict())
     words = tasks.TaskWords.from_ids({word: index + SPECIAL_WORDS for index, word in enumerate(listed)})
     model = OFA(model_config)
-    variables = initialize(model_config, config.seed)
+    variables = initial.initialize(model_config, config.seed)
     optimizer, step = make_step(config, model, words)
     state = {**variables, "optimizer": optimizer.init(variables["params"])}
     schedule = loop.Schedule(config.steps, config.log_every, config.checkpoint_every)
