@@ -276,10 +276,6 @@ def photos(root):
         samples.picture(root / f"{number}.jpg", number)
 
 
-def clothing(root):
-    samples.clothing(root, "train")
-
-
 PLACES = {
     "ade20k": {"ROOT": ade20k},
     "clothing_pretrain": {"ROOT": clothing},

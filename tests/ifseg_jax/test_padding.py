@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from ifseg_jax import inference, knn_average
-from ifseg_jax.ofa import grid_size
+from ifseg_jax.backbone import grid_size
 from ifseg_jax.settings import Inference
-from tests import compilations
+from tests import compilations, micro
 from vlseg.data.images import rescaled_size, resize_image
 from vlseg.nn.resize import resize_bilinear
 
@@ -147,10 +147,10 @@ def test_few_buckets_serve_all_sizes():
 @given(st.lists(st.tuples(st.integers(1, 300), st.integers(1, 300)), min_size=4, max_size=4))
 def test_valid_cells(sizes):
     for stages in (1, 2, 3):
-        stride = 2 ** (stages + 1)
+        config, stride = dataclasses.replace(micro.IFSEG, resnet_stages=(1,) * stages), 2 ** (stages + 1)
         expected = [[-(-side // stride) for side in size] for size in sizes]
-        np.testing.assert_array_equal(grid_size(np.asarray(sizes), stages), expected)
-    assert grid_size(None, 3) is None
+        np.testing.assert_array_equal(grid_size(np.asarray(sizes), config), expected)
+    assert grid_size(None, micro.IFSEG) is None
 
 
 def test_a_decoder_that_sees_all_and_reads_inputs(model, images):
