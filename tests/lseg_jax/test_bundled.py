@@ -1,5 +1,6 @@
 """The model that comes with the package: what it weighs, what it knows, and how it takes words it has never seen."""
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -7,8 +8,10 @@ import pytest
 
 import lseg_jax
 from benchmarks import lseg_tiny_world
-from configs import lseg_tiny
+from configs import lseg_clothing, lseg_tiny
 from lseg_jax.config import LSegConfig
+from lseg_jax.photograph import OTHER_WORDS, PHOTOGRAPH, PORTRAIT
+from vlseg import labels
 from vlseg.data.tiny_world import HYPERNYMS, NAMES, SYNONYMS
 
 MEGABYTE = 10**6
@@ -32,6 +35,24 @@ def test_the_words_of_its_world_need_no_text_encoder(model):
     names = list(model.known)
     encoded = model.config.text.embed([model.config.text_of(name) for name in names], {}, "test")
     np.testing.assert_allclose(np.stack([model.known[name] for name in names]), encoded, atol=1e-5)
+
+
+def test_the_model_of_clothing():
+    """Small, made by its configuration, and its words and those of the demo need no text encoder."""
+    folder = Path(lseg_jax.__file__).parent / "clothing"
+    assert sum(path.stat().st_size for path in folder.iterdir()) < 12 * MEGABYTE
+    clothing = lseg_jax.load("clothing")
+    assert clothing.config == LSegConfig.from_dict(lseg_clothing.get_config().model.to_dict())
+    assert clothing.labels == labels.load("clothing_59")
+    assert {*clothing.labels, *OTHER_WORDS} == set(clothing.known)
+    encoded = clothing.config.text.embed([clothing.config.text_of(name) for name in clothing.known], {}, "test")
+    np.testing.assert_allclose(np.stack(list(clothing.known.values())), encoded, atol=1e-5)
+    # A portrait in the public domain: face, hat and uniform, at the size of people in the photographs of training.
+    scheme = dataclasses.replace(clothing.inference, base_size=PORTRAIT, crop_size=PORTRAIT)
+    found = dataclasses.replace(clothing, inference=scheme).segment(PHOTOGRAPH).label_map
+    height, width = found.shape
+    for word, row, column in [("skin", 0.45, 0.5), ("suit", 0.85, 0.3), ("hat", 0.22, 0.5), ("background", 0.4, 0.9)]:
+        assert clothing.labels[found[int(row * height), int(column * width)]] == word
 
 
 def test_unseen_words(model, capsys):
