@@ -12,8 +12,8 @@ python -m lseg_jax.export --checkpoint=runs/lseg_clothing --weights=float16 --kn
     --out=lseg_jax/clothing
 
 Hardware: two CPU cores, 5 GB. Time: 3 s a step on free cores, an hour. Expected: on the 143 photographs of val 88.3 %
-of pixels, mIoU 18.0 over the 50 words present (measured after 1,101 of the 1,200 steps; after 800, 87.9 and 16.7; always
-"background", 76.9 and 1.5).
+of pixels, mIoU 18.0 over the 50 words present (measured after 1,101 of the 1,200 steps; after 800, 87.9 and 16.7;
+always "background", 76.9 and 1.5).
 """
 
 import ml_collections
