@@ -222,10 +222,10 @@ class Matching(Task):
         levels = self.settings.frozen_levels
         state, frozen = split(variables, self.config.image.frozen(levels) if levels else None)
         chosen = optimizer(self.settings, self.examples)
-        # Copies, for an update takes over the buffers of its state.
-        averaged = jax.tree.map(jnp.copy, state["params"] | state["batch_stats"])
-        average = {"average": averaged} if self.settings.average else {}
-        return {**state, **average, "optimizer": optimizers.initial_state(chosen, state["params"])}, frozen
+        if self.settings.average:
+            # Copies, for an update takes over the buffers of its state.
+            state["average"] = jax.tree.map(jnp.copy, state["params"] | state["batch_stats"])
+        return {**state, "optimizer": optimizers.initial_state(chosen, state["params"])}, frozen
 
     def state(self) -> State:
         return jax.eval_shape(lambda variables: self.split(variables)[0], checkpoint.abstract_variables(self.config))

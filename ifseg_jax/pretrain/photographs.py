@@ -16,18 +16,17 @@ import ml_collections
 import numpy as np
 import optax
 
-from ifseg_jax import checkpoint, inference, official
+from ifseg_jax import checkpoint, inference
 from ifseg_jax.config import OFAConfig
 from ifseg_jax.model import image_size
 from ifseg_jax.ofa import OFA
-from ifseg_jax.pretrain import initial
+from ifseg_jax.pretrain import common
 from ifseg_jax.pretrain.boxes import Boxes, boxes_of
 from ifseg_jax.pretrain.regions import Asked, Photograph, Questioner, vocabulary
-from ifseg_jax.settings import Adaptation, Inference
+from ifseg_jax.settings import Inference
 from ifseg_jax.vocabulary import PAD, SPECIALS
 from vlseg import files, torch_files
-from vlseg.checkpoints import directory, efficientnet, packaged, rules
-from vlseg.checkpoints.directory import Stored, Weights
+from vlseg.checkpoints import efficientnet, packaged, rules
 from vlseg.checks import check_numbers
 from vlseg.data.images import resize_image
 from vlseg.data.sources import Dataset, announced, open_dataset
@@ -39,47 +38,30 @@ from vlseg.training.workdir import Place, open_workdir
 FEATURES_FILE = "features.npz"
 
 
-@dataclasses.dataclass(frozen=True)
-class Pretraining:
-    """Settings of pre-training on photographs; a configuration names all of them.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Pretraining(common.Pretraining):
+    """Settings of pre-training on photographs.
 
     Attributes:
         source: labelled photographs, as `vlseg.data.sources.open_dataset` takes them; only words and boxes of their
             label maps are used. encoder: weights of the EfficientNet-Lite, see `read_encoder`.
         short_side: pixels of the photographs' short side when features are computed; the long side has as many as keep
             the aspect, both to multiples of 32.
-        batch_size: questions of an update. steps, warmup_steps: of the cosine of the learning rate. b2, weight_decay:
-            of AdamW. shares: of the tasks, see `ifseg_jax.pretrain.regions`. word_share: of the regions of a collage
-            that are words. candidates: names that a question lists at most.
-        model: fields of `OFAConfig` but the size of the vocabulary. inference, adaptation: fields of `Inference` and
-            `Adaptation`, which the model is stored with.
+        shares: of the tasks, see `ifseg_jax.pretrain.regions`. word_share: of the regions of a collage that are words.
+        candidates: names that a question lists at most.
     """
 
-    seed: int
     source: str
     encoder: str
     short_side: int
-    batch_size: int
-    steps: int
-    warmup_steps: int
-    learning_rate: float
-    b2: float
-    weight_decay: float
     shares: Mapping[str, float]
     word_share: float
     candidates: int
-    log_every: int
-    checkpoint_every: int
-    model: Mapping[str, Any]
-    inference: Inference
-    adaptation: Adaptation
 
     def __post_init__(self) -> None:
-        counts = ("short_side", "candidates", "batch_size", "steps", "log_every", "checkpoint_every")
-        check_numbers(self, *counts, least=1, whole=True)
-        check_numbers(self, "seed", "warmup_steps", whole=True)
-        check_numbers(self, "learning_rate", "weight_decay")
-        check_numbers(self, "b2", "word_share", below=1)
+        super().__post_init__()
+        check_numbers(self, "short_side", "candidates", least=1, whole=True)
+        check_numbers(self, "word_share", below=1)
 
 
 def read_encoder(source: str, config: OFAConfig) -> dict[str, np.ndarray]:
@@ -92,7 +74,7 @@ def read_encoder(source: str, config: OFAConfig) -> dict[str, np.ndarray]:
     Raises:
         CheckpointError: there is no such file, or it holds another network. DownloadError: it cannot be fetched.
     """
-    path = packaged.find(source, efficientnet.WEIGHTS) if source in efficientnet.WEIGHTS else Path(source)
+    path = packaged.local(source, efficientnet.WEIGHTS)
     tensors, _ = torch_files.load_weights(path)
     table = efficientnet.rules(config.efficientnet_variant, "encoder/efficientnet")
     found = {name: tensor for name, tensor in tensors.items() if not efficientnet.SKIPPED.match(name)}
@@ -162,10 +144,7 @@ def make_step(config: ml_collections.ConfigDict, model: Any, questioner: Questio
 
     def loss(params: Any, asked: Asked, key: jax.Array) -> tuple[jax.Array, jax.Array]:
         logits = model.apply({"params": params}, asked, name_ids, method=answers, rngs={"dropout": key})
-        losses = optax.softmax_cross_entropy_with_integer_labels(logits, asked.targets)
-        total = jnp.maximum(jnp.sum(asked.weights), 1.0)
-        correct = jnp.argmax(logits, axis=-1) == asked.targets
-        return jnp.sum(losses * asked.weights) / total, jnp.sum(correct * asked.weights) / total
+        return common.answer_scores(logits, asked.targets, asked.weights)
 
     @functools.partial(jax.jit, donate_argnums=0)
     def update(state: dict[str, Any], asked: Asked, number: int) -> tuple[dict[str, Any], dict[str, jax.Array]]:
@@ -200,12 +179,12 @@ def pretrain(config: ml_collections.ConfigDict, workdir: str | Path) -> Place:
         ConfigError: a setting that cannot be, or `workdir` holds a run of another configuration.
         DatasetError, CheckpointError: photographs or weights cannot be read. StorageError: nothing can be written.
     """
-    initial.check_settings(Pretraining, config, "configs/clothing_pretrain.py")
+    common.check_settings(Pretraining, config, "configs/clothing_pretrain.py")
     if not config.source:
         raise ConfigError("pre-training needs photographs: give --config.source=FOLDER, or a data set by name")
     dataset = announced(open_dataset(config.source))
     listed = vocabulary(dataset.names)
-    model_config = initial.model_config(config, len(listed) + len(SPECIALS))
+    model_config = common.model_config(config, len(listed) + len(SPECIALS))
     if model_config.backbone != "efficientnet":
         raise ConfigError(
             "pre-training on photographs starts from weights of an EfficientNet-Lite: backbone must be so"
@@ -213,7 +192,7 @@ def pretrain(config: ml_collections.ConfigDict, workdir: str | Path) -> Place:
     encoder = read_encoder(config.encoder, model_config)
     folder = Path(os.fspath(open_workdir(workdir, config.to_dict())))
     model = OFA(model_config)
-    fresh = rules.flatten(initial.initialize(model_config, config.seed))
+    fresh = rules.flatten(common.initialize(model_config, config.seed))
     variables = rules.unflatten({**fresh, **{name: jnp.asarray(value) for name, value in encoder.items()}})
     found = photographs(dataset, model_config, variables, config.short_side, folder)
     questioner = Questioner(
@@ -227,12 +206,6 @@ def pretrain(config: ml_collections.ConfigDict, workdir: str | Path) -> Place:
     schedule = loop.Schedule(config.steps, config.log_every, config.checkpoint_every)
     state = loop.train(state, step, folder, schedule, on_log=loop.print_metrics)
     learnt = rules.flatten({"params": jax.tree.map(np.asarray, state["params"])})
-    arrays = official.with_fresh_segmentation(rules.unflatten({**learnt, **encoder}), model_config)
-    kept = {name: config[name].to_dict() for name in ("inference", "adaptation")}
-    kept["source"] = {"pretrain": config.to_dict()}
-    others = {checkpoint.WORDS_FILE: "".join(f"{word}\n" for word in listed).encode()}
-    target = folder / "model"
-    directory.write(
-        target, checkpoint.FORMAT, Stored(model_config, Weights(arrays), kept, others=others), overwrite=True
-    )
+    target, words = folder / "model", "".join(f"{word}\n" for word in listed).encode()
+    common.write_model(target, config, model_config, rules.unflatten({**learnt, **encoder}), words)
     return target

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +11,11 @@ import ml_collections
 import numpy as np
 import optax
 
-from ifseg_jax import checkpoint, official
+from ifseg_jax import checkpoint
 from ifseg_jax.config import OFAConfig
 from ifseg_jax.ofa import OFA
-from ifseg_jax.pretrain import initial, tasks
-from ifseg_jax.settings import Adaptation, Inference
+from ifseg_jax.pretrain import common, tasks
 from ifseg_jax.vocabulary import PAD
-from vlseg.checkpoints import directory
-from vlseg.checkpoints.directory import Stored, Weights
 from vlseg.checks import check_numbers
 from vlseg.data import tiny_world
 from vlseg.errors import ConfigError
@@ -29,38 +25,20 @@ from vlseg.training.workdir import Place, open_workdir
 SPECIAL_WORDS = 4
 
 
-@dataclasses.dataclass(frozen=True)
-class Pretraining:
-    """Settings of pre-training; a configuration names all of them.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Pretraining(common.Pretraining):
+    """Settings of pre-training in the tiny world.
 
     Attributes:
-        image_size: side of the scenes in pixels. steps: after which the run ends. schedule_steps: where the cosine of
-            the learning rate ends. warmup_steps: of linear warm-up. b2, weight_decay: of AdamW.
-        model: fields of `OFAConfig` but the size of the vocabulary. inference, adaptation: fields of `Inference` and
-            `Adaptation`, which the model is stored with.
+        image_size: side of the scenes in pixels. schedule_steps: where the cosine of the learning rate ends.
     """
 
-    seed: int
     image_size: int
-    batch_size: int
-    steps: int
     schedule_steps: int
-    warmup_steps: int
-    learning_rate: float
-    b2: float
-    weight_decay: float
-    log_every: int
-    checkpoint_every: int
-    model: Mapping[str, Any]
-    inference: Inference
-    adaptation: Adaptation
 
     def __post_init__(self) -> None:
-        counts = ("image_size", "batch_size", "steps", "schedule_steps", "log_every", "checkpoint_every")
-        check_numbers(self, *counts, least=1, whole=True)
-        check_numbers(self, "seed", "warmup_steps", whole=True)
-        check_numbers(self, "learning_rate", "weight_decay")
-        check_numbers(self, "b2", below=1)
+        super().__post_init__()
+        check_numbers(self, "image_size", "schedule_steps", least=1, whole=True)
 
 
 def read_settings(config: ml_collections.ConfigDict, words: int) -> OFAConfig:
@@ -75,8 +53,8 @@ def read_settings(config: ml_collections.ConfigDict, words: int) -> OFAConfig:
     Raises:
         ConfigError: a setting that is missing, does not exist, or cannot be.
     """
-    initial.check_settings(Pretraining, config, "configs/tiny_pretrain.py")
-    found = initial.model_config(config, words)
+    common.check_settings(Pretraining, config, "configs/tiny_pretrain.py")
+    found = common.model_config(config, words)
     if config.image_size % found.stride:
         raise ConfigError(f"config.image_size is {config.image_size}; it must be a multiple of {found.stride}")
     return found
@@ -96,11 +74,8 @@ def answer_loss(
 
     variables = {"params": params, "batch_stats": batch_stats}
     logits, changed = model.apply(variables, method=decode, mutable=["batch_stats"], rngs={"dropout": key})
-    losses = optax.softmax_cross_entropy_with_integer_labels(logits, asked.targets)
-    correct = jnp.argmax(logits, axis=-1) == asked.targets
-    total = jnp.sum(asked.weights)
-    accuracy = jnp.sum(correct * asked.weights) / total
-    return jnp.sum(losses * asked.weights) / total, (changed["batch_stats"], accuracy)
+    loss, accuracy = common.answer_scores(logits, asked.targets, asked.weights)
+    return loss, (changed["batch_stats"], accuracy)
 
 
 def make_step(config: ml_collections.ConfigDict, model: OFA, words: tasks.TaskWords) -> tuple[Any, Any]:
@@ -144,18 +119,12 @@ def pretrain(config: ml_collections.ConfigDict, workdir: str | Path) -> Place:
     workdir = open_workdir(workdir, config.to_dict())
     words = tasks.TaskWords.from_ids({word: index + SPECIAL_WORDS for index, word in enumerate(listed)})
     model = OFA(model_config)
-    variables = initial.initialize(model_config, config.seed)
+    variables = common.initialize(model_config, config.seed)
     optimizer, step = make_step(config, model, words)
     state = {**variables, "optimizer": optimizer.init(variables["params"])}
     schedule = loop.Schedule(config.steps, config.log_every, config.checkpoint_every)
     state = loop.train(state, step, workdir, schedule, on_log=loop.print_metrics)
     arrays = jax.tree.map(np.asarray, {"params": state["params"], "batch_stats": state["batch_stats"]})
-    # No question was about a label map: what segments starts as with a checkpoint of OFA.
-    arrays = official.with_fresh_segmentation(arrays, model_config)
-    kept = {name: config[name].to_dict() for name in ("inference", "adaptation")}
-    kept["source"] = {"pretrain": config.to_dict()}
     target = workdir / "model"
-    others = {checkpoint.WORDS_FILE: vocabulary.read_bytes()}
-    stored = Stored(model_config, Weights(arrays), kept, others=others)
-    directory.write(target, checkpoint.FORMAT, stored, overwrite=True)
+    common.write_model(target, config, model_config, arrays, vocabulary.read_bytes())
     return target

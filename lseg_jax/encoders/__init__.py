@@ -80,7 +80,7 @@ def read_image(path: str | os.PathLike[str]) -> tuple[ImageEncoder, Variables]:
     """
     name = os.fspath(path)
     check_image(name)
-    return _read(packaged.find(name, WEIGHTS) if name in NAMED else Path(path), IMAGES, "image")
+    return _read(packaged.local(name, WEIGHTS), IMAGES, "image")
 
 
 def check_image(source: str) -> None:

