@@ -266,11 +266,6 @@ def folder(root):
     (root / "names.txt").write_text("sky\ngrass\nroad\n")
 
 
-def clothing(root):
-    for split in ("train", "val"):
-        SAMPLES["clothing", split](root, split)
-
-
 def photos(root):
     for number in range(3):
         samples.picture(root / f"{number}.jpg", number)
@@ -278,15 +273,15 @@ def photos(root):
 
 PLACES = {
     "ade20k": {"ROOT": ade20k},
-    "clothing_pretrain": {"ROOT": clothing},
+    "clothing_pretrain": {"ROOT": samples.clothing},
     "coco": {"ROOT": samples.coco_stuff},
     "coco_self_training": {"ROOT": coco},
     "coco_unseen": {"ROOT": samples.coco_unseen},
-    "ifseg_clothing": {"ROOT": clothing},
+    "ifseg_clothing": {"ROOT": samples.clothing},
     "ifseg_open_vocabulary": {"ROOT": voc},
     "lseg_ade20k": {"ROOT": ade20k},
     "lseg_blocks": {"ROOT": ade20k},
-    "lseg_clothing": {"ROOT": clothing},
+    "lseg_clothing": {"ROOT": samples.clothing},
     "lseg_folder": {"FOLDER": folder, "HELD_OUT": folder},
     "lseg_from_ifseg": {"PHOTOS": photos},
     "lseg_mix": {"ROOT": mix},
