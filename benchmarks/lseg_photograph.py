@@ -80,8 +80,8 @@ def torch_segment(model: LSeg, image: np.ndarray) -> Segment:
     window, *more = sliding_window.windows(height, width, scheme)
     if more:
         raise ConfigError(f"the image has {1 + len(more)} windows of {scheme.crop_size} pixels: give one that has one")
-    side = scheme.crop_size
-    net = lseg_torch.LSeg(config, side, side)
+    rows, columns = sliding_window.window_size(height, width, scheme)
+    net = lseg_torch.LSeg(config, rows, columns)
     flat = rules.flatten(model.variables)
     named = efficientnet.timm_names(len(blocks(config.image.variant)))
     state = {f"pretrained.model.{named[rule.official]}": rule for rule in config.image.rules()}
@@ -102,7 +102,7 @@ def torch_segment(model: LSeg, image: np.ndarray) -> Segment:
             pixels = torch.from_numpy(image.copy()).permute(2, 0, 1)[None].float()
             size = window.height, window.width
             pixels = functional.interpolate(pixels, size, mode="bilinear", align_corners=True)
-            pixels = functional.pad(pixels, (0, side - window.width, 0, side - window.height))
+            pixels = functional.pad(pixels, (0, columns - window.width, 0, rows - window.height))
             pixels = ((pixels / 255 - mean) / deviation).contiguous(memory_format=torch.channels_last)
             logits = net(pixels, embeddings)[..., : window.height, : window.width]
             if image.shape[:2] != size:

@@ -1,6 +1,7 @@
 """Batches of labelled images for training, as pure functions of the step."""
 
-from collections.abc import Callable
+import dataclasses
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,17 +23,52 @@ OTHERS = "others"
 """The label of everything but the class that is asked for, in the zero-shot experiments (Li et al. 2022, Sec. 5.1)."""
 
 
-def named_batches(datasets: list[Dataset], settings: Training, **reading: Any) -> Callable[[int], Batch]:
+@dataclasses.dataclass(frozen=True)
+class Chosen:
+    """Some examples of a data set: int [M], their places in it."""
+
+    dataset: Dataset
+    places: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def __getitem__(self, index: int) -> Example:
+        return self.dataset[int(self.places[index])]
+
+
+def named_batches(
+    datasets: Sequence[Dataset],
+    settings: Training,
+    shown: Sequence[np.ndarray] = (),
+    weights: Sequence[float] | None = None,
+    **reading: Any,
+) -> Callable[[int], Batch]:
     """Batches over data sets, whose labels are their own: the label set is the data set's number.
 
-    `reading` here and below: keyword arguments of `vlseg.data.stream.Stream`.
+    Args:
+        shown: of each data set the `classes_shown`, where `Training.class_share` asks for them.
+        weights: how often each data set comes, in proportion; by default by its size.
+        reading: here and below, keyword arguments of `vlseg.data.stream.Stream`.
     """
+    parts: list[Any] = list(datasets)
+    sources, share = list(range(len(datasets))), settings.class_share
+    for number, classes in enumerate(shown):
+        own = [Chosen(datasets[number], np.flatnonzero(images)) for images in classes.T if images.any()]
+        parts += own
+        sources += [number] * len(own)
+    if shown:
+        by_dataset = [float(len(dataset)) for dataset in datasets] if weights is None else list(weights)
+        whole = [(1 - share) * weight for weight in by_dataset]
+        weights = whole + [
+            share * by_dataset[number] / sources[len(whole) :].count(number) for number in sources[len(whole) :]
+        ]
 
-    def prepare(example: Example, dataset: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, int]:
-        image, label = _view(example, datasets[dataset].ignore_label, settings, rng)
-        return image, label, dataset
+    def prepare(example: Example, part: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, int]:
+        image, label = _view(example, datasets[sources[part]].ignore_label, settings, rng)
+        return image, label, sources[part]
 
-    return _batches(Stream(datasets, settings.batch_size, settings.seed, **reading), prepare)
+    return _batches(Stream(parts, settings.batch_size, settings.seed, weights=weights, **reading), prepare)
 
 
 def pair_batches(dataset: Dataset, settings: Training, **reading: Any) -> Callable[[int], Batch]:
@@ -71,6 +107,15 @@ def count_labels(dataset: Dataset) -> np.ndarray:
         known = label[(label != dataset.ignore_label) & (label >= 0) & (label < len(counts))]
         counts += np.bincount(known, minlength=len(counts))
     return counts
+
+
+def classes_shown(dataset: Dataset) -> np.ndarray:
+    """Which image shows which class: bool [images, N]. Reads every label."""
+    found = np.zeros((len(dataset), len(dataset.names)), bool)
+    for index in progress.over(range(len(dataset)), len(dataset), "looking for classes", "image"):
+        labels = np.unique(dataset[index].label)
+        found[index, labels[(labels != dataset.ignore_label) & (labels >= 0) & (labels < found.shape[1])]] = True
+    return found
 
 
 def squeezed(image: np.ndarray, mask: np.ndarray, side: int) -> tuple[np.ndarray, np.ndarray]:

@@ -1,6 +1,6 @@
 """Inference as jitted pure functions, in a few static shapes whatever the images and however many the labels.
 
-An image is seen through square windows (`vlseg.evaluation.sliding_window`), whose scores are put together at its own
+An image is seen through windows (`vlseg.evaluation.sliding_window`), whose scores are put together at its own
 size, tile by tile. Scores of all labels never exist for all pixels: only the best few labels of each are kept, and many
 labels come in chunks.
 """
@@ -85,8 +85,8 @@ def encode_windows(config: LSegConfig, flip: bool, variables: Any, views: Views)
     """Pixel embeddings of some windows of an image.
 
     Returns:
-        float32 [R, K, g, g, C] of K windows. R is 1, or 2 with those of the mirrored windows if `flip`; for a model
-        without a block, whose scores are linear in the embeddings, it is always 1, with their sum.
+        float32 [R, K, h / 2, w / 2, C] of K windows, h x w. R is 1, or 2 with those of the mirrored windows if `flip`;
+        for a model without a block, whose scores are linear in the embeddings, it is always 1, with their sum.
     """
     images = _cut(config, views)
     model: Any = LSegNet(config)
@@ -101,7 +101,7 @@ def encode_windows(config: LSegConfig, flip: bool, variables: Any, views: Views)
 
 
 def _cut(config: LSegConfig, views: Views) -> jax.Array:
-    """The normalised pixels of windows, float32 [K, crop_size, crop_size, 3]."""
+    """The normalised pixels of windows, float32 [K, h, w, 3]."""
     return (sliding_window.cut(views) / 255.0 - jnp.asarray(config.mean)) / jnp.asarray(config.deviation)
 
 
@@ -114,7 +114,7 @@ def _summed(grids: jax.Array) -> jax.Array:
 def score_windows(
     config: LSegConfig, count: int, variables: Any, pixels: jax.Array, labels: jax.Array, start: np.ndarray
 ) -> jax.Array:
-    """Scores float32 [K, g, g, count] of embeddings as `encode_windows` gives them.
+    """Scores float32 [K, h / 2, w / 2, count] of embeddings as `encode_windows` gives them.
 
     Args:
         labels: [N, C], all that the scores of a label depend on. start: int32, the first of those that are wanted.
@@ -130,7 +130,7 @@ def decode_windows(config: LSegConfig, flip: bool, variables: Any, views: Views)
     """What few labels are compared with, where there are a quarter of the pixels: see `LSegNet.decoded`.
 
     Returns:
-        [R, K, g / 2, g / 2, F] of K windows; R is 1, or 2 with the mirrored windows' if `flip`.
+        [R, K, h / 4, w / 4, F] of K windows, h x w; R is 1, or 2 with the mirrored windows' if `flip`.
     """
     images = _cut(config, views)
     model: Any = LSegNet(config)
@@ -140,7 +140,7 @@ def decode_windows(config: LSegConfig, flip: bool, variables: Any, views: Views)
 
 @functools.partial(jax.jit, static_argnames="config")
 def score_decoded(config: LSegConfig, variables: Any, decoded: jax.Array, labels: jax.Array) -> jax.Array:
-    """Scores float32 [K, g, g, N] of what `decode_windows` gives for all labels [N, C].
+    """Scores float32 [K, h / 2, w / 2, N] of what `decode_windows` gives for all labels [N, C].
 
     The same as `score_windows` of what `encode_windows` gives; no embeddings of pixels are made.
     """
@@ -247,13 +247,14 @@ class WindowScores(Scores):
                 f"{count} labels are too many for a bottleneck block, which compares every label with all others: it "
                 f"takes at most {MIXED_LABELS}; give fewer, or use a model without a block"
             )
-        found, grid = sliding_window.windows(height, width, scheme), scheme.crop_size // 2
-        cells = len(found) * grid**2
+        found = sliding_window.windows(height, width, scheme)
+        rows, columns = (side // 2 for side in sliding_window.window_size(height, width, scheme))
+        cells = len(found) * rows * columns
         chunk = chunk_size(count, features, cells)
         starts = range(0, count, chunk)
         # Fillers repeat the last label, which changes no maximum over labels.
         labels = np.pad(np.asarray(self.labels), ((0, -count % chunk), (0, 0)), mode="edge")
-        layout = Layout((height, width), found, scheme, grid)
+        layout = Layout((height, width), found, scheme, (rows, columns))
         batches = sliding_window.batches(found, self.batch_size)
         seen = (sliding_window.views(self.image, batch, scheme) for batch in batches)
         if len(starts) == 1:

@@ -53,6 +53,9 @@ class Training:
         label_smoothing: share of the target that is spread over all labels of the label set.
         class_balance: a pixel counts its label's share of all labelled pixels to the power of minus this: 0 for all
             alike, 1 for all labels alike. The weights' mean over pixels is 1.
+        class_share: share of the training images that are drawn by class, each class alike, among the images that show
+            it; the rest, and with 0 all, are drawn alike (rare class sampling: Hoyer et al. 2022, "DAFormer", without
+            its temperature).
         loss_stride: pixels of every so-many-th row and column count in the loss, which takes less time; 1 for all.
         average: decay of the running average of weights and statistics that the finished model has, 0 for none. It is
             shorter at first: (1 + step) / (10 + step) (Polyak and Juditsky 1992; as TensorFlow's).
@@ -87,6 +90,7 @@ class Training:
     margin: Positive = 0.0
     label_smoothing: Share = 0.0
     class_balance: Share = 0.0
+    class_share: Share = 0.0
     loss_stride: Annotated[int, Range(1, 64)] = 1
     average: Share = 0.0
     frozen_levels: Annotated[int, Range(0, 4)] = 0
@@ -257,11 +261,14 @@ IDLE = (
     Idle(("training.frozen_levels",), _is_untrained, yields=_given("pretrained.image")),
     Idle(("training.b2",), lambda config: "with sgd, whose momentum is b1" * (config.training.optimizer == "sgd")),
     Idle(
-        ("training.scale_range", "training.crop_width", "training.distort_colours", "training.class_balance"),
+        (
+            *("training.scale_range", "training.crop_width", "training.distort_colours", "training.class_balance"),
+            "training.class_share",
+        ),
         lambda config: "on a benchmark, whose pictures are squeezed into squares" * bool(config.benchmark.name),
     ),
     Idle(
-        ("training.class_balance",),
+        ("training.class_balance", "training.class_share"),
         lambda config: 'where each image is against "others" (config.label_sets)' * (config.label_sets == "others"),
     ),
 )

@@ -12,7 +12,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from lseg_jax import checkpoint, encoders, flops, inference, objective, zero_shot
-from lseg_jax.batches import OTHERS, count_labels, episode_batches, named_batches, pair_batches
+from lseg_jax.batches import OTHERS, classes_shown, count_labels, episode_batches, named_batches, pair_batches
 from lseg_jax.config import LSegConfig
 from lseg_jax.encoders.efficientnet import EfficientNetConfig
 from lseg_jax.encoders.foreign import merge
@@ -60,7 +60,7 @@ def check(config: ml_collections.ConfigDict, mesh: Mesh) -> Checked:
     sharding.check_batch(mesh, training.batch_size // training.accumulation_steps)
     if config.tokenizer:
         load_tokenizer(config.tokenizer)
-    open_source(config, training, sharding.own_rows(mesh, training.batch_size))
+    open_source(config, training, sharding.own_rows(mesh, training.batch_size), look=False)
     benchmark, found = config.benchmark, {}
     for part in ("train", "test") if benchmark.name else ():
         opened = open_benchmark(benchmark.name, benchmark.root, benchmark.fold, part)
@@ -202,8 +202,13 @@ class Source(NamedTuple):
     counted: tuple[Dataset, ...] = ()
 
 
-def open_source(config: ml_collections.ConfigDict, training: Training, rows: np.ndarray) -> Source:
+def open_source(
+    config: ml_collections.ConfigDict, training: Training, rows: np.ndarray, *, look: bool = True
+) -> Source:
     """The training data that the configuration names; of every batch these rows.
+
+    `look` says whether labels are read, where that decides what is drawn; without it the batches are not those of the
+    run.
 
     Raises:
         ConfigError: none, or several that do not go together. DatasetError: data that cannot be used.
@@ -225,7 +230,8 @@ def open_source(config: ml_collections.ConfigDict, training: Training, rows: np.
         _refuse_weights(config.data, "one")
     if config.label_sets == "names":
         names = [dataset.names for dataset in datasets]
-        batches = named_batches(datasets, training, weights=read_weights(config.data), **reading)
+        shown = [classes_shown(dataset) for dataset in datasets] if training.class_share and look else []
+        batches = named_batches(datasets, training, shown, read_weights(config.data), **reading)
         return Source(names, batches, examples, labels, tuple(datasets))
     if len(datasets) > 1:
         raise ConfigError('config.label_sets "others" takes one data set, not several')

@@ -11,6 +11,7 @@ from lseg_jax.inference import WindowScores
 from lseg_jax.lseg import LOGIT_SCALE
 from tests import compilations
 from vlseg.errors import VocabularyError
+from vlseg.evaluation import sliding_window
 from vlseg.evaluation.tiles import TILE
 
 CROP, STRIDE = 64, 42
@@ -35,8 +36,8 @@ def resized(x, height, width):
     return np.einsum("yh,xw,hwc->yxc", weights(x.shape[0], height), weights(x.shape[1], width), x, optimize=True)
 
 
-def expected(model, image, scheme, labels):
-    """Mean logits by the official evaluation as it is described: float64 [H, W, N]."""
+def expected(model, image, scheme, labels, window=(CROP, CROP)):
+    """Mean logits by the official evaluation as it is described, or with other windows: float64 [H, W, N]."""
     mean, deviation = np.array(model.config.mean), np.array(model.config.deviation)
     height, width = image.shape[:2]
     total = np.zeros((height, width, len(labels)))
@@ -46,15 +47,16 @@ def expected(model, image, scheme, labels):
         columns = int(width * long_side / height + 0.5) if height > width else long_side
         small = resized((image / 255 - mean) / deviation, rows, columns)
         steps = [math.ceil(max(side - CROP, 0) / STRIDE) + 1 for side in (rows, columns)]
-        canvas = np.broadcast_to(-mean / deviation, (*(CROP + (step - 1) * STRIDE for step in steps), 3)).copy()
+        sides = [side + (step - 1) * STRIDE for side, step in zip(window, steps, strict=True)]
+        canvas = np.broadcast_to(-mean / deviation, (*sides, 3)).copy()
         canvas[:rows, :columns] = small
         scores, seen = np.zeros((*canvas.shape[:2], len(labels))), np.zeros((*canvas.shape[:2], 1))
         for top, left in np.ndindex(*steps):
-            part = np.s_[top * STRIDE : top * STRIDE + CROP, left * STRIDE : left * STRIDE + CROP]
-            window = canvas[part][None].astype(np.float32)
-            scores[part] += np.asarray(model.logits(window, labels)[0])
+            part = np.s_[top * STRIDE : top * STRIDE + window[0], left * STRIDE : left * STRIDE + window[1]]
+            pixels = canvas[part][None].astype(np.float32)
+            scores[part] += np.asarray(model.logits(pixels, labels)[0])
             if scheme.flip:
-                scores[part] += np.asarray(model.logits(window[:, :, ::-1], labels)[0])[:, ::-1]
+                scores[part] += np.asarray(model.logits(pixels[:, :, ::-1], labels)[0])[:, ::-1]
             seen[part] += 1
         total += resized((scores / seen)[:rows, :columns], height, width)
     return total / (len(scheme.scales) * (2 if scheme.flip else 1))
@@ -91,6 +93,23 @@ def test_official_evaluation(request, name, size, scheme):
     clear = ordered[..., -1] - ordered[..., -2] > 1e-3
     assert clear.mean() > 0.5 and len(np.unique(result.label_map)) > 1
     np.testing.assert_array_equal(result.label_map[clear], logits.argmax(-1)[clear])
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "scales", "window"),
+    [("micro_model", (60, 30), (1.0,), (64, 32)), ("micro_depthwise", (25, 90), (0.5, 1.5), (32, 64))],
+)
+def test_trimmed_windows(request, monkeypatch, name, size, scales, window):
+    monkeypatch.setattr(sliding_window, "TRIM_STEP", 32)
+    scheme = Scheme(64, CROP, scales=scales, flip=True, trim=True)
+    model = dataclasses.replace(request.getfixturevalue(name), inference=scheme)
+    image = picture(*size)
+    result = model.segment(image, LABELS, top_k=len(LABELS))
+    logits = expected(model, image, scheme, LABELS, window)
+    np.testing.assert_allclose(all_similarities(result) * LOGIT_SCALE, logits, rtol=0, atol=2e-4)
+    squares = dataclasses.replace(model, inference=dataclasses.replace(scheme, trim=False))
+    squares = squares.segment(image, LABELS, top_k=len(LABELS))
+    assert np.abs(all_similarities(result) - all_similarities(squares)).max() > 0
 
 
 def test_several_windows_at_a_time(micro_model):

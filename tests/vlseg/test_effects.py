@@ -53,11 +53,13 @@ TRAINING = {
     )
 }
 LSEG = RUN | LOADING | TRAINING | {"label_sets", "data.weights", "benchmark.name", "data.source"} | CRF
-LSEG |= {f"inference.{name}" for name in ("base_size", "crop_size", "stride_rate", "scales", "flip")}
+LSEG |= {f"inference.{name}" for name in ("base_size", "crop_size", "stride_rate", "scales", "flip", "trim")}
 EPOCHS = {"training.epochs", "training.stop_after"}
 FRESH = {"pretrained.text", "pretrained.image", "model.features", "model.block", "model.block_depth", "model.template"}
 COMPUTED = {"model.dtype", "model.remat"}
-VIEWS = {f"training.{name}" for name in ("scale_range", "crop_width", "distort_colours", "class_balance")}
+VIEWS = {
+    f"training.{name}" for name in ("scale_range", "crop_width", "distort_colours", "class_balance", "class_share")
+}
 FROZEN = {"training.frozen_levels"}
 IMAGE = {f"model.image.{name}" for name in ("kind", "patch", "width", "heads", "layers", "grid", "reassembled")}
 TEXT = {f"model.text.{name}" for name in ("kind", "width", "heads", "layers", "features", "context", "vocabulary")}

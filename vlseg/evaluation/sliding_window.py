@@ -1,4 +1,4 @@
-"""Scores of a whole image from overlapping square windows of it at several sizes (isl-org/lang-seg).
+"""Scores of a whole image from overlapping windows of it at several sizes (isl-org/lang-seg).
 
 Everything around the network is linear and treats rows and columns alike but apart: resizing the image and cutting a
 window out of it, and on the way back enlarging the network's grid of scores to the window, averaging where windows
@@ -38,6 +38,9 @@ OFFICIAL_SCALES = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
 MAX_WINDOWS = 2**16
 """Of an image; the official evaluation has fifty."""
 
+TRIM_STEP = 128
+"""Pixels: sides of trimmed windows are multiples of this, so that few shapes are compiled whatever the images."""
+
 
 @dataclass(frozen=True)
 class Scheme:
@@ -49,6 +52,8 @@ class Scheme:
         stride_rate: the step from a window to the next as a share of its side, in (0, 1].
         scales: factors of the base size; the scores at each are added up.
         flip: whether the scores of the mirrored windows are added too.
+        trim: whether windows end soon after the image does, at a multiple of 128 pixels, instead of being squares
+            filled up with black, as the official ones are. That takes less time and memory and changes scores slightly.
         crf: of the probabilities that come of it all, at the image's size.
 
     Raises:
@@ -60,6 +65,7 @@ class Scheme:
     stride_rate: Annotated[float, Range(0, 1)] = 2 / 3
     scales: Annotated[tuple[Annotated[float, Range(0, 64)], ...], Length(0, 64)] = (1.0,)
     flip: bool = False
+    trim: bool = False
     crf: CRF = field(default_factory=CRF)
 
     def __post_init__(self) -> None:
@@ -86,7 +92,7 @@ class Scheme:
 
 
 class Window(NamedTuple):
-    """A square of `crop_size` pixels of a rescaled image; what lies outside the image is padding.
+    """A part of `window_size` pixels of a rescaled image; what lies outside the image is padding.
 
     height, width: the size of the whole rescaled image. top, left: the window's first pixel in it.
     """
@@ -100,9 +106,9 @@ class Window(NamedTuple):
 class Views(NamedTuple):
     """The pixels of an image that the pixels of K windows lie between.
 
-    pixels: uint8 [K, 2, crop_size, 2, crop_size, 3]: of every pixel of a window the row above and the one below, in
-        these the column before and the one after.
-    rows, columns: float32 [K, 2, crop_size], their weights; 0 outside the image.
+    pixels: uint8 [K, 2, h, 2, w, 3]: of every pixel of a window, h x w, the row above and the one below, in these the
+        column before and the one after.
+    rows, columns: float32 [K, 2, h] and [K, 2, w], their weights; 0 outside the image.
     """
 
     pixels: np.ndarray
@@ -113,8 +119,8 @@ class Views(NamedTuple):
 class Part(NamedTuple):
     """What a window adds to a tile of the image.
 
-    window: its number. top, left: the first cells of its grid that count. rows, columns: float32 [TILE, span], see
-        `tiles.Stretch`.
+    window: its number. top, left: the first cells of its grid that count. rows, columns: float32 [TILE, span] each,
+        with a span of its own, see `tiles.Stretch`.
     """
 
     window: int
@@ -138,6 +144,18 @@ def rescaled(height: int, width: int, scheme: Scheme, scale: float) -> tuple[int
     if height > width:
         return long_side, max(int(1.0 * width * long_side / height + 0.5), 1)
     return max(int(1.0 * height * long_side / width + 0.5), 1), long_side
+
+
+def window_size(height: int, width: int, scheme: Scheme) -> tuple[int, int]:
+    """Height and width of the windows of an image: `crop_size`, or less if they are trimmed.
+
+    A trimmed side is the next multiple of `TRIM_STEP` that holds the image at all scales.
+    """
+    if not scheme.trim:
+        return scheme.crop_size, scheme.crop_size
+    largest = map(max, zip(*(rescaled(height, width, scheme, scale) for scale in scheme.scales), strict=True))
+    rows, columns = (min(-(-side // TRIM_STEP) * TRIM_STEP, scheme.crop_size) for side in largest)
+    return rows, columns
 
 
 def windows(height: int, width: int, scheme: Scheme) -> list[Window]:
@@ -164,10 +182,11 @@ def batches(found: Sequence[Window], size: int) -> np.ndarray:
 
 def views(image: np.ndarray, batch: np.ndarray, scheme: Scheme) -> Views:
     """What `cut` makes windows of: uint8 [H, W, 3] and windows of an image of that size, int32 [K, 4]."""
+    down, along = window_size(image.shape[0], image.shape[1], scheme)
     pixels, weights = [], []
     for height, width, top, left in batch:
-        rows, row_weights = _read(image.shape[0], int(height), int(top), scheme)
-        columns, column_weights = _read(image.shape[1], int(width), int(left), scheme)
+        rows, row_weights = _read(image.shape[0], int(height), int(top), down)
+        columns, column_weights = _read(image.shape[1], int(width), int(left), along)
         seen = image[rows.reshape(-1, 1), columns.reshape(1, -1)]
         pixels.append(seen.reshape(*rows.shape, *columns.shape, 3))
         weights.append((row_weights, column_weights))
@@ -178,7 +197,7 @@ def cut(views: Views) -> jax.Array:
     """The pixels of windows: the image is resized (bilinear, corners aligned), cut, and padded with black.
 
     Returns:
-        float32 [K, crop_size, crop_size, 3], in [0, 255].
+        float32 [K, h, w, 3], in [0, 255].
     """
     pixels = views.pixels.astype(np.float32)
     above, below = (pixels[:, row] * views.rows[:, row, :, None, None, None] for row in (0, 1))
@@ -204,14 +223,19 @@ class Layout:
     pixel sum to 1 for every scale.
     """
 
-    def __init__(self, size: tuple[int, int], found: Sequence[Window], scheme: Scheme, grid: int) -> None:
-        """Takes the image's height and width, its windows, and the cells along a side of the network's output."""
+    def __init__(self, size: tuple[int, int], found: Sequence[Window], scheme: Scheme, grid: tuple[int, int]) -> None:
+        """Takes the image's height and width, its windows, and the rows and columns of the network's output."""
         self._size = size
-        self._rows = [_written(size[0], window.height, window.top, scheme, grid) for window in found]
-        columns = [_written(size[1], window.width, window.left, scheme, grid) for window in found]
-        reach = max(taps.reach for taps in (*self._rows, *columns))
-        self._span = tiles.shortest_span(reach, (max(grid // 8, 1), 3 * grid // 8, grid))
-        self._columns = [(taps, taps.stretches(self._span)) for taps in columns]
+        (height, width), (down, along) = size, window_size(size[0], size[1], scheme)
+        self._rows = [_written(height, window.height, window.top, scheme, down, grid[0]) for window in found]
+        columns = [_written(width, window.width, window.left, scheme, along, grid[1]) for window in found]
+        # Of few pairs, so that few programs serve images of all sizes.
+        self._span, span = next(
+            spans
+            for spans in zip(*map(_spans, grid), strict=True)
+            if all(taps.reach <= spans[0] for taps in self._rows) and all(taps.reach <= spans[1] for taps in columns)
+        )
+        self._columns = [(taps, taps.stretches(span)) for taps in columns]
 
     def tiles(self) -> Iterator[tuple[Tile, list[Part]]]:
         """The tiles of the image, row by row, each with what the windows that see it add; one does at least."""
@@ -234,14 +258,18 @@ def merge(
 
     Args:
         total: float32 [TILE, TILE, N], the sum so far. fresh: whether the sum begins here, whatever `total` holds.
-        grids: [K, grid, grid, N], logits before the network's last upsampling, or anything else that is to be combined
-            linearly, such as embeddings.
+        grids: [K, rows, columns, N], logits before the network's last upsampling, or anything else that is to be
+            combined linearly, such as embeddings.
         corner, rows, columns: of a `Part`.
     """
-    span = rows.shape[1]
     start = (corner[0], corner[1], corner[2], jnp.zeros_like(corner[0]))
-    cells = jax.lax.dynamic_slice(grids, start, (1, span, span, grids.shape[-1]))[0]
+    cells = jax.lax.dynamic_slice(grids, start, (1, rows.shape[1], columns.shape[1], grids.shape[-1]))[0]
     return tiles.enlarged(cells, rows, columns) + jnp.where(fresh, 0.0, total)
+
+
+def _spans(grid: int) -> tuple[int, ...]:
+    """How many of the cells along a side of a grid a tile may be made of."""
+    return max(grid // 8, 1), 3 * grid // 8, grid
 
 
 def _coverage(pixels: np.ndarray, side: int, scheme: Scheme) -> np.ndarray:
@@ -251,23 +279,23 @@ def _coverage(pixels: np.ndarray, side: int, scheme: Scheme) -> np.ndarray:
     return np.minimum(pixels // scheme.stride, last) - first_over + 1
 
 
-def _read(side: int, rescaled_side: int, start: int, scheme: Scheme) -> tuple[np.ndarray, np.ndarray]:
-    """Where a window's pixels are found along a side: int [2, crop_size] and their weights, 0 outside the image."""
-    pixels = start + np.arange(scheme.crop_size)
+def _read(side: int, rescaled_side: int, start: int, window: int) -> tuple[np.ndarray, np.ndarray]:
+    """Where a window's pixels are found along a side: int [2, window] and their weights, 0 outside the image."""
+    pixels = start + np.arange(window)
     lower, upper_share = aligned_taps(pixels, side, rescaled_side)
     weights = np.stack([1 - upper_share, upper_share]) * (pixels < rescaled_side)
     return np.clip(np.stack([lower, lower + 1]), 0, side - 1), weights.astype(np.float32)
 
 
-def _written(side: int, rescaled_side: int, start: int, scheme: Scheme, grid: int) -> Taps:
-    """The cells of a window that the pixels along a side of the image take their scores from."""
+def _written(side: int, rescaled_side: int, start: int, scheme: Scheme, window: int, grid: int) -> Taps:
+    """The `grid` cells of a window of so many pixels that the pixels along a side of the image are made of."""
     lower, upper_share = aligned_taps(np.arange(side), rescaled_side, side)
     found, weights = [], []
     for pixels, share in ((lower, 1 - upper_share), (lower + 1, upper_share)):
         places = pixels - start
-        seen = (places >= 0) & (places < scheme.crop_size) & (pixels < rescaled_side)
+        seen = (places >= 0) & (places < window) & (pixels < rescaled_side)
         share = np.where(seen, share, 0) / np.maximum(_coverage(pixels, rescaled_side, scheme), 1)
-        cell, next_share = aligned_taps(places, grid, scheme.crop_size)
+        cell, next_share = aligned_taps(places, grid, window)
         found += [cell, cell + 1]
         weights += [share * (1 - next_share), share * next_share]
     return Taps(found, weights, grid)

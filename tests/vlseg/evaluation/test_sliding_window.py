@@ -1,3 +1,4 @@
+import dataclasses
 import math
 
 import jax.numpy as jnp
@@ -7,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vlseg.errors import ConfigError
+from vlseg.evaluation import sliding_window
 from vlseg.evaluation.sliding_window import (
     OFFICIAL_SCALES,
     Layout,
@@ -18,6 +20,7 @@ from vlseg.evaluation.sliding_window import (
     mirror,
     rescaled,
     views,
+    window_size,
     windows,
 )
 from vlseg.evaluation.tiles import TILE
@@ -26,7 +29,14 @@ MEAN, STD = np.array([0.5, 0.4, 0.3], np.float32), np.array([0.5, 0.25, 0.2], np
 BASE, CROP, LABELS = 70, 64, 3
 GRID = CROP // 2
 SIDES = st.integers(1, 250)
-SCHEMES = st.sampled_from([Scheme(BASE, CROP, scales=(0.5, 1.0, 1.75)), Scheme(300, CROP, 0.25), Scheme(200, 32, 1.0)])
+SCHEMES = st.sampled_from(
+    [
+        Scheme(BASE, CROP, scales=(0.5, 1.0, 1.75)),
+        Scheme(300, CROP, 0.25),
+        Scheme(200, 32, 1.0),
+        Scheme(500, 512, scales=(0.5, 1.0), trim=True),
+    ]
+)
 
 
 def picture(height, width):
@@ -44,9 +54,11 @@ def parameters():
 
 
 def network(images, xp=np):
-    """[K, CROP, CROP, 3] -> [K, GRID, GRID, LABELS]."""
+    """[K, h, w, 3] -> [K, h / 2, w / 2, LABELS]; h and w are at most CROP."""
     matrix, bias = parameters()
-    return xp.tanh(images.reshape(-1, GRID, 2, GRID, 2, 3).mean((2, 4)) @ matrix + bias)
+    rows, columns = images.shape[1] // 2, images.shape[2] // 2
+    cells = images.reshape(-1, rows, 2, columns, 2, 3).mean((2, 4))
+    return xp.tanh(cells @ matrix + bias[:rows, :columns])
 
 
 def resized(x, height, width):
@@ -61,35 +73,40 @@ def resized(x, height, width):
     return upper * (1 - down) + lower * down
 
 
-def padded_to_crop(x):
-    out = np.empty((max(x.shape[0], CROP), max(x.shape[1], CROP), 3))
+def padded(x, size):
+    out = np.empty((max(x.shape[0], size[0]), max(x.shape[1], size[1]), 3))
     out[:] = -MEAN / STD
     out[: x.shape[0], : x.shape[1]] = x
     return out
 
 
-def oracle(image, scales, flip):
-    """The official evaluation as it is described, in float64."""
+def oracle(image, scales, flip, size=(CROP, CROP)):
+    """The official evaluation as it is described, in float64; with windows of another size none is larger."""
     h, w = image.shape[:2]
     scores = np.zeros((h, w, LABELS))
     for scale in scales:
         long_side = math.ceil(BASE * scale)
         height = long_side if h > w else int(1.0 * h * long_side / w + 0.5)
         width = int(1.0 * w * long_side / h + 0.5) if h > w else long_side
-        small = padded_to_crop(resized(image, height, width))
+        small = padded(resized(image, height, width), size)
         total, count = np.zeros((*small.shape[:2], LABELS)), np.zeros((*small.shape[:2], 1))
         stride = 42
         for row in range(math.ceil((small.shape[0] - CROP) / stride) + 1):
             for column in range(math.ceil((small.shape[1] - CROP) / stride) + 1):
                 part = np.s_[row * stride : row * stride + CROP, column * stride : column * stride + CROP]
-                window = padded_to_crop(small[part])
-                scored = resized(network(window[None])[0], CROP, CROP)
+                window = padded(small[part], size)
+                scored = resized(network(window[None])[0], *size)
                 if flip:
-                    scored = scored + resized(network(window[None, :, ::-1])[0], CROP, CROP)[:, ::-1]
+                    scored = scored + resized(network(window[None, :, ::-1])[0], *size)[:, ::-1]
                 total[part] += scored[: total[part].shape[0], : total[part].shape[1]]
                 count[part] += 1
         scores += resized((total / count)[:height, :width], h, w)
     return scores
+
+
+def grid_of(height, width, scheme):
+    rows, columns = window_size(height, width, scheme)
+    return rows // 2, columns // 2
 
 
 def evaluated(image, scheme, batch_size=4):
@@ -103,7 +120,7 @@ def evaluated(image, scheme, batch_size=4):
             grids[-1] += mirror(network(mirror(images), jnp))
     scores = np.full((height + TILE, width + TILE, LABELS), np.nan, np.float32)
     total = jnp.full((TILE, TILE, LABELS), np.nan)  # nothing of it is used
-    for tile, parts in Layout((height, width), found, scheme, GRID).tiles():
+    for tile, parts in Layout((height, width), found, scheme, grid_of(height, width, scheme)).tiles():
         for number, part in enumerate(parts):
             cells, corner = grids[part.window // batch_size], part.corner(batch_size)
             total = merge(total, number == 0, cells, corner, part.rows, part.columns)
@@ -130,6 +147,37 @@ def test_scores_are_those_of_the_official_evaluation(size, scales, flip):
     np.testing.assert_allclose(found, oracle(normalised(image), scales, flip), rtol=0, atol=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("size", "scales", "flip", "window"),
+    [
+        ((120, 40), (0.8,), True, (64, 32)),
+        ((40, 120), (0.4, 0.8), True, (32, 64)),
+        ((140, 60), (1.75,), False, (64, 64)),
+        ((200, 50), (0.5, 1.75), True, (64, 32)),
+        ((90, 90), (0.4,), True, (32, 32)),
+    ],
+)
+def test_trimmed_windows_end_soon_after_the_image(monkeypatch, size, scales, flip, window):
+    monkeypatch.setattr(sliding_window, "TRIM_STEP", 32)
+    image, scheme = picture(*size), Scheme(BASE, CROP, scales=scales, flip=flip, trim=True)
+    assert window_size(*size, scheme) == window
+    found = evaluated(image, scheme)
+    np.testing.assert_allclose(found, oracle(normalised(image), scales, flip, window), rtol=0, atol=1e-4)
+
+
+@settings(max_examples=50)
+@given(st.integers(1, 2000), st.integers(1, 2000), st.sampled_from([(1.0,), (0.3, 0.7), OFFICIAL_SCALES]))
+def test_trimmed_windows_have_few_sizes_and_hold_what_squares_hold(height, width, scales):
+    scheme = Scheme(512, 512, scales=scales, trim=True)
+    sizes = window_size(height, width, scheme)
+    assert all(side in (128, 256, 384, 512) for side in sizes)
+    square = dataclasses.replace(scheme, trim=False)
+    assert window_size(height, width, square) == (512, 512)
+    for window in windows(height, width, scheme):
+        assert all(min(side, 512) <= most for side, most in zip(window[:2], sizes, strict=True))
+    assert windows(height, width, scheme) == windows(height, width, square)
+
+
 def test_windows_are_cut_and_padded():
     image = picture(150, 60)
     scheme = Scheme(BASE, CROP, scales=(1.75,))
@@ -154,7 +202,9 @@ def test_the_size_of_batches_changes_no_scores():
 @given(SIDES, SIDES, SCHEMES)
 def test_every_pixel_takes_one_mean_from_each_scale(height, width, scheme):
     weight = np.zeros((256, 256))
-    for tile, parts in Layout((height, width), windows(height, width, scheme), scheme, scheme.crop_size // 2).tiles():
+    for tile, parts in Layout(
+        (height, width), windows(height, width, scheme), scheme, grid_of(height, width, scheme)
+    ).tiles():
         assert parts
         for part in parts:
             assert (part.rows >= 0).all() and (part.columns >= 0).all()
@@ -167,7 +217,7 @@ def test_equal_logits_stay_equal():
     scheme = Scheme(BASE, CROP, scales=(0.5, 1.75))
     found = windows(90, 120, scheme)
     grids, total = jnp.full((len(found), GRID, GRID, 2), jnp.array([2.0, -3.0])), jnp.zeros((TILE, TILE, 2))
-    ((_, parts),) = Layout((90, 120), found, scheme, GRID).tiles()
+    ((_, parts),) = Layout((90, 120), found, scheme, (GRID, GRID)).tiles()
     for part in parts:
         total = merge(total, False, grids, part.corner(len(found)), part.rows, part.columns)
     np.testing.assert_allclose(total[:90, :120], np.broadcast_to([4.0, -6.0], (90, 120, 2)), rtol=0, atol=1e-5)
@@ -183,7 +233,7 @@ def test_few_programs_serve_all_sizes():
     scheme = Scheme(BASE, CROP)
     for size in [(90, 120), (128, 1), (650, 70), (300, 290), (1000, 1500)]:
         found = windows(*size, scheme)
-        _, parts = next(Layout(size, found, scheme, GRID).tiles())
+        _, parts = next(Layout(size, found, scheme, (GRID, GRID)).tiles())
         grids = jnp.zeros((1, GRID, GRID, 1))
         merge(jnp.zeros((TILE, TILE, 1)), True, grids, parts[0].corner(1), parts[0].rows, parts[0].columns)
         assert views(picture(*size), np.asarray(found), scheme).pixels.shape == (len(found), 2, CROP, 2, CROP, 3)
