@@ -31,6 +31,17 @@ TITLES = {
 }
 
 
+TRIALS: tuple[dict[str, Any], ...] = (
+    {},
+    {"margin": 0.3},
+    {"label_smoothing": 0.05},
+    {"class_balance": 0.0},
+    {"class_share": 0.0},
+    {"margin": 0.3, "label_smoothing": 0.05, "class_balance": 0.3},
+)
+"""Changes to `clothing_training.SETTINGS`; the last is what configs/lseg_clothing.py has."""
+
+
 def fit(kind: str, data: Features, settings: Training) -> Fit:
     """The training of a head on all words of a data set."""
     words = clothing_features.embeddings(data.names)
@@ -79,6 +90,18 @@ def tuned(rates: Sequence[float], base: Training, train: Features, val: Features
     return clothing_metrics.markdown(["learning rate", "words", "linear"], rows)
 
 
+def trials(base: Training, train: Features, val: Features) -> str:
+    """A table of scores with one setting of the training changed."""
+    rows: list[Sequence[Any]] = []
+    for change in TRIALS:
+        settings = dataclasses.replace(base, **change)
+        scores = score("words", settings, train, val)
+        title = ", ".join(f"{name} {value}" for name, value in change.items()) or "as in the other tables"
+        rows.append((title, present(scores), 100 * scores.aacc))
+        print(f"{title}: {rows[-1][1]:.1f}", flush=True)
+    return clothing_metrics.markdown(["setting", "mIoU", "pixels right"], rows)
+
+
 def main(_: list[str]) -> None:
     """The command."""
     options = flags.FLAGS
@@ -86,6 +109,9 @@ def main(_: list[str]) -> None:
     if options.rates:
         base = clothing_training.settings_of(options, 0)
         print(tuned([float(rate) for rate in options.rates], base, train, val))
+        return
+    if options.trials:
+        print(trials(clothing_training.settings_of(options, 0), train, val))
         return
     results: dict[str, list[SegmentationMetrics]] = {}
     for seed in range(options.seeds):
@@ -106,4 +132,5 @@ def main(_: list[str]) -> None:
 if __name__ == "__main__":
     clothing_features.define_flags()
     flags.DEFINE_list("rates", [], "Learning rates to compare instead, for seed 0.")
+    flags.DEFINE_bool("trials", False, "Compare settings of LSeg's training instead, for seed 0.")
     cli.run(main)

@@ -1,8 +1,8 @@
 """A decoder and a head on cached features: the one small trainer of the comparisons on the clothing data set.
 
-Everything but the encoder is LSeg's: decoder, similarities, loss, optimizer. Batches are windows of views, half of them
-around a pixel of a class that is drawn first, so that rare classes come often; a pure function of seed and step. What
-was trained is kept in the cache directory under a hash of all that it depends on.
+Everything but the encoder is LSeg's: decoder, similarities, loss, optimizer. Batches are windows of views, a share of
+them (`Training.class_share`) around a pixel of a class that is drawn first, so that rare classes come often; a pure
+function of seed and step. What was trained is kept in the cache directory under a hash of all that it depends on.
 """
 
 import dataclasses
@@ -23,7 +23,7 @@ from benchmarks.clothing_features import HEIGHT, LABEL_STRIDE, VIEWS, WIDTH, Fea
 from lseg_jax import objective
 from lseg_jax.dpt import Decoder, dense
 from lseg_jax.encoders.base import normalized
-from lseg_jax.lseg import similarities
+from lseg_jax.lseg import LOGIT_SCALE, similarities
 from lseg_jax.settings import Training
 from vlseg import files, progress
 from vlseg.checkpoints import rules
@@ -58,6 +58,7 @@ SETTINGS = Training(
     loss_mean="pixels",
     loss_stride=2,
     class_balance=0.5,
+    class_share=0.5,
     row_block=WINDOW[0] // LABEL_STRIDE,
 )
 """Of all trainings here."""
@@ -68,10 +69,7 @@ FEATURES = 32
 LEVELS = 3
 """Of the encoder's four, the coarsest: with the finest one, a step takes four times as long."""
 
-BALANCED = 0.5
-"""Share of the windows that are drawn by class."""
-
-_FORMAT = 3
+_FORMAT = 4
 
 
 class Head(nn.Module):
@@ -101,10 +99,15 @@ class Head(nn.Module):
 
 
 class Batch(NamedTuple):
-    """Windows: levels, float16 [B, h, w, C] each, and targets int32 [B, H, W], IGNORE_LABEL where none counts."""
+    """Windows.
+
+    levels: float16 [B, h, w, C] each. targets: int32 [B, H, W], IGNORE_LABEL where none counts. sets: int32 [B, n], the
+    classes that each window is asked for, which targets are places among; None for all.
+    """
 
     levels: tuple[Any, ...]
     targets: Any
+    sets: Any = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,6 +117,8 @@ class Fit:
     Attributes:
         kind: of `HEADS`. names: of the classes, whose embeddings `words` [N, width] are. classes: int, by label of the
             data set the class as which it is trained. settings: of the optimization; its seed is all that is random.
+        against: a class, or None. With one, every window is asked for it and for one other class that it shows, and
+            all pixels but those of the other are of it, as in the zero-shot experiments (isl-org/lang-seg).
     """
 
     kind: str
@@ -123,6 +128,7 @@ class Fit:
     settings: Training = SETTINGS
     features: int = FEATURES
     levels: int = LEVELS
+    against: int | None = None
 
     def module(self) -> Head:
         return Head(self.kind, self.features, self.words.shape[1], len(self.names))
@@ -138,7 +144,7 @@ class Fit:
             self.features,
             self.levels,
             WINDOW,
-            BALANCED,
+            *(() if self.against is None else (self.against,)),
         )
         text = json.dumps([described, dataclasses.asdict(self.settings)])
         return hashlib.sha256(text.encode() + np.ascontiguousarray(self.words).tobytes()).hexdigest()[:16]
@@ -172,14 +178,16 @@ def run(fit: Fit, data: Features, title: str = "", losses: list[float] | None = 
         NonFiniteLossError: what came of it holds NaN or infinities.
     """
     settings = fit.settings
-    draw = batches(data, fit.classes, settings, fit.levels)
+    draw = batches(data, fit.classes, settings, fit.levels, fit.against)
     # The seed is no part of the programs, so that they are compiled once for all seeds.
     initialize, step = _programs(fit.module(), dataclasses.replace(settings, seed=0), len(data.labels))
-    words, weights = jnp.asarray(fit.words), jnp.asarray(_weights(fit, data))
+    words, weights = fit.words, _weights(fit, data)
     state = initialize(jax.random.key(settings.seed), draw(0).levels, words)
     steps = settings.total_steps(len(data.labels))
     for number in progress.over(range(steps), steps, title, "step", shown=bool(title)):
-        state, value = step(state, words, weights, draw(number))
+        batch = draw(number)
+        asked = words if batch.sets is None else words[batch.sets]
+        state, value = step(state, asked, weights, batch)
         if losses is not None:
             losses.append(float(value))
     if not_finite(state):
@@ -188,7 +196,9 @@ def run(fit: Fit, data: Features, title: str = "", losses: list[float] | None = 
 
 
 def _weights(fit: Fit, data: Features) -> np.ndarray:
-    """What a pixel of each class counts, float32 [N], see `Training.class_balance`."""
+    """What a pixel of each class counts, float32 [N], see `Training.class_balance`; the same in pairs."""
+    if fit.against is not None:
+        return np.ones(2, np.float32)
     counts = np.zeros(len(fit.names), np.int64)
     by_label = np.bincount(data.labels.ravel(), minlength=IGNORE_LABEL)
     np.add.at(counts, np.asarray(fit.classes), by_label[: len(fit.classes)])
@@ -197,7 +207,10 @@ def _weights(fit: Fit, data: Features) -> np.ndarray:
 
 @functools.lru_cache(maxsize=8)
 def _programs(module: Head, settings: Training, examples: int) -> tuple[Callable[..., Any], Callable[..., Any]]:
-    """(key, levels, words) -> state, and (state, words, weights, batch) -> (state, loss), compiled."""
+    """(key, levels, words) -> state, and (state, words, weights, batch) -> (state, loss), compiled.
+
+    Words are [N, C], or [B, n, C] by window, and weights as many.
+    """
     chain = objective.optimizer(settings, examples)
 
     def initialize(key: jax.Array, levels: Sequence[Any], words: jax.Array) -> Any:
@@ -217,6 +230,7 @@ def _programs(module: Head, settings: Training, examples: int) -> tuple[Callable
                 ignore_label=IGNORE_LABEL,
                 row_block=settings.row_block,
                 align_corners=True,
+                margin=settings.margin * LOGIT_SCALE,
                 label_smoothing=settings.label_smoothing,
                 weights=jnp.broadcast_to(weights, (len(batch.targets), len(weights))),
                 every=settings.loss_stride,
@@ -232,12 +246,16 @@ def _programs(module: Head, settings: Training, examples: int) -> tuple[Callable
     return initialize, program.compile_step(update)
 
 
-def batches(data: Features, classes: Sequence[int], settings: Training, used: int = 4) -> Callable[[int], Batch]:
-    """Batches as a function of the step; `classes` as in `Fit`, `used` of the levels, the coarsest."""
+def batches(
+    data: Features, classes: Sequence[int], settings: Training, used: int = 4, against: int | None = None
+) -> Callable[[int], Batch]:
+    """Batches as a function of the step; `classes` and `against` as in `Fit`, `used` of the levels, the coarsest."""
     table = np.full(256, IGNORE_LABEL, np.int32)
     table[: len(classes)] = classes
     targets = table[data.labels]
     present = np.stack([np.bincount(target.ravel(), minlength=256)[:IGNORE_LABEL] > 0 for target in targets])
+    if against is not None:
+        present[:, against] = False
     drawn = np.flatnonzero(present.any(axis=0))
     spans = [(side - part) // GRID + 1 for side, part in zip((HEIGHT, WIDTH), WINDOW, strict=True)]
 
@@ -256,7 +274,7 @@ def batches(data: Features, classes: Sequence[int], settings: Training, used: in
     def example(rng: np.random.Generator) -> tuple[list[np.ndarray], np.ndarray]:
         class_id = None
         photograph = int(rng.integers(len(targets)))
-        if rng.random() < BALANCED:
+        if rng.random() < settings.class_share:
             class_id = int(rng.choice(drawn))
             photograph = int(rng.choice(np.flatnonzero(present[:, class_id])))
         row, column = window(photograph, rng, class_id)
@@ -273,10 +291,20 @@ def batches(data: Features, classes: Sequence[int], settings: Training, used: in
         target = targets[photograph, row * unit : row * unit + height, column * unit : column * unit + width]
         return levels, target[:, ::-1] if mirrored else target
 
+    def paired(target: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, tuple[int, int]]:
+        """The target with 1 for a class that it shows and 0 for all others, and the classes that 0 and 1 are."""
+        shown = np.setdiff1d(target, [against, IGNORE_LABEL])
+        chosen = int(rng.choice(shown if len(shown) else drawn))
+        return np.where(target == IGNORE_LABEL, IGNORE_LABEL, target == chosen), (int(against or 0), chosen)
+
     def batch(step: int) -> Batch:
         rng = np.random.default_rng((settings.seed, step))
-        levels, chosen = zip(*(example(rng) for _ in range(settings.batch_size)), strict=True)
-        return Batch(tuple(np.stack(level) for level in zip(*levels, strict=True)), np.stack(chosen))
+        levels, targets = zip(*(example(rng) for _ in range(settings.batch_size)), strict=True)
+        sets = None
+        if against is not None:
+            targets, pairs = zip(*(paired(target, rng) for target in targets), strict=True)
+            sets = np.asarray(pairs, np.int32)
+        return Batch(tuple(np.stack(level) for level in zip(*levels, strict=True)), np.stack(targets), sets)
 
     return batch
 

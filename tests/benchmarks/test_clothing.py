@@ -268,7 +268,9 @@ def test_rare_classes_are_drawn():
     data = toy(photographs=8)
     labels = np.minimum(data.labels, 2)
     labels[5, 100:102, 60:62] = 3
-    draw = training.batches(data._replace(labels=labels), range(4), Training(batch_size=8, seed=1, crop_size=32))
+    draw = training.batches(
+        data._replace(labels=labels), range(4), Training(batch_size=8, seed=1, crop_size=32, class_share=0.5)
+    )
     shown = [(draw(step).targets == 3).any(axis=(1, 2)).mean() for step in range(20)]
     assert 0.12 < np.mean(shown) < 0.3  # an eighth by class, and windows of that photograph that happen to show it
 
