@@ -47,7 +47,7 @@ def random_model(features: int) -> LSeg:
     names = tuple(f"word {number}" for number in range(WORDS))
     variables = timing.random_arrays(checkpoint.abstract_variables(config))
     known = dict(zip(names, embeddings, strict=True))
-    return LSeg(config, variables, inference=Scheme(512, 512), labels=names, known=known)
+    return LSeg(config, variables, inference=Scheme(512, 512, trim=True), labels=names, known=known)
 
 
 def photograph(path: str) -> np.ndarray:

@@ -56,7 +56,20 @@ def knn_average(
     similarity = jnp.einsum("bnc,bmc->bnm", features, features, precision="highest")
     if mask is not None:
         similarity = jnp.where(mask[:, None, :], similarity, MASKED_SIMILARITY)
+        # A product with what is not a number is none even where the factor is 0.
+        probabilities = jnp.where(mask[..., None], probabilities, 0.0)
     k = min(k, features.shape[1])
+    averaged = jax.lax.platform_dependent(
+        probabilities.astype(jnp.float32),
+        similarity,
+        cpu=functools.partial(average_by_gathers, k, iterations),
+        default=functools.partial(average_by_products, k, iterations),
+    )
+    return averaged if mask is None else jnp.where(mask[..., None], averaged, 0.0)
+
+
+def average_by_gathers(k: int, iterations: int, probabilities: jax.Array, similarity: jax.Array) -> jax.Array:
+    """`knn_average` by the neighbours' places: float32 [B, N, M] and [B, N, N], MASKED_SIMILARITY at padding."""
     weights, neighbours = jax.lax.top_k(similarity, k)
     valid = (weights > MASKED_SIMILARITY).astype(jnp.float32)[..., None]
     count = jnp.maximum(valid.sum(axis=2), 1.0)
@@ -65,8 +78,37 @@ def knn_average(
         gathered = jax.vmap(lambda values, index: values[index])(current, neighbours)
         return (gathered * valid).sum(axis=2) / count
 
-    averaged = jax.lax.fori_loop(0, iterations, average, probabilities.astype(jnp.float32))
-    return averaged if mask is None else jnp.where(mask[..., None], averaged, 0.0)
+    return jax.lax.fori_loop(0, iterations, average, probabilities)
+
+
+def average_by_products(k: int, iterations: int, probabilities: jax.Array, similarity: jax.Array) -> jax.Array:
+    """The same by products with a matrix of zeros and ones, for accelerators.
+
+    There, `top_k` of every cell sorts N x N numbers and gathers are slow, and products are nearly free. The matrix is
+    exact in bfloat16, and a float32 number is the sum of three in bfloat16, so that one pass for each of these is as
+    precise as the mean of the neighbours in float32.
+    """
+
+    def add_nearest(_: int, state: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        left, chosen = state
+        nearest = jnp.argmax(left, axis=-1)[..., None] == jnp.arange(left.shape[-1])
+        valid = nearest & (left > MASKED_SIMILARITY)
+        return jnp.where(nearest, -jnp.inf, left), chosen + valid.astype(chosen.dtype)
+
+    _, chosen = jax.lax.fori_loop(0, k, add_nearest, (similarity, jnp.zeros(similarity.shape, jnp.bfloat16)))
+    count = jnp.maximum(jnp.sum(chosen, axis=-1, keepdims=True, dtype=jnp.float32), 1.0)
+
+    def average(_: int, current: jax.Array) -> jax.Array:
+        parts, rest = [], current
+        for _ in range(3):
+            # Not a cast there and back, which compilers may leave out.
+            part = jax.lax.reduce_precision(rest, exponent_bits=8, mantissa_bits=7)
+            parts.append(part.astype(jnp.bfloat16))
+            rest = rest - part
+        terms = (jnp.einsum("bnm,bmc->bnc", chosen, part, preferred_element_type=jnp.float32) for part in parts)
+        return sum(terms, jnp.zeros_like(current)) / count
+
+    return jax.lax.fori_loop(0, iterations, average, probabilities)
 
 
 @functools.partial(jax.jit, static_argnames=("count", "height", "width", "row_block"))

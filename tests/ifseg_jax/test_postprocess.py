@@ -1,8 +1,13 @@
 """Probability averaging against a NumPy version that sorts, and label maps against upsampled probabilities."""
 
+import re
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from ifseg_jax import knn_average, postprocess
 from vlseg.nn.resize import resize_bilinear
@@ -87,6 +92,41 @@ def test_whatever_stands_in_padding(arrays):
     mask = np.arange(20) < np.array([[20], [13], [2]])
     expected = knn_average(probabilities, features, mask=mask)
     probabilities[~mask], features[~mask] = 7.0, 1e6
+    np.testing.assert_array_equal(knn_average(probabilities, features, mask=mask), expected)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(1, 12), st.integers(0, 3), st.integers(0, 2**32 - 1))
+def test_products_of_zeros_and_ones_average_as_gathers_do(k, iterations, seed):
+    rng = np.random.default_rng(seed)
+    # Few different similarities, so that there are ties, and padding.
+    similarity = rng.choice(np.float32([-0.5, 0.25, 0.75, 1.0]), (2, 9, 9))
+    similarity[:, :, rng.random(9) < 0.3] = postprocess.MASKED_SIMILARITY
+    probabilities = rng.dirichlet(np.ones(5), (2, 9)).astype(np.float32) * 10.0 ** rng.integers(-6, 1, (2, 9, 1))
+    probabilities = probabilities.astype(np.float32)
+    k = min(k, 9)
+    expected = postprocess.average_by_gathers(k, iterations, probabilities, similarity)
+    found = postprocess.average_by_products(k, iterations, probabilities, similarity)
+    np.testing.assert_allclose(found, expected, rtol=3e-6, atol=1e-12)
+
+
+@pytest.mark.parametrize("platform", ["tpu", "cuda"])
+def test_accelerators_neither_sort_nor_gather(arrays, platform):
+    mask = np.ones((3, 20), bool)
+    slow = re.compile(r"chlo\.top_k|stablehlo\.(?:sort|dynamic_gather|gather)|call @\S*top_k")
+
+    def found(platform):
+        return slow.findall(jax.export.export(knn_average, platforms=[platform])(*arrays, mask=mask).mlir_module())
+
+    assert not found(platform)
+    assert {"stablehlo.sort", "stablehlo.gather"} <= set(found("cpu"))
+
+
+def test_padding_that_is_not_a_number_takes_no_part(arrays):
+    probabilities, features = (array.copy() for array in arrays)
+    mask = np.arange(20) < np.array([[20], [13], [2]])
+    expected = knn_average(probabilities, features, mask=mask)
+    probabilities[~mask] = np.nan
     np.testing.assert_array_equal(knn_average(probabilities, features, mask=mask), expected)
 
 
