@@ -25,7 +25,7 @@ from typing import Any, NoReturn
 from absl import app, flags
 from absl import logging as absl_logging
 
-from vlseg import devices, files
+from vlseg import compilation_cache, devices, files
 from vlseg.errors import VlsegError, is_of_jax, one_line
 
 _ESCAPED = "vlseg.escaped"
@@ -260,6 +260,7 @@ def _with_quiet_logs(main: Callable[[list[str]], Any]) -> Callable[[list[str]], 
     def run_main(argv: list[str]) -> Any:
         _quiet_python_logs()
         absl_logging.get_absl_handler().addFilter(_in_one_line)
+        compilation_cache.keep()
         try:
             return main(argv)
         except app.UsageError as error:
