@@ -11,6 +11,6 @@ from ifseg_jax.package import PACKAGE
 from ifseg_jax.postprocess import knn_average
 from ifseg_jax.settings import Inference
 from vlseg.evaluation.crf import CRF
-from vlseg.segmenter import Rejection, Segmentation
+from vlseg.segmentation import Rejection, Segmentation
 
 __all__ = ["CRF", "PACKAGE", "IFSeg", "Inference", "Rejection", "Segmentation", "knn_average", "load"]

@@ -29,7 +29,8 @@ from vlseg.errors import ConfigError, VocabularyError
 from vlseg.labels.distinct import check_embeddings, check_known, check_tokens
 from vlseg.nn.inputs import check_pixels
 from vlseg.scores import Scores
-from vlseg.segmenter import Segmentation, Segmenter, Variant, without_variables
+from vlseg.segmentation import Segmentation
+from vlseg.segmenter import Segmenter, Variant, without_variables
 from vlseg.training import program
 
 OFFICIAL = Inference()

@@ -10,6 +10,6 @@ from lseg_jax.model import LSeg, load
 from lseg_jax.package import PACKAGE
 from vlseg.evaluation.crf import CRF
 from vlseg.evaluation.sliding_window import Scheme
-from vlseg.segmenter import Rejection, Segmentation
+from vlseg.segmentation import Rejection, Segmentation
 
 __all__ = ["CRF", "PACKAGE", "LSeg", "Rejection", "Scheme", "Segmentation", "load"]

@@ -21,7 +21,7 @@ from vlseg import cli, files, visualize
 from vlseg.data.images import read_image
 from vlseg.errors import VocabularyError
 from vlseg.labels import NONE
-from vlseg.segmenter import Rejection
+from vlseg.segmentation import Rejection
 
 PHOTOGRAPH = Path(vlseg.__file__).with_name("photographs") / "hopper.jpg"
 BACKGROUND = "background"

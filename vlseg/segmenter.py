@@ -12,9 +12,7 @@ from typing import Any, ClassVar, Generic, NamedTuple, Self, TypeVar
 
 import jax
 import numpy as np
-from PIL import Image
 
-from vlseg import visualize
 from vlseg.checkpoints import directory
 from vlseg.checkpoints.directory import Stored
 from vlseg.data import arrays
@@ -25,6 +23,7 @@ from vlseg.evaluation.crf import CRF
 from vlseg.evaluation.finite import check_embeddings, check_scores, naming
 from vlseg.labels import NONE, check_names
 from vlseg.scores import RefinedScores, Scores
+from vlseg.segmentation import NOTHING_REJECTED, Rejection, Segmentation
 from vlseg.streams import in_order
 
 OFF = CRF()
@@ -32,61 +31,6 @@ OFF = CRF()
 
 Item = TypeVar("Item")
 Settings = TypeVar("Settings")
-
-
-@dataclasses.dataclass(frozen=True)
-class Rejection:
-    """When a pixel is "none of these" (the first failure case that LSeg's authors show, Li et al. 2022).
-
-    Attributes:
-        min_similarity: least score of the best label, see `Scores.top`.
-        min_margin: least difference of the best label's score to the second's.
-    """
-
-    min_similarity: float | None = None
-    min_margin: float | None = None
-
-    def __bool__(self) -> bool:
-        return self != Rejection()
-
-    def of(self, scores: np.ndarray) -> np.ndarray:
-        """bool [H, W], True where a pixel is rejected, of the scores [H, W, k] of its best labels, best first."""
-        rejected = np.zeros(scores.shape[:2], bool)
-        if self.min_similarity is not None:
-            rejected |= scores[..., 0] < self.min_similarity
-        if self.min_margin is not None and scores.shape[-1] > 1:
-            rejected |= scores[..., 0] - scores[..., 1] < self.min_margin
-        return rejected
-
-
-@dataclasses.dataclass(frozen=True)
-class Segmentation:
-    """The segmentation of one image.
-
-    Attributes:
-        label_map: int32 [H, W], indices into `labels`, at the image's original size.
-        labels: the label names; with rejection, "none of these" comes last.
-        top_labels: int32 [H, W, k], the best labels of each pixel, best first, rejected or not.
-        top_similarities: float32 [H, W, k], their scores, see `Scores.top`.
-        image: the image, uint8 [H, W, 3].
-        scores: what the model made of it.
-    """
-
-    label_map: np.ndarray
-    labels: tuple[str, ...]
-    top_labels: np.ndarray
-    top_similarities: np.ndarray
-    image: np.ndarray
-    scores: Scores = dataclasses.field(repr=False)
-
-    @property
-    def probabilities(self) -> np.ndarray:
-        """float32 [H, W, N], of the labels asked for; computed anew at each access because it is large."""
-        return self.scores.probabilities()
-
-    def overlay(self, alpha: float = 0.5) -> Image.Image:
-        """The image under its coloured label map, with a legend."""
-        return visualize.overlay(self.image, self.label_map, self.labels, alpha)
 
 
 class Variant(NamedTuple):
@@ -226,7 +170,7 @@ class Segmenter(abc.ABC, Generic[Settings]):
         labels: Sequence[str] | None = None,
         *,
         top_k: int = 1,
-        rejection: Rejection = Rejection(),
+        rejection: Rejection = NOTHING_REJECTED,
         batch_size: int = 1,
         settings: Settings | None = None,
     ) -> Iterator[Segmentation]:

@@ -24,7 +24,8 @@ from vlseg.errors import VlsegError
 from vlseg.nn import numpy_layers
 from vlseg.nn.layers import EPSILON
 from vlseg.nn.resnet import ResNet
-from vlseg.segmenter import Segmentation, Segmenter
+from vlseg.segmentation import Segmentation
+from vlseg.segmenter import Segmenter
 
 PHOTOGRAPH = Path(__file__).with_name("photographs") / "astronaut.jpg"
 """The astronaut Eileen Collins, by NASA, in the public domain; see the README.md beside it."""

@@ -15,7 +15,7 @@ import lseg_jax
 from lseg_jax import LSeg, Rejection, Scheme, checkpoint
 from tests.commands import picture
 from vlseg.errors import CheckpointError, ConfigError, ImageError, StorageError, VocabularyError
-from vlseg.segmenter import NONE
+from vlseg.labels import NONE
 
 LABELS = ("cat", "a dog", "grass", "sky", "other")
 

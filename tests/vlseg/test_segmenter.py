@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from vlseg.errors import ImageError
 from vlseg.scores import Scores
-from vlseg.segmenter import Rejection, Segmenter
+from vlseg.segmentation import Rejection
+from vlseg.segmenter import Segmenter
 from vlseg.streams import READ_AHEAD, in_order
 
 KEYS = st.lists(st.sampled_from(["a", "b", "c", None]), max_size=40)

@@ -25,7 +25,7 @@ from vlseg.data.listing import announced_images
 from vlseg.errors import ConfigError
 from vlseg.labels import NONE, names_from
 from vlseg.packages import Package
-from vlseg.segmenter import Rejection, Segmentation
+from vlseg.segmentation import Rejection, Segmentation
 
 REPORT = "predictions.json"
 SCORES = "scores"
@@ -33,7 +33,6 @@ SCORES = "scores"
 _PNG_LABELS = 2**16
 """What a PNG can tell apart."""
 
-_ROWS = 64  # of a label map that are counted at a time, since np.bincount makes int64 of what it is given
 
 # They belong to the module that calls `run`, so its --help shows them.
 if __name__ != "__main__":
@@ -53,12 +52,8 @@ def write(out: Path, name: str, segmentation: Segmentation) -> dict[str, object]
         with files.atomic_file(out / "top" / f"{name}.npz") as file:
             similarities = segmentation.top_similarities.astype(np.float16)
             np.savez_compressed(file, labels=segmentation.top_labels, similarities=similarities)
-    pixels = np.zeros(len(segmentation.labels), np.int64)
-    for start in range(0, len(segmentation.label_map), _ROWS):
-        pixels += np.bincount(segmentation.label_map[start : start + _ROWS].ravel(), minlength=len(pixels))
-    shares = pixels / segmentation.label_map.size
     height, width = segmentation.label_map.shape
-    listed = {label: round(float(share), 6) for label, share in zip(segmentation.labels, shares, strict=True) if share}
+    listed = {label: round(share, 6) for label, share in segmentation.shares().items() if share}
     return {"height": height, "width": width, "shares": listed}
 
 

@@ -21,7 +21,8 @@ from vlseg.commands.pictures import output_names
 from vlseg.commands.predict import write
 from vlseg.data.images import read_label
 from vlseg.evaluation.crf import CRF, refine
-from vlseg.segmenter import NONE, Rejection
+from vlseg.labels import NONE
+from vlseg.segmentation import Rejection
 
 PATHS = st.builds(
     lambda folder, stem, suffix: Path(folder, f"{stem}{suffix}"),

@@ -17,7 +17,7 @@ from vlseg.errors import CheckpointError, ImageError
 from vlseg.evaluation.crf import CRF
 from vlseg.evaluation.finite import AT_ONCE, Finite, check_scores
 from vlseg.evaluation.scoring import Vocabulary, score
-from vlseg.segmenter import Rejection
+from vlseg.segmentation import Rejection
 
 NAMES = ("a", "b", "c")
 BLACK = np.zeros((8, 9, 3), np.uint8)
