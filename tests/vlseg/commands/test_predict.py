@@ -110,7 +110,7 @@ def test_more_labels_than_a_picture_can_hold(tmp_path):
     for folder in ("overlays", "labels"):
         (tmp_path / folder).mkdir()
     found = types.SimpleNamespace(
-        label_map=np.array([[0, 70_000]]), labels=range(70_001), overlay=Image.new("RGB", (2, 1)).copy
+        label_map=np.array([[0, 70_000]]), labels=range(70_001), overlay=Image.new("RGB", (2, 1)).copy, shares=dict
     )
     found.top_labels = found.label_map[..., None]
     write(tmp_path, "x.y", found)
