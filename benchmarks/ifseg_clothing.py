@@ -36,6 +36,7 @@ from ifseg_jax.prompt import WordEmbeddings
 from ifseg_jax.settings import Adaptation
 from ifseg_jax.training import supervised_batches
 from vlseg import cli, files, progress, settings
+from vlseg.data.examples import label_of
 from vlseg.data.images import resize_image
 from vlseg.data.sources import Dataset, open_dataset
 from vlseg.evaluation import confusion
@@ -84,12 +85,18 @@ def coverage(boxes: Boxes, names: int, background: int) -> np.ndarray:
     return found
 
 
+def labels_of(dataset: Dataset) -> Iterator[np.ndarray]:
+    """The label map of every photograph, int [H, W], -1 where it does not count."""
+    for index in range(len(dataset)):
+        label = label_of(dataset, index)
+        yield np.where(label == dataset.ignore_label, -1, label)
+
+
 def prior(dataset: Dataset) -> np.ndarray:
     """At every relative place the word that covers it in most photographs: int [PLACES, PLACES]."""
     names, background = len(dataset.names), dataset.names.index(BACKGROUND)
     total = np.zeros((names, PLACES, PLACES), int)
-    for example in dataset:
-        label = np.where(example.label == dataset.ignore_label, -1, example.label)
+    for label in labels_of(dataset):
         total += coverage(boxes_of(label, names), names, background)
     return total.argmax(axis=0)
 
@@ -97,9 +104,8 @@ def prior(dataset: Dataset) -> np.ndarray:
 def score_map(dataset: Dataset, places: np.ndarray) -> Score:
     """Of the same map of words [h, w] for every photograph, at its size."""
     counts = confusion.zeros(len(dataset.names))
-    for example in dataset:
-        rows, columns = (np.arange(side) * n // side for side, n in zip(example.label.shape, places.shape, strict=True))
-        label = np.where(example.label == dataset.ignore_label, -1, example.label)
+    for label in labels_of(dataset):
+        rows, columns = (np.arange(side) * n // side for side, n in zip(label.shape, places.shape, strict=True))
         predicted = places[rows[:, None], columns[None]]
         counts = confusion.merge(counts, confusion.count(predicted, label, len(dataset.names)))
     return Score.of(confusion.compute(counts), dataset.names)

@@ -12,7 +12,7 @@ from lseg_jax.settings import Training
 from vlseg import progress
 from vlseg.data import transforms
 from vlseg.data.episodes import Episode, FewShotDataset
-from vlseg.data.examples import IGNORE_LABEL, IGNORED, Example
+from vlseg.data.examples import IGNORE_LABEL, IGNORED, Example, label_of
 from vlseg.data.sources import Dataset
 from vlseg.data.stream import Stream
 
@@ -99,11 +99,14 @@ def episode_batches(dataset: FewShotDataset, settings: Training, **reading: Any)
 
 
 def count_labels(dataset: Dataset) -> np.ndarray:
-    """Labelled pixels of every class: int64 [N], of at most `COUNTED` images, which lie evenly in the data set."""
+    """Labelled pixels of every class: int64 [N], of at most `COUNTED` images, which lie evenly in the data set.
+
+    Only label maps are read, see `vlseg.data.examples.label_of`.
+    """
     chosen = np.linspace(0, len(dataset) - 1, min(len(dataset), COUNTED)).round().astype(int)
     counts = np.zeros(len(dataset.names), np.int64)
     for index in progress.over(chosen, len(chosen), "counting labels", "image"):
-        label = dataset[int(index)].label
+        label = label_of(dataset, int(index))
         known = label[(label != dataset.ignore_label) & (label >= 0) & (label < len(counts))]
         counts += np.bincount(known, minlength=len(counts))
     return counts

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vlseg.data.evidence import Evidence
-from vlseg.data.images import decode_picture, orientation_of, read_picture, read_shape
+from vlseg.data.images import decode_picture, decode_shape, orientation_of, read_picture, read_shape
 from vlseg.data.listing import Listing
 from vlseg.data.orientation import TURNED, Shape, label_like
 from vlseg.errors import DatasetError, one_line
@@ -112,6 +112,22 @@ class PairDataset(LazySequence[Example]):
         return fitted(read_shape(pair.image), self.decode(pair.label), pair.label, self.label_orientation)
 
 
+def label_of(dataset: Any, index: int) -> NDArray[np.int32]:
+    """The label map of an example, int32 [H, W], without the pixels of its picture where the data set can do so.
+
+    Args:
+        dataset: labelled pictures, as `vlseg.data.sources.Dataset`. Its `label(index)`, where it has one, does not
+            decode the picture; of others the whole example is read.
+        index: in [0, len(dataset)).
+
+    Raises:
+        As `dataset[index]`, but damaged pixels of a picture may go unnoticed.
+    """
+    alone: Callable[[int], NDArray[np.int32]] | None = getattr(dataset, "label", None)
+    label: NDArray[np.int32] = dataset[index].label if alone is None else alone(index)
+    return label
+
+
 class First(LazySequence[Example]):
     """The first examples of a data set.
 
@@ -130,6 +146,10 @@ class First(LazySequence[Example]):
     def _read(self, index: int) -> Example:
         example: Example = self._dataset[index]
         return example
+
+    def label(self, index: int) -> NDArray[np.int32]:
+        """See `label_of`."""
+        return label_of(self._dataset, range(len(self))[index])
 
 
 class Encoded(NamedTuple):
@@ -166,13 +186,28 @@ class RecordDataset(LazySequence[Example]):
         return len(self.records)
 
     def _read(self, index: int) -> Example:
+        image, label, name = self._unpacked(index)
+        picture = decode_picture(image, name) if isinstance(image, bytes) else read_picture(image)
+        return Example(picture.pixels, self._fitted(picture.shape, label, name), name)
+
+    def label(self, index: int) -> NDArray[np.int32]:
+        """The label map of an example, int32 [H, W]; of its picture no more than the header is looked at.
+
+        Raises:
+            As `self[index]`, but damaged pixels of the picture go unnoticed.
+        """
+        image, label, name = self._unpacked(range(len(self))[index])
+        shape = decode_shape(image, name) if isinstance(image, bytes) else read_picture(image).shape
+        return self._fitted(shape, label, name)
+
+    def _unpacked(self, index: int) -> Encoded:
         try:
-            image, label, name = self.unpack(self.records[index], index)
+            return self.unpack(self.records[index], index)
         except Exception as error:  # the libraries raise several kinds on damaged files
             raise DatasetError(f"record {index} is damaged: {one_line(error)}") from error
-        picture = decode_picture(image, name) if isinstance(image, bytes) else read_picture(image)
-        ids = self.decode(label, name)
-        return Example(picture.pixels, fitted(picture.shape, ids, name, self.label_orientation, label), name)
+
+    def _fitted(self, shape: Shape, label: Any, name: str) -> NDArray[np.int32]:
+        return fitted(shape, self.decode(label, name), name, self.label_orientation, label)
 
 
 def fitted(shape: Shape, label: NDArray[np.int32], name: Any, rule: str, file: Any = None) -> NDArray[np.int32]:

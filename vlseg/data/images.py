@@ -141,10 +141,14 @@ def check_image(path: str | os.PathLike[str]) -> tuple[int, int]:
 
 def read_shape(path: str | os.PathLike[str]) -> Shape:
     """`check_image` with the orientation that a label map beside it may need."""
-    with _opened(path, pixels=False) as (image, _, _):
-        (width, height), orientation = image.size, exif_orientation(image, header_only=True)
-        height, width = (width, height) if orientation >= 5 else (height, width)
-        return Shape(height, width, orientation)
+    with _opened(path, pixels=False) as opened:
+        return _shape(opened.image)
+
+
+def decode_shape(data: bytes, name: str) -> Shape:
+    """`read_shape` of a file's content; `name` is what errors call it."""
+    with _opened(io.BytesIO(data), name, pixels=False) as opened:
+        return _shape(opened.image)
 
 
 def check_images(paths: Iterable[str | os.PathLike[str]]) -> list[tuple[int, int] | ImageError]:
@@ -233,6 +237,12 @@ class _Opened(NamedTuple):
     image: Image.Image
     head: bytes
     structure: png.Structure | None
+
+
+def _shape(image: Image.Image) -> Shape:
+    (width, height), orientation = image.size, exif_orientation(image, header_only=True)
+    height, width = (width, height) if orientation >= 5 else (height, width)
+    return Shape(height, width, orientation)
 
 
 @contextmanager
