@@ -5,8 +5,11 @@ from collections.abc import Callable, Mapping
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from ifseg_jax.config import OFAConfig
+from vlseg.checkpoints import efficientnet as weights
+from vlseg.checkpoints.rules import flatten
 from vlseg.nn import efficientnet
 from vlseg.nn.efficientnet import EfficientNet
 from vlseg.nn.layers import halve
@@ -77,3 +80,16 @@ def grid_size(size: jax.Array | None, config: OFAConfig) -> jax.Array | None:
     for _ in range(config.stride.bit_length() - 1):
         size = halve(size)
     return size
+
+
+def read_image_encoder(source: str, config: OFAConfig) -> dict[str, np.ndarray]:
+    """Variables of a model's EfficientNet-Lite from published weights: float32, by the model's names, flat.
+
+    Args:
+        source: a name such as "efficientnet_lite0", a file or a folder, see `vlseg.checkpoints.efficientnet.read`.
+        config: of the model, with backbone="efficientnet".
+
+    Raises:
+        CheckpointError, DownloadError: as in `vlseg.checkpoints.efficientnet.read`.
+    """
+    return flatten(weights.read(source, config.efficientnet_variant, "encoder/efficientnet"))

@@ -9,8 +9,8 @@ from lseg_jax import encoders
 from lseg_jax.config import LSegConfig
 from lseg_jax.dpt import DECODER_AXES
 from lseg_jax.encoders.base import STRIDES
-from lseg_jax.encoders.foreign import Shapes, shape_of
 from vlseg.checkpoints.directory import Weights
+from vlseg.checkpoints.foreign import Shapes, shape_of
 from vlseg.checkpoints.rules import (
     CONVOLUTION,
     POINTWISE,

@@ -14,8 +14,8 @@ from jax.sharding import Mesh
 from lseg_jax import checkpoint, encoders, flops, inference, objective, zero_shot
 from lseg_jax.batches import OTHERS, classes_shown, count_labels, episode_batches, named_batches, pair_batches
 from lseg_jax.config import LSegConfig
+from lseg_jax.encoders import merge
 from lseg_jax.encoders.efficientnet import EfficientNetConfig
-from lseg_jax.encoders.foreign import merge
 from lseg_jax.model import LSeg, load
 from lseg_jax.objective import Batch, Matching
 from lseg_jax.settings import LABEL_SETS, SQUARED, Training, pretrained

@@ -16,7 +16,8 @@ import ml_collections
 import numpy as np
 import optax
 
-from ifseg_jax import checkpoint, inference
+from ifseg_jax import inference
+from ifseg_jax.backbone import read_image_encoder
 from ifseg_jax.config import OFAConfig
 from ifseg_jax.model import image_size
 from ifseg_jax.ofa import OFA
@@ -25,12 +26,12 @@ from ifseg_jax.pretrain.boxes import Boxes, boxes_of
 from ifseg_jax.pretrain.regions import Asked, Photograph, Questioner, vocabulary
 from ifseg_jax.settings import Inference
 from ifseg_jax.vocabulary import PAD, SPECIALS
-from vlseg import files, torch_files
-from vlseg.checkpoints import efficientnet, packaged, rules
+from vlseg import files
+from vlseg.checkpoints import rules
 from vlseg.checks import check_numbers
 from vlseg.data.images import resize_image
 from vlseg.data.sources import Dataset, announced, open_dataset
-from vlseg.errors import CheckpointError, ConfigError
+from vlseg.errors import ConfigError
 from vlseg.progress import Progress
 from vlseg.training import loop, optimizers
 from vlseg.training.workdir import Place, open_workdir
@@ -44,7 +45,8 @@ class Pretraining(common.Pretraining):
 
     Attributes:
         source: labelled photographs, as `vlseg.data.sources.open_dataset` takes them; only words and boxes of their
-            label maps are used. encoder: weights of the EfficientNet-Lite, see `read_encoder`.
+            label maps are used. encoder: weights of the EfficientNet-Lite, see
+            `ifseg_jax.backbone.read_image_encoder`.
         short_side: pixels of the photographs' short side when features are computed; the long side has as many as keep
             the aspect, both to multiples of 32.
         shares: of the tasks, see `ifseg_jax.pretrain.regions`. word_share: of the regions of a collage that are words.
@@ -62,31 +64,6 @@ class Pretraining(common.Pretraining):
         super().__post_init__()
         check_numbers(self, "short_side", "candidates", least=1, whole=True)
         check_numbers(self, "word_share", below=1)
-
-
-def read_encoder(source: str, config: OFAConfig) -> dict[str, np.ndarray]:
-    """Variables of the image backbone, flat, from published weights by the names of EfficientNet-PyTorch.
-
-    Args:
-        source: a file, or a name such as "efficientnet_lite0" (found installed, else fetched, see
-            `vlseg.checkpoints.packaged`). config: of the model.
-
-    Raises:
-        CheckpointError: there is no such file, or it holds another network. DownloadError: it cannot be fetched.
-    """
-    path = packaged.local(source, efficientnet.WEIGHTS)
-    tensors, _ = torch_files.load_weights(path)
-    table = efficientnet.rules(config.efficientnet_variant, "encoder/efficientnet")
-    found = {name: tensor for name, tensor in tensors.items() if not efficientnet.SKIPPED.match(name)}
-    try:
-        rules.check_names(found, [rule.official for rule in table], f"an EfficientNet-{config.efficientnet_variant}")
-        rules.check_shapes(
-            {name: tuple(tensor.shape) for name, tensor in found.items()},
-            rules.official_shapes(table, checkpoint.parameter_shapes(config)),
-        )
-    except CheckpointError as error:
-        raise CheckpointError(f"{path}: {error}") from error
-    return rules.flatten(rules.assemble(table, lambda rule: found[rule.official].read(), np.ascontiguousarray))
 
 
 def photographs(dataset: Dataset, config: OFAConfig, variables: Any, short_side: int, folder: Path) -> list[Photograph]:
@@ -189,7 +166,7 @@ def pretrain(config: ml_collections.ConfigDict, workdir: str | Path) -> Place:
         raise ConfigError(
             "pre-training on photographs starts from weights of an EfficientNet-Lite: backbone must be so"
         )
-    encoder = read_encoder(config.encoder, model_config)
+    encoder = read_image_encoder(config.encoder, model_config)
     folder = Path(os.fspath(open_workdir(workdir, config.to_dict())))
     model = OFA(model_config)
     fresh = rules.flatten(common.initialize(model_config, config.seed))

@@ -1,11 +1,11 @@
 """Image and text encoders, each a module with the interface of `lseg_jax.encoders.base`."""
 
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from lseg_jax.encoders import foreign
 from lseg_jax.encoders.base import Encoder, ImageEncoder, TextEncoder
 from lseg_jax.encoders.clip import TextConfig
 from lseg_jax.encoders.clip_image import CLIPImageConfig
@@ -13,10 +13,11 @@ from lseg_jax.encoders.efficientnet import EfficientNetConfig
 from lseg_jax.encoders.minilm import SentenceConfig
 from lseg_jax.encoders.resnet import ResNetConfig
 from lseg_jax.encoders.vit import ViTConfig
-from vlseg.checkpoints import packaged, state_dicts
+from vlseg.checkpoints import foreign, packaged
 from vlseg.checkpoints.efficientnet import WEIGHTS
-from vlseg.checkpoints.rules import Variables
-from vlseg.errors import CheckpointError, ConfigError
+from vlseg.checkpoints.foreign import Format, Shapes, shapes_of
+from vlseg.checkpoints.rules import Tensors, Variables, check_names, check_shapes, flatten, unflatten
+from vlseg.errors import CheckpointError
 
 TEXTS: dict[str, type[TextEncoder]] = {"clip": TextConfig, "minilm": SentenceConfig}
 IMAGES: dict[str, type[ImageEncoder]] = {
@@ -29,6 +30,9 @@ IMAGES: dict[str, type[ImageEncoder]] = {
 
 KINDS: Mapping[str, Mapping[str, type[Encoder]]] = {"text": TEXTS, "image": IMAGES}
 """Both, by their name among the parameters of a model."""
+
+WHOLE = re.compile(r"((module|model|net)\.)*(clip_pretrained|pretrained|scratch)\.|params/decoder/")
+"""Names that only a whole model has."""
 
 FRESH = "none"
 """What stands for fresh weights of an encoder, in place of a file."""
@@ -90,19 +94,42 @@ def check_image(source: str) -> None:
 
 
 def _read(path: Path, kinds: Mapping[str, type[AnyEncoder]], part: str) -> tuple[AnyEncoder, Variables]:
-    tensors, beside = foreign.open_tensors(path)
     wanted = {form: kind for kind in kinds.values() for form in kind.formats}
     known = [form for kinds in KINDS.values() for kind in kinds.values() for form in kind.formats]
-    try:
-        found = state_dicts.unwrapped(tensors, [form.mark for form in wanted])
-        form = foreign.recognized(found.tensors, list(wanted), known)
-        named, left_out = foreign.renamed(found.tensors, form)
-        told = form.settings(path) if path.is_dir() else {}
-        config = wanted[form].from_shapes(foreign.shapes_of(named), **told)
-        table = config.rules()
-        named, more = state_dicts.without_extras(named, state_dicts.modules_of(rule.official for rule in table))
-        variables = foreign.read_variables(named, table, config.module(), config.example, part)
-    except (CheckpointError, ConfigError) as error:
-        raise CheckpointError(f"{path}: {error}") from error
-    state_dicts.report(path, found.prefix, (*found.left_out, *left_out, *more), beside)
-    return config, variables
+
+    def describe(form: Format, shapes: Shapes, told: Mapping[str, Any]) -> foreign.Encoder[AnyEncoder]:
+        config = wanted[form].from_shapes(shapes, **told)
+        return foreign.Encoder(config, config.rules(), config.module(), config.example)
+
+    return foreign.read(path, list(wanted), describe, part, known=known, refuse=_refuse_whole)
+
+
+def _refuse_whole(tensors: Tensors) -> None:
+    if any(WHOLE.match(name) for name in tensors):
+        raise CheckpointError("this is a whole LSeg model, not an encoder to start from; use --config.checkpoint")
+
+
+def merge(variables: Mapping[str, Any], *parts: Mapping[str, Any]) -> Variables:
+    """Variables of a model with encoders put in the place of its own.
+
+    Args:
+        variables: from `LSegNet.init`; they stay as they are.
+        parts: from `read_text` and `read_image`.
+
+    Raises:
+        CheckpointError: an encoder has other names or shapes than the model's; some are listed.
+    """
+    merged = flatten(variables)
+    for part in parts:
+        found = flatten(part)
+        encoders = {_encoder(path) for path in found}
+        replaced = {path for path in merged if _encoder(path) in encoders}
+        check_names(found, replaced, "the model's encoder")
+        check_shapes(shapes_of(found), {path: tuple(merged[path].shape) for path in replaced})
+        merged |= found
+    return unflatten(merged)
+
+
+def _encoder(path: str) -> str:
+    """The encoder that a path in our variables is of, such as "text" for "params/text/norm/scale"."""
+    return path.split("/")[1]

@@ -14,8 +14,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lseg_jax.encoders.foreign import Format, Shapes
 from lseg_jax.tokenizers import Tokenizer
+from vlseg.checkpoints.foreign import Format, Shapes
 from vlseg.checkpoints.rules import Rule
 from vlseg.errors import ConfigError
 

@@ -16,9 +16,9 @@ import numpy as np
 from lseg_jax import labels
 from lseg_jax.encoders import transformer
 from lseg_jax.encoders.base import TextEncoder, normalized
-from lseg_jax.encoders.foreign import Format, Recipe, Shapes, concatenated, count, shape_of
 from lseg_jax.tokenizers import Tokenizer, clip_tokenizer, import_transformers, tokenize
 from vlseg import fields
+from vlseg.checkpoints.foreign import Format, Recipe, Shapes, concatenated, count, shape_of
 from vlseg.checkpoints.rules import LINEAR, SAME, Rule, each, flatten, linear, norm, stacked
 from vlseg.errors import CheckpointError
 from vlseg.fields import Range, Width

@@ -13,8 +13,8 @@ import flax.linen as nn
 from lseg_jax.encoders import transformer
 from lseg_jax.encoders.clip import NORM_EPSILON as EPSILON
 from lseg_jax.encoders.clip import from_hugging_face, hugging_face_settings, layer_rules
-from lseg_jax.encoders.foreign import Format, Recipe, Shapes, count, shape_of
 from lseg_jax.encoders.vit import Style, ViTConfig, usual_reassembly
+from vlseg.checkpoints.foreign import Format, Recipe, Shapes, count, shape_of
 from vlseg.checkpoints.rules import CONVOLUTION, SAME, Rule, norm
 from vlseg.nn.initializers import KERNEL
 

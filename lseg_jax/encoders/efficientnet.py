@@ -2,61 +2,21 @@
 
 import dataclasses
 import re
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Sequence
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from lseg_jax.encoders.base import ImageEncoder
-from lseg_jax.encoders.foreign import Format, Recipe, Shapes
-from vlseg import fields, json_files
+from vlseg import fields
 from vlseg.checkpoints import efficientnet as names
+from vlseg.checkpoints.foreign import Shapes
 from vlseg.checkpoints.rules import Rule
 from vlseg.checks import check_choices
-from vlseg.errors import CheckpointError
 from vlseg.nn import efficientnet
 
 NORMS = ("frozen", "trained")
-OWN = "efficientnet_lite"
-"""What timm calls those that it has trained itself; TensorFlow's have tf_ before it."""
-
-
-def _timm_recipes(count: int) -> list[Recipe]:
-    return [Recipe(ours, (theirs,)) for ours, theirs in names.timm_names(count).items()]
-
-
-def _timm_settings(directory: Path) -> dict[str, Any]:
-    """Refuses a folder of the Hugging Face Hub with weights of these names and shapes for another computation."""
-    path = directory / "config.json"
-    told = json_files.read(path, CheckpointError) if path.is_file() else {}
-    named = told.get("architecture", "") if isinstance(told, Mapping) else ""
-    if isinstance(named, str) and named.startswith(OWN):
-        raise CheckpointError(
-            f"this is timm's own {named}, whose padding and normalisation are others than TensorFlow's; what is "
-            f"expected here is tf_{named}"
-        )
-    return {}
-
-
-PYTORCH = Format(
-    "an EfficientNet-Lite by the names of EfficientNet-PyTorch",
-    names.MARK,
-    names.SKIPPED,
-    names.LAYER,
-    check=names.check_lite,
-)
-TIMM = Format(
-    "an EfficientNet-Lite by the names of timm",
-    names.TIMM_MARK,
-    names.TIMM_SKIPPED,
-    names.TIMM_LAYER,
-    recipes=_timm_recipes,
-    settings=_timm_settings,
-    check=names.check_lite,
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,7 +33,7 @@ class EfficientNetConfig(ImageEncoder):
             few images, or by those of the batch, and updates them, "trained". Scales and offsets are trained in both.
     """
 
-    formats = (PYTORCH, TIMM)
+    formats = names.FORMATS
     axes = ((r"/image/.*kernel$", ("embed",)),)
     mean = efficientnet.MEAN
     deviation = efficientnet.DEVIATION

@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 
 from lseg_jax.encoders.base import STRIDES, ImageEncoder
-from lseg_jax.encoders.foreign import Format, Shapes, count, shape_of
 from vlseg import fields
+from vlseg.checkpoints.foreign import Format, Shapes, count, shape_of
 from vlseg.checkpoints.rules import Rule, residual_stages, stem
 from vlseg.errors import ConfigError
 from vlseg.fields import Length, Range

@@ -16,8 +16,8 @@ from flax.typing import Initializer
 from lseg_jax import dpt
 from lseg_jax.encoders import transformer
 from lseg_jax.encoders.base import STRIDES, ImageEncoder
-from lseg_jax.encoders.foreign import Format, Recipe, Shapes, count, shape_of
 from vlseg import fields
+from vlseg.checkpoints.foreign import Format, Recipe, Shapes, count, shape_of
 from vlseg.checkpoints.rules import CONVOLUTION, LINEAR, POINTWISE, SAME, Layout, Rule, each, linear, norm, stacked
 from vlseg.errors import ConfigError
 from vlseg.fields import Length, Range, Width

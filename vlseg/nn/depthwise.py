@@ -120,19 +120,20 @@ def _input_gradient(gradient: jax.Array, kernel: jax.Array, stride: int, size: t
 
 
 def _kernel_gradient(x: jax.Array, gradient: jax.Array, taps: int, stride: int) -> jax.Array:
-    """The gradient of [k, k, C], a row of windows at a time, while it is in the cache; float32."""
+    """The gradient of [k, k, C], a row of windows at a time, while it is in the cache; float32, of float64 float64."""
     padded = _padded(x, taps, stride)
+    wide = jnp.promote_types(x.dtype, jnp.float32)
 
     def add(total: jax.Array, row: jax.Array) -> tuple[jax.Array, None]:
         seen = lax.dynamic_slice_in_dim(padded, row * stride, taps, 1)
-        along = lax.dynamic_slice_in_dim(gradient, row, 1, 1).astype(jnp.float32)
+        along = lax.dynamic_slice_in_dim(gradient, row, 1, 1).astype(wide)
         products = [
-            jnp.sum(view.astype(jnp.float32) * along, (0, 1, 2))
+            jnp.sum(view.astype(wide) * along, (0, 1, 2))
             for view in strided_views(seen, taps, stride, 1, gradient.shape[2])
         ]
         return total + jnp.stack(products).reshape(total.shape), None
 
-    start = jnp.zeros((taps, taps, x.shape[-1]), jnp.float32)
+    start = jnp.zeros((taps, taps, x.shape[-1]), wide)
     return lax.scan(add, start, jnp.arange(gradient.shape[1]))[0]
 
 

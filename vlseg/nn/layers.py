@@ -154,7 +154,7 @@ class BatchNorm(nn.Module):
         variance = self.variable("batch_stats", "variance", jnp.ones, (channels,))
         used_mean, used_variance = mean.value, variance.value
         if train:
-            wide = x.astype(jnp.float32)
+            wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
             used_mean = jnp.mean(wide, axis=(0, 1, 2))
             used_variance = jnp.mean(jnp.square(wide - used_mean), axis=(0, 1, 2))
             if not self.is_initializing():

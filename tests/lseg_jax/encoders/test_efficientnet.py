@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 from lseg_jax import checkpoint, settings, training, verification
 from lseg_jax.config import LSegConfig, SentenceConfig
 from lseg_jax.encoders import read_image
-from lseg_jax.encoders.efficientnet import TIMM, EfficientNetConfig
+from lseg_jax.encoders.efficientnet import EfficientNetConfig
 from lseg_jax.model import LSeg
 from lseg_jax.verification import VERIFICATION
 from tests import golden_weights, micro
@@ -139,7 +139,7 @@ def test_frozen_norms_ignore_the_batch(variables):
 @pytest.mark.parametrize("variant", list(efficientnet.VARIANTS))
 def test_has_the_parameters_of_timm_in_every_size(specs, variant):
     spec = {name: tuple(shape) for name, shape in specs[variant].items()}
-    used = {name: shape for name, shape in spec.items() if not TIMM.skipped.match(name)}
+    used = {name: shape for name, shape in spec.items() if not names.TIMM.skipped.match(name)}
     known = names.timm_names(len(efficientnet.blocks(variant)))
     assert sorted(known.values()) == sorted(used)
     shapes = {official: used[theirs] for official, theirs in known.items()}

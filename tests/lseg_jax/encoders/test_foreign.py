@@ -19,12 +19,12 @@ from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
 from lseg_jax.config import VIT_BASE_32, LSegConfig, ResNetConfig, TextConfig, ViTConfig
-from lseg_jax.encoders import read_image, read_text
+from lseg_jax.encoders import merge, read_image, read_text
 from lseg_jax.encoders.clip import CLIPText
-from lseg_jax.encoders.foreign import merge, open_tensors
 from lseg_jax.encoders.vit import ViT
 from lseg_jax.lseg import LSegNet
 from vlseg import torch_files
+from vlseg.checkpoints.foreign import open_tensors
 from vlseg.errors import CheckpointError
 from vlseg.nn.resnet import ResNet
 

@@ -9,9 +9,8 @@ import numpy as np
 import pytest
 
 from lseg_jax.checkpoint import LABELS_FILE, known_labels
-from lseg_jax.encoders import foreign
 from tests.toy.model import Config, Toy
-from vlseg.checkpoints import rules
+from vlseg.checkpoints import foreign, rules
 from vlseg.checkpoints.directory import Stored, Weights
 from vlseg.checkpoints.rules import SAME, Rule
 from vlseg.errors import CheckpointError

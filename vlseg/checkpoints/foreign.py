@@ -4,7 +4,7 @@ import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import flax.linen as nn
 import jax
@@ -24,20 +24,17 @@ from vlseg.checkpoints.rules import (
     flatten,
     is_float,
     official_shapes,
-    unflatten,
 )
-from vlseg.errors import CheckpointError
+from vlseg.errors import CheckpointError, ConfigError
 from vlseg.npz_files import open_npz
 from vlseg.safetensors_files import open_safetensors
 
 Shapes = Mapping[str, tuple[int, ...]]
+Config = TypeVar("Config")
 
 HUGGING_FACE_FILES = ("model.safetensors", "pytorch_model.bin")
 _INDEX = ".index.json"
 """Of a model in several files, after the name of one."""
-
-WHOLE = re.compile(r"((module|model|net)\.)*(clip_pretrained|pretrained|scratch)\.|params/decoder/")
-"""Names that only a whole LSeg model has."""
 
 
 class Recipe(NamedTuple):
@@ -55,7 +52,7 @@ class Format(NamedTuple):
     """Names that somebody publishes weights by.
 
     title: whose they are, and of what. mark: a name that every such file has and no other. skipped: names at whose
-    start this matches belong to parts that LSeg does not have. layer: matches names of layers, with the number as group
+    start this matches belong to parts that are not wanted. layer: matches names of layers, with the number as group
     1. recipes: from the number of layers to the names of `Encoder.rules`; None where the names are those already.
     settings: from the directory that the file lies in to what its shapes do not tell, arguments of
     `Encoder.from_shapes`. check: raises CheckpointError about shapes, by the names of the file, of another network that
@@ -152,17 +149,68 @@ def _open_shards(index: Path) -> Tensors:
     return {name: parts[part][name] for name, part in places.items()}
 
 
-def recognized(tensors: Tensors, wanted: Sequence[Format], known: Iterable[Format]) -> Format:
-    """The first of the wanted formats whose mark is there; CheckpointError about what is there instead."""
-    for candidate in wanted:
-        if candidate.mark in tensors:
-            return candidate
-    if any(WHOLE.match(name) for name in tensors):
-        raise CheckpointError("this is a whole LSeg model, not an encoder to start from; use --config.checkpoint")
+class Encoder(NamedTuple, Generic[Config]):
+    """What the shapes of a file tell of an encoder.
+
+    config: its configuration. rules: of all its parameters. module: has them, and takes `example`.
+    """
+
+    config: Config
+    rules: list[Rule]
+    module: nn.Module
+    example: jax.ShapeDtypeStruct
+
+
+def read(
+    path: Path,
+    wanted: Sequence[Format],
+    describe: Callable[[Format, Shapes, Mapping[str, Any]], Encoder[Config]],
+    part: str,
+    *,
+    known: Iterable[Format] = (),
+    refuse: Callable[[Tensors], None] = lambda tensors: None,
+) -> tuple[Config, Variables]:
+    """The configuration of an encoder and its variables, float32, from a file of one of several forms.
+
+    Names of wrappers are taken off, and modules that the encoder does not have are left out; both are said in one line,
+    see `vlseg.checkpoints.state_dicts`.
+
+    Args:
+        path: see `open_tensors`.
+        wanted: the forms.
+        describe: from the form, shapes by the names of its rules and what `Format.settings` found, to the encoder; may
+            raise CheckpointError or ConfigError.
+        part: the encoder's name in a whole model, as the rules have it.
+        known: forms that an error can name. refuse: may raise CheckpointError about tensors of none of `wanted`.
+
+    Raises:
+        CheckpointError: there is no such file, it is broken or something else; names are missing or not known, or
+            shapes do not fit.
+    """
+    tensors, beside = open_tensors(path)
+    try:
+        found = state_dicts.unwrapped(tensors, [form.mark for form in wanted])
+        form = next((form for form in wanted if form.mark in found.tensors), None)
+        if form is None:
+            refuse(found.tensors)
+            raise CheckpointError(_unknown(found.tensors, wanted, known))
+        named, left_out = renamed(found.tensors, form)
+        told = form.settings(path) if path.is_dir() else {}
+        encoder = describe(form, shapes_of(named), told)
+        modules = state_dicts.modules_of(rule.official for rule in encoder.rules)
+        named, more = state_dicts.without_extras(named, modules)
+        variables = _variables(named, encoder, part)
+    except (CheckpointError, ConfigError) as error:
+        raise CheckpointError(f"{path}: {error}") from error
+    state_dicts.report(path, found.prefix, (*found.left_out, *left_out, *more), beside)
+    return encoder.config, variables
+
+
+def _unknown(tensors: Tensors, wanted: Sequence[Format], known: Iterable[Format]) -> str:
+    """What is there in place of the wanted forms, and what these are."""
     titles = " and ".join(candidate.title for candidate in known if candidate.mark in tensors)
     found = titles or f"something unknown with the names {', '.join(list(tensors)[:3])}"
-    expected = " or ".join(candidate.title for candidate in wanted)
-    raise CheckpointError(f"this is {found}; what is expected here is {expected}")
+    return f"this is {found}; what is expected here is {' or '.join(candidate.title for candidate in wanted)}"
 
 
 def renamed(tensors: Tensors, form: Format) -> tuple[Tensors, tuple[str, ...]]:
@@ -184,30 +232,19 @@ def renamed(tensors: Tensors, form: Format) -> tuple[Tensors, tuple[str, ...]]:
     return combined, left_out
 
 
-def read_variables(
-    tensors: Tensors, table: list[Rule], module: nn.Module, example: jax.ShapeDtypeStruct, part: str
-) -> Variables:
-    """The rules carried out, float32.
-
-    Args:
-        tensors: by the names of the rules.
-        module: takes `example` and has the parameters that are wanted. part: its name in a whole model.
-
-    Raises:
-        CheckpointError: names are missing or not known, or shapes are not those of the module, or data types no
-            floats.
-    """
-    expected_names = [rule.official for rule in table]
+def _variables(tensors: Tensors, encoder: Encoder[Any], part: str) -> Variables:
+    """The rules carried out on tensors by the names of the rules; CheckpointError where these do not fit."""
+    expected_names = [rule.official for rule in encoder.rules]
     check_names(tensors, expected_names, "the encoder")
     check_dtypes(tensors, expected_names)
-    variables = jax.eval_shape(module.init, jax.random.key(0), example)
+    variables = jax.eval_shape(encoder.module.init, jax.random.key(0), encoder.example)
     expected = shapes_of(flatten({collection: {part: tree} for collection, tree in variables.items()}))
-    check_shapes(shapes_of(tensors), official_shapes(table, expected))
+    check_shapes(shapes_of(tensors), official_shapes(encoder.rules, expected))
 
     def read(rule: Rule) -> np.ndarray:
         return np.asarray(tensors[rule.official].read(), np.float32)
 
-    return assemble(table, read, np.ascontiguousarray)
+    return assemble(encoder.rules, read, np.ascontiguousarray)
 
 
 def shapes_of(arrays: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
@@ -228,29 +265,3 @@ def shape_of(shapes: Shapes, name: str, rank: int) -> tuple[int, ...]:
 def count(names: Iterable[str], pattern: str) -> int:
     """How many different numbers the group of a pattern stands for at the start of names."""
     return len({match[1] for name in names if (match := re.match(pattern, name))})
-
-
-def merge(variables: Mapping[str, Any], *parts: Mapping[str, Any]) -> Variables:
-    """Variables of a model with encoders put in the place of its own.
-
-    Args:
-        variables: from `LSegNet.init`; they stay as they are.
-        parts: from `lseg_jax.encoders.read_text` and `read_image`.
-
-    Raises:
-        CheckpointError: an encoder has other names or shapes than the model's; some are listed.
-    """
-    merged = flatten(variables)
-    for part in parts:
-        found = flatten(part)
-        encoders = {_encoder(path) for path in found}
-        replaced = {path for path in merged if _encoder(path) in encoders}
-        check_names(found, replaced, "the model's encoder")
-        check_shapes(shapes_of(found), {path: tuple(merged[path].shape) for path in replaced})
-        merged |= found
-    return unflatten(merged)
-
-
-def _encoder(path: str) -> str:
-    """The encoder that a path in our variables is of, such as "text" for "params/text/norm/scale"."""
-    return path.split("/")[1]
