@@ -90,7 +90,9 @@ def _record() -> None:
     for mode in ("frozen", "trained"):
         model.train(mode == "trained").zero_grad()
         found = levels("even", np.float64)
-        probes = [torch.from_numpy(probe(f"level {number}", level.shape)).double() for number, level in enumerate(found)]
+        probes = [
+            torch.from_numpy(probe(f"level {number}", level.shape)).double() for number, level in enumerate(found)
+        ]
         sum((level * other).sum() for level, other in zip(found, probes, strict=True)).backward()
         named = dict(model.named_parameters())
         arrays[mode] = np.asarray([summary(name, named[name].grad.numpy()) for name in parameters(own)])
