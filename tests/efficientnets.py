@@ -1,37 +1,43 @@
 """Files of EfficientNet-Lite as others publish them, and a package that carries one, with weights of our own."""
 
-import dataclasses
+import functools
 import hashlib
 import importlib.metadata
 from collections.abc import Mapping
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lseg_jax.checkpoint import parameter_shapes
-from lseg_jax.encoders.efficientnet import EfficientNetConfig
 from tests import micro
 from vlseg import torch_files
 from vlseg.checkpoints import efficientnet
+from vlseg.checkpoints.rules import flatten
+from vlseg.nn import efficientnet as network
 
 
 def state(variant: str = "lite0") -> dict[str, np.ndarray]:
     """A state dict by the names of EfficientNet-PyTorch, whose values follow from ours; with a classifier."""
-    encoder = EfficientNetConfig(variant)
-    shapes = parameter_shapes(dataclasses.replace(micro.LSEG, image=encoder))
+    shapes, (*_, (_, last)) = _shapes(variant), network.levels(variant)
     found = {
         rule.official: np.ascontiguousarray(rule.layout.to_official(micro.parameter(rule.path, shapes[rule.path])))
-        for rule in encoder.rules()
+        for rule in efficientnet.rules(variant, "image")
     }
-    last = encoder.channels[-1]
     found |= {"_conv_head.weight": np.zeros((8, last, 1, 1), np.float32), "_bn1.weight": np.ones(8, np.float32)}
     return found | {"_fc.weight": np.zeros((2, 8), np.float32), "_fc.bias": np.zeros(2, np.float32)}
 
 
+@functools.cache
+def _shapes(variant: str) -> dict[str, tuple[int, ...]]:
+    found = jax.eval_shape(network.EfficientNet(variant).init, jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
+    return {path: leaf.shape for path, leaf in flatten({kind: {"image": tree} for kind, tree in found.items()}).items()}
+
+
 def timm_state(variant: str = "lite0") -> dict[str, np.ndarray]:
     """The same by timm's names."""
-    found, count = state(variant), len(efficientnet.blocks(variant))
+    found, count = state(variant), len(network.blocks(variant))
     named = {theirs: found[ours] for ours, theirs in efficientnet.timm_names(count).items()}
     others = {"conv_head": "_conv_head", "bn2": "_bn1", "classifier": "_fc"}
     return named | {f"{theirs}.weight": found[f"{ours}.weight"] for theirs, ours in others.items()}
@@ -40,7 +46,7 @@ def timm_state(variant: str = "lite0") -> dict[str, np.ndarray]:
 def squeezed_state() -> dict[str, np.ndarray]:
     """A state dict of EfficientNet-B0: the same blocks, with squeeze and excitation."""
     found = state()
-    for number, block in enumerate(efficientnet.blocks("lite0")):
+    for number, block in enumerate(network.blocks("lite0")):
         few = max(1, block.inputs // 4)
         for name, shape in {"reduce": (few, block.inner, 1, 1), "expand": (block.inner, few, 1, 1)}.items():
             found[f"_blocks.{number}._se_{name}.weight"] = np.zeros(shape, np.float32)

@@ -1,12 +1,16 @@
-"""Batches of labelled pictures, and how frequent labels are in them."""
+"""Batches of labelled pictures, their targets, and how frequent labels are in them."""
 
 import dataclasses
+import shutil
 
 import numpy as np
+import pytest
 
 from lseg_jax.batches import count_labels, named_batches, pair_batches
 from tests.lseg_jax.listed import SETTINGS, SIDE, TWO, Listed
 from vlseg.data.examples import IGNORED
+from vlseg.data.sources import open_dataset
+from vlseg.errors import ImageError
 
 
 def test_labels_are_counted_without_those_that_do_not_count():
@@ -17,6 +21,19 @@ def test_labels_are_counted_without_those_that_do_not_count():
             if label != dataset.ignore_label:
                 counted[label] += 1
     np.testing.assert_array_equal(count_labels(dataset), counted)
+
+
+def test_labels_are_counted_without_the_pixels_of_photographs(folder, tmp_path):
+    whole = open_dataset(str(folder))
+    expected = sum(np.bincount(example.label[example.label != 255], minlength=len(whole.names)) for example in whole)
+    damaged = shutil.copytree(folder, tmp_path / "damaged")
+    for path in (damaged / "images").iterdir():
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    dataset = open_dataset(str(damaged))
+    with pytest.raises(ImageError):
+        dataset[0]
+    for found in (whole, dataset):
+        np.testing.assert_array_equal(count_labels(found), expected)
 
 
 def test_batches_of_several_data_sets():
