@@ -143,21 +143,16 @@ def test_a_directory_holds_it_and_an_official_file_cannot(config, model, tmp_pat
         checkpoint.write_official(tmp_path / "a.pt", model.stored())
 
 
-def encoder_state():
-    """A state dict of lite0 by the names of EfficientNet-PyTorch, and our variables of it by the rules."""
-    state = efficientnets.state()
-    table = weights.rules("lite0", "encoder/efficientnet")
-    return state, {rule.path: rule.layout.to_ours(state[rule.official]) for rule in table}
-
-
-def test_published_weights_of_either_form(tmp_path, monkeypatch):
-    """By name, and of a file by timm's names."""
-    state, expected = encoder_state()
-    torch_files.save(tmp_path / "timm.pth", efficientnets.timm_state())
+def test_published_weights_of_either_form(config, tmp_path, monkeypatch):
+    """By the name of a package, and from a file by timm's names."""
+    state = efficientnets.state(config.efficientnet_variant)
+    table = weights.rules(config.efficientnet_variant, "encoder/efficientnet")
+    expected = {rule.path: rule.layout.to_ours(state[rule.official]) for rule in table}
+    assert expected.keys() == {name for name in checkpoint.parameter_shapes(config) if "/efficientnet/" in name}
+    torch_files.save(tmp_path / "timm.pth", efficientnets.timm_state(config.efficientnet_variant))
     efficientnets.install(monkeypatch, tmp_path / "packages", state)
-    assert expected.keys() == {name for name in checkpoint.parameter_shapes(CONFIG) if "/efficientnet/" in name}
     for source in ("efficientnet_lite0", str(tmp_path / "timm.pth")):
-        found = read_image_encoder(source, CONFIG)
+        found = read_image_encoder(source, config)
         assert found.keys() == expected.keys()
         for name, value in expected.items():
             assert found[name].dtype == np.float32
