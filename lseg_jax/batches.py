@@ -113,10 +113,10 @@ def count_labels(dataset: Dataset) -> np.ndarray:
 
 
 def classes_shown(dataset: Dataset) -> np.ndarray:
-    """Which image shows which class: bool [images, N]. Reads every label."""
+    """Which image shows which class: bool [images, N]. Reads every label map, and no more, as `count_labels`."""
     found = np.zeros((len(dataset), len(dataset.names)), bool)
     for index in progress.over(range(len(dataset)), len(dataset), "looking for classes", "image"):
-        labels = np.unique(dataset[index].label)
+        labels = np.unique(label_of(dataset, index))
         found[index, labels[(labels != dataset.ignore_label) & (labels >= 0) & (labels < found.shape[1])]] = True
     return found
 

@@ -6,7 +6,7 @@ import shutil
 import numpy as np
 import pytest
 
-from lseg_jax.batches import count_labels, named_batches, pair_batches
+from lseg_jax.batches import classes_shown, count_labels, named_batches, pair_batches
 from tests.lseg_jax.listed import SETTINGS, SIDE, TWO, Listed
 from vlseg.data.examples import IGNORED
 from vlseg.data.sources import open_dataset
@@ -34,6 +34,7 @@ def test_labels_are_counted_without_the_pixels_of_photographs(folder, tmp_path):
         dataset[0]
     for found in (whole, dataset):
         np.testing.assert_array_equal(count_labels(found), expected)
+        assert classes_shown(found).shape == (4, len(whole.names)) and classes_shown(found).all()
 
 
 def test_batches_of_several_data_sets():
