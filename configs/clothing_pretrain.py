@@ -36,6 +36,7 @@ def get_config() -> ml_collections.ConfigDict:
     }
     config.word_share = 0.3
     config.candidates = 22
+    config.alignment = 1.0
     config.log_every = 50
     config.checkpoint_every = 200
     config.model = {

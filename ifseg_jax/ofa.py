@@ -122,7 +122,7 @@ class Encoder(nn.Module):
             image = rearrange(cells, "b h w d -> b (h w) d").astype(config.dtype)
             table, trained, bucket = self.image_positions, config.image_grid, config.image_bucket
             raw = positions.image_position_embeddings(table, grid, trained, bucket)
-            x = joined(self.image_norm(image + self.type_embedding[IMAGE_TYPE].astype(image.dtype)), x)
+            x = joined(self.read_cells(image), x)
             position = joined(self.image_position_norm(raw), position)
         x = batch_sharded(self.dropout(x, deterministic=deterministic))
         mask = _joint_mask(grid, word_mask, batch, length)
@@ -131,6 +131,10 @@ class Encoder(nn.Module):
         context = EncoderContext(pair, axes, mask)
         x, _ = self.layers(x, context, drop_path_rates(config, config.encoder_layers), deterministic)
         return Encoded(self.norm(x), position, mask, grid, image)
+
+    def read_cells(self, cells: jax.Array) -> jax.Array:
+        """Embeddings in the place of image cells [..., D] as the first layer reads them, before dropout."""
+        return self.image_norm(cells + self.type_embedding[IMAGE_TYPE].astype(cells.dtype))
 
 
 def _joint_mask(grid: Grid | None, word_mask: jax.Array | None, batch: int, length: int) -> jax.Array | None:

@@ -16,27 +16,21 @@ import ml_collections
 import numpy as np
 import optax
 
-from ifseg_jax import inference
 from ifseg_jax.backbone import read_image_encoder
-from ifseg_jax.config import OFAConfig
-from ifseg_jax.model import image_size
 from ifseg_jax.ofa import OFA
 from ifseg_jax.pretrain import common
-from ifseg_jax.pretrain.boxes import Boxes, boxes_of
+from ifseg_jax.pretrain.features import digest, photographs
 from ifseg_jax.pretrain.regions import Asked, Photograph, Questioner, vocabulary
-from ifseg_jax.settings import Inference
 from ifseg_jax.vocabulary import PAD, SPECIALS
-from vlseg import files
 from vlseg.checkpoints import rules
 from vlseg.checks import check_numbers
-from vlseg.data.images import resize_image
-from vlseg.data.sources import Dataset, announced, open_dataset
+from vlseg.data.sources import announced, open_dataset
 from vlseg.errors import ConfigError
-from vlseg.progress import Progress
-from vlseg.training import loop, optimizers
+from vlseg.training import inputs, loop, optimizers
 from vlseg.training.workdir import Place, open_workdir
 
-FEATURES_FILE = "features.npz"
+SHARPNESS = 12.0
+"""Logits of the names of image tokens per cosine."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -51,6 +45,7 @@ class Pretraining(common.Pretraining):
             the aspect, both to multiples of 32.
         shares: of the tasks, see `ifseg_jax.pretrain.regions`. word_share: of the regions of a collage that are words.
         candidates: names that a question lists at most.
+        alignment: weight of naming image tokens by the words that are read like them, beside the answers.
     """
 
     source: str
@@ -59,58 +54,38 @@ class Pretraining(common.Pretraining):
     shares: Mapping[str, float]
     word_share: float
     candidates: int
+    alignment: float
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_numbers(self, "short_side", "candidates", least=1, whole=True)
         check_numbers(self, "word_share", below=1)
+        check_numbers(self, "alignment")
 
 
-def photographs(dataset: Dataset, config: OFAConfig, variables: Any, short_side: int, folder: Path) -> list[Photograph]:
-    """Features and boxes of all photographs, kept in a file of the run's folder.
+def answers(model: Any, asked: Any, name_ids: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Logits of the answers' words, float32 [B, ANSWER, V], and of the names of image tokens, float32 [B, G, G, M].
+
+    The latter are `SHARPNESS` times the cosines of what the encoder reads of an image token, and of a name in its
+    place.
 
     Args:
-        dataset: with label maps, of which only words and boxes are used.
-        config, variables: of a model whose backbone has its weights.
-        short_side: see `Pretraining`.
-        folder: of the run, whose configuration stays the same.
+        model: a bound `OFA`. asked: `Asked`, in JAX's arrays. name_ids: int32 [M].
     """
-    path = folder / FEATURES_FILE
-    if not path.exists():
-        arrays: dict[str, np.ndarray] = {}
-        with Progress(len(dataset), "features", "photograph") as progress:
-            for number, example in enumerate(dataset):
-                label = np.where(example.label == dataset.ignore_label, -1, example.label)
-                boxes = boxes_of(label, len(dataset.names))
-                arrays |= {f"words{number}": boxes.words, f"corners{number}": boxes.corners}
-                arrays[f"features{number}"] = _features(config, variables, example.image, short_side)
-                progress.update()
-        with files.atomic_file(path) as file:
-            np.savez(file, allow_pickle=False, **arrays)
-    with np.load(path) as stored:
-        return [
-            Photograph(stored[f"features{i}"], Boxes(stored[f"words{i}"], stored[f"corners{i}"]))
-            for i in range(len(dataset))
-        ]
-
-
-def _features(config: OFAConfig, variables: Any, image: np.ndarray, short_side: int) -> np.ndarray:
-    """Features float16 [2, h, w, C] of a picture and its mirror image."""
-    size = image_size(config, image.shape, Inference(short_side=short_side))
-    resized = resize_image(image, size)
-    both = inference.image_features(config, variables, np.stack([resized, resized[:, ::-1]]))
-    return np.asarray(both, np.float16)
-
-
-def answers(model: Any, asked: Any, name_ids: jax.Array) -> jax.Array:
-    """Logits of the answers' words, float32 [B, ANSWER, V], of an `OFA` and `Asked` in JAX's arrays."""
     tokens = model.image_embeddings(asked.features.astype(jnp.float32))
-    swapped = model.embed_words(name_ids[jnp.maximum(asked.shown, 0)])
-    tokens = jnp.where((asked.shown >= 0)[..., None], swapped, tokens)
+    words = model.embed_words(name_ids)
+    seen, read = model.encoder.read_cells(tokens), model.encoder.read_cells(words)
+    alike = SHARPNESS * jnp.einsum("bhwd,md->bhwm", unit(seen), unit(read))
+    tokens = jnp.where((asked.shown >= 0)[..., None], words[jnp.maximum(asked.shown, 0)], tokens)
     encoded = model.encoder(
         model.embed_words(asked.source), jnp.not_equal(asked.source, PAD), tokens, deterministic=False
     )
-    return model.decode_words(asked.inputs, encoded, deterministic=False)
+    return model.decode_words(asked.inputs, encoded, deterministic=False), alike
+
+
+def unit(x: jax.Array) -> jax.Array:
+    """Vectors [..., D] of length 1."""
+    return x / jnp.maximum(jnp.linalg.norm(x, axis=-1, keepdims=True), 1e-6)
 
 
 def make_step(config: ml_collections.ConfigDict, model: Any, questioner: Questioner) -> tuple[Any, Any]:
@@ -119,17 +94,21 @@ def make_step(config: ml_collections.ConfigDict, model: Any, questioner: Questio
     optimizer = optimizers.adamw(schedule, b2=config.b2, weight_decay=config.weight_decay)
     name_ids = jnp.asarray(questioner.name_ids)
 
-    def loss(params: Any, asked: Asked, key: jax.Array) -> tuple[jax.Array, jax.Array]:
-        logits = model.apply({"params": params}, asked, name_ids, method=answers, rngs={"dropout": key})
-        return common.answer_scores(logits, asked.targets, asked.weights)
+    def loss(params: Any, asked: Asked, key: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
+        logits, alike = model.apply({"params": params}, asked, name_ids, method=answers, rngs={"dropout": key})
+        told, accuracy = common.answer_scores(logits, asked.targets, asked.weights)
+        boxed = jnp.asarray(asked.boxed)
+        named, named_right = common.answer_scores(alike, jnp.maximum(boxed, 0), (boxed >= 0).astype(jnp.float32))
+        metrics = {"loss": told, "accuracy": accuracy, "token_loss": named, "token_accuracy": named_right}
+        return told + config.alignment * named, metrics
 
     @functools.partial(jax.jit, donate_argnums=0)
     def update(state: dict[str, Any], asked: Asked, number: int) -> tuple[dict[str, Any], dict[str, jax.Array]]:
         key = jax.random.fold_in(jax.random.key(config.seed), number)
-        (value, accuracy), gradients = jax.value_and_grad(loss, has_aux=True)(state["params"], asked, key)
+        gradients, metrics = jax.grad(loss, has_aux=True)(state["params"], asked, key)
         updates, optimizer_state = optimizer.update(gradients, state["optimizer"], state["params"])
         params = optax.apply_updates(state["params"], updates)
-        return {"params": params, "optimizer": optimizer_state}, {"loss": value, "accuracy": accuracy}
+        return {"params": params, "optimizer": optimizer_state}, metrics
 
     def step(state: dict[str, Any], number: int) -> tuple[dict[str, Any], dict[str, jax.Array]]:
         return update(state, questioner.batch(config.seed, number, config.batch_size), number)
@@ -167,11 +146,12 @@ def pretrain(config: ml_collections.ConfigDict, workdir: str | Path) -> Place:
             "pre-training on photographs starts from weights of an EfficientNet-Lite: backbone must be so"
         )
     encoder = read_image_encoder(config.encoder, model_config)
-    folder = Path(os.fspath(open_workdir(workdir, config.to_dict())))
+    made_of = {"source": inputs.of_data(dataset, config.source), "encoder": {"sha256": digest(encoder)}}
+    folder = Path(os.fspath(open_workdir(workdir, config.to_dict(), found=made_of)))
     model = OFA(model_config)
     fresh = rules.flatten(common.initialize(model_config, config.seed))
     variables = rules.unflatten({**fresh, **{name: jnp.asarray(value) for name, value in encoder.items()}})
-    found = photographs(dataset, model_config, variables, config.short_side, folder)
+    found = photographs(dataset, model_config, variables, config.short_side, made_of, folder)
     questioner = Questioner(
         dataset.names, found, model_config.image_grid, config.shares.to_dict(), config.word_share, config.candidates
     )

@@ -63,16 +63,26 @@ class Asked(NamedTuple):
     """A batch of questions and answers.
 
     features: float16 [B, G, G, C], of the backbone. shown: int32 [B, G, G], the name whose word stands in the place of
-    an image token, or -1. source: int32 [B, S], <s> question </s>, padded. inputs, targets: int32 [B, ANSWER], the
+    an image token, or -1. boxed: int32 [B, G, G], the name of the box in whose middle an image token lies, or -1; see
+    `named_places`. source: int32 [B, S], <s> question </s>, padded. inputs, targets: int32 [B, ANSWER], the
     answer shifted right behind <s>, and the answer. weights: float32 [B, ANSWER], 1 where it counts.
     """
 
     features: np.ndarray
     shown: np.ndarray
+    boxed: np.ndarray
     source: np.ndarray
     inputs: np.ndarray
     targets: np.ndarray
     weights: np.ndarray
+
+
+class Tokens(NamedTuple):
+    """What a model sees in the place of a picture: the first three arrays of `Asked`, of one question."""
+
+    features: np.ndarray
+    shown: np.ndarray
+    boxed: np.ndarray
 
 
 class Photograph(NamedTuple):
@@ -174,21 +184,31 @@ class Questioner:
 
     def _question(self, rng: np.random.Generator) -> Asked:
         task = TASKS[rng.choice(len(TASKS), p=self._task_rates)]
-        shown = np.full((self.grid, self.grid), -1, np.int32)
         if task == "collage":
-            features, labels = self._collage(rng, shown)
-            return self._naming(rng, features, shown, labels, np.ones(labels.shape, np.float32))
+            tokens, labels = self._collage(rng)
+            return self._naming(rng, tokens, labels, np.ones(labels.shape, np.float32))
         photograph = self.photographs[int(rng.integers(len(self.photographs)))]
         whole, boxes = photograph.seen(bool(rng.integers(2)))
         if task == "window":
             side = rng.uniform(0.35, 1.0)
             left, top = rng.uniform(0, 1 - side, 2)
             window = np.asarray([left, top, left + side, top + side])
-            labels, weights = self._places_of(boxes, window)
-            return self._naming(rng, cut(whole, window, self.grid, self.grid), shown, labels, weights)
-        features = cut(whole, np.asarray([0.0, 0.0, 1.0, 1.0]), self.grid, self.grid)
+            labels, counts = named_places(boxes, window, PLACES, PLACES, self.background)
+            return self._naming(rng, self._tokens(whole, boxes, window), labels, counts.astype(np.float32))
+        tokens = self._tokens(whole, boxes, np.asarray([0.0, 0.0, 1.0, 1.0]))
         question, answer = self._about_all(rng, task, boxes)
-        return self._packed(features, shown, question, answer, np.ones(len(answer) + 1, np.float32))
+        return self._packed(tokens, question, answer, np.ones(len(answer) + 1, np.float32))
+
+    def _tokens(self, whole: np.ndarray, boxes: Boxes, window: np.ndarray) -> Tokens:
+        """A window of a photograph on the whole grid."""
+        side = self.grid
+        boxed = self._boxed(boxes, window, side, side)
+        return Tokens(cut(whole, window, side, side), np.full((side, side), -1, np.int32), boxed)
+
+    def _boxed(self, boxes: Boxes, window: np.ndarray, rows: int, columns: int) -> np.ndarray:
+        """`Asked.boxed` of a window."""
+        labels, counts = named_places(boxes, window, rows, columns, self.background)
+        return np.where(counts, labels, -1).astype(np.int32)
 
     def _about_all(self, rng: np.random.Generator, task: str, boxes: Boxes) -> tuple[list[int], list[int]]:
         """A question about a whole photograph and its answer, in ids."""
@@ -216,9 +236,7 @@ class Questioner:
         largest = [boxes.areas[boxes.words == word].max() for word in found]
         return found[np.argsort(-np.asarray(largest), kind="stable")]
 
-    def _naming(
-        self, rng: np.random.Generator, features: np.ndarray, shown: np.ndarray, labels: np.ndarray, weights: np.ndarray
-    ) -> Asked:
+    def _naming(self, rng: np.random.Generator, tokens: Tokens, labels: np.ndarray, weights: np.ndarray) -> Asked:
         """The names of all places, among candidates: a random number of others is listed, too."""
         asked = np.unique(labels[weights > 0])
         others = rng.permutation(np.setdiff1d(np.arange(len(self.names)), asked))
@@ -226,16 +244,9 @@ class Questioner:
         listed = self.name_ids[rng.permutation(np.append(asked, others[: max(most - len(asked), 0)]))]
         question = [*self._phrase(LISTED), *listed, *self._phrase("unknown")]
         answer = list(self.name_ids[labels.ravel()])
-        return self._packed(features, shown, question, answer, np.append(weights.ravel(), 0.0))
+        return self._packed(tokens, question, answer, np.append(weights.ravel(), 0.0))
 
-    def _packed(
-        self,
-        features: np.ndarray,
-        shown: np.ndarray,
-        question: Sequence[int],
-        answer: Sequence[int],
-        weights: np.ndarray,
-    ) -> Asked:
+    def _packed(self, tokens: Tokens, question: Sequence[int], answer: Sequence[int], weights: np.ndarray) -> Asked:
         source = np.full(self.source_length, PAD, np.int32)
         source[: len(question) + 2] = [BOS, *question, EOS]
         targets = np.full(ANSWER, PAD, np.int32)
@@ -243,12 +254,14 @@ class Questioner:
         counted = np.zeros(ANSWER, np.float32)
         counted[: len(weights)] = weights
         inputs = np.concatenate([[BOS], targets[:-1]]).astype(np.int32)
-        return Asked(features, shown, source, inputs, targets, counted)
+        return Asked(*tokens, source, inputs, targets, counted)
 
-    def _collage(self, rng: np.random.Generator, shown: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Features [G, G, C] and the names of the places, int [PLACES, PLACES]; `shown` is written."""
-        channels = self.photographs[0].features.shape[-1]
-        features = np.zeros((self.grid, self.grid, channels), np.float16)
+    def _collage(self, rng: np.random.Generator) -> tuple[Tokens, np.ndarray]:
+        """A grid of regions and the names of the places, int [PLACES, PLACES]."""
+        channels, size = self.photographs[0].features.shape[-1], (self.grid, self.grid)
+        whole = Tokens(
+            np.zeros((*size, channels), np.float16), np.full(size, -1, np.int32), np.full(size, -1, np.int32)
+        )
         labels = np.zeros((PLACES, PLACES), int)
         down, along = rng.choice(LAYOUTS, 2, p=LAYOUT_RATES)
         for row, column in np.ndindex(down, along):
@@ -257,13 +270,16 @@ class Questioner:
                 for side in (self.grid, PLACES)
             )
             if rng.random() < self._word_share:
-                shown[tokens] = labels[places] = rng.integers(len(self.names))
+                whole.shown[tokens] = labels[places] = rng.integers(len(self.names))
             else:
-                labels[places], features[tokens] = self._region(rng, self.grid // down, self.grid // along)
-        return features, labels
+                labels[places], region, boxes, corners = self._region(rng)
+                side = self.grid // down, self.grid // along
+                whole.features[tokens] = cut(region, corners, *side)
+                whole.boxed[tokens] = self._boxed(boxes, corners, *side)
+        return whole, labels
 
-    def _region(self, rng: np.random.Generator, rows: int, columns: int) -> tuple[int, np.ndarray]:
-        """A name, often a rare one, and the features of a region that a box says it is in."""
+    def _region(self, rng: np.random.Generator) -> tuple[int, np.ndarray, Boxes, np.ndarray]:
+        """A name, often a rare one; features and boxes of a photograph, and a window where a box says the name is."""
         word = int(rng.choice(len(self.names), p=self._rates))
         mirrored = bool(rng.integers(2))
         if word == self.background:
@@ -271,14 +287,14 @@ class Questioner:
                 whole, boxes = self.photographs[int(rng.integers(len(self.photographs)))].seen(mirrored)
                 corners = self._outside(rng, boxes)
                 if corners is not None:
-                    return word, cut(whole, corners, rows, columns)
+                    return word, whole, boxes, corners
         # Of background, where no window was found: a box that may hold other words, too.
         number, row = self._places[word][rng.integers(len(self._places[word]))]
         whole, boxes = self.photographs[number].seen(mirrored)
         start, end = boxes.corners[row].reshape(2, 2)
         kept = (end - start) * rng.uniform(KEPT, 1.0, 2)
         start = start + rng.uniform(size=2) * (end - start - kept)
-        return word, cut(whole, np.concatenate([start, start + kept]), rows, columns)
+        return word, whole, boxes, np.concatenate([start, start + kept])
 
     def _outside(self, rng: np.random.Generator, boxes: Boxes) -> np.ndarray | None:
         """A window that touches no box of another word than background; None if none is found."""
@@ -292,27 +308,38 @@ class Questioner:
                 return np.concatenate([start, end])
         return None
 
-    def _places_of(self, boxes: Boxes, window: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Of the places in a window the name of the smallest box there, and 1 where that is plausible.
-
-        Returns:
-            int and float32, [PLACES, PLACES].
-        """
-        middle = (np.arange(PLACES) + 0.5) / PLACES
-        x, y = (window[axis] + (window[axis + 2] - window[axis]) * middle for axis in (0, 1))
-        labels = np.full((PLACES, PLACES), self.background)
-        weights = np.ones((PLACES, PLACES), np.float32)
-        others = boxes.among(boxes.words != self.background)
-        for row in np.argsort(-others.areas, kind="stable"):
-            left, top, right, bottom = others.corners[row]
-            down, along = (y - top) / (bottom - top), (x - left) / (right - left)
-            inside = ((down >= 0) & (down < 1))[:, None] & ((along >= 0) & (along < 1))
-            central = (np.abs(down - 0.5) < MIDDLE)[:, None] & (np.abs(along - 0.5) < MIDDLE)
-            labels[inside], weights[inside] = others.words[row], central[inside]
-        return labels, weights
-
     def _phrase(self, text: str) -> list[int]:
         return [self._ids[word] for word in text.split()]
+
+
+def named_places(
+    boxes: Boxes, window: np.ndarray, rows: int, columns: int, background: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Names of the middles of `rows` x `columns` parts of a window, as far as boxes tell them.
+
+    Args:
+        boxes: of a picture. window: float [4], left, top, right, bottom as shares of the picture.
+        background: the name of what is outside all boxes of other names.
+
+    Returns:
+        The name of the smallest box there, int [rows, columns], and where that is plausible, bool [rows, columns]: in
+        the middle of that box, and outside all boxes.
+    """
+    left, top, right, bottom = window
+    y = top + (bottom - top) * (np.arange(rows) + 0.5) / rows
+    x = left + (right - left) * (np.arange(columns) + 0.5) / columns
+    others = boxes.among(boxes.words != background)
+    if not len(others.words):
+        return np.full((rows, columns), background), np.ones((rows, columns), bool)
+    left, top, right, bottom = others.corners.T[:, :, None]
+    down, along = (y - top) / (bottom - top), (x - left) / (right - left)
+    inside = ((down >= 0) & (down < 1))[:, :, None] & ((along >= 0) & (along < 1))[:, None]
+    central = (np.abs(down - 0.5) < MIDDLE)[:, :, None] & (np.abs(along - 0.5) < MIDDLE)[:, None]
+    smallest = np.where(inside, others.areas[:, None, None], np.inf).argmin(axis=0)
+    boxed = inside.any(axis=0)
+    labels = np.where(boxed, others.words[smallest], background)
+    counts = ~boxed | np.take_along_axis(central, smallest[None], axis=0)[0]
+    return labels, counts
 
 
 def cut(features: np.ndarray, corners: np.ndarray, rows: int, columns: int) -> np.ndarray:

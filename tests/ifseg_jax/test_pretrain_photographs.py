@@ -3,11 +3,24 @@
 import collections
 import re
 
+import hypothesis
+import hypothesis.strategies as st
 import numpy as np
 import pytest
 
 from ifseg_jax.pretrain.boxes import LEAST, MOST, Boxes, boxes_of
-from ifseg_jax.pretrain.regions import ANSWER, BINS, PLACES, TASKS, Photograph, Questioner, cut, vocabulary
+from ifseg_jax.pretrain.regions import (
+    ANSWER,
+    BINS,
+    MIDDLE,
+    PLACES,
+    TASKS,
+    Photograph,
+    Questioner,
+    cut,
+    named_places,
+    vocabulary,
+)
 from ifseg_jax.vocabulary import BOS, EOS, PAD, SPECIALS
 from vlseg.errors import ConfigError
 
@@ -48,18 +61,20 @@ def questioner(labels):
 
 @pytest.fixture(scope="module")
 def examples(questioner):
-    """Per kind of question: (question, answer, weights, features, shown)."""
+    """Per kind of question: (question, answer, weights, features, shown, boxed)."""
     words = [*SPECIALS, *vocabulary(NAMES)]
     found = collections.defaultdict(list)
     for number in range(6):
-        for features, shown, source, inputs, targets, weights in zip(*questioner.batch(0, number, 40), strict=True):
+        for features, shown, boxed, source, inputs, targets, weights in zip(
+            *questioner.batch(0, number, 40), strict=True
+        ):
             assert source[0] == BOS and (source[list(source).index(EOS) + 1 :] == PAD).all()
             assert inputs[0] == BOS and (inputs[1:] == targets[:-1]).all()
             assert (weights[targets == PAD] == 0).all()
             question = " ".join(words[i] for i in source[1 : list(source).index(EOS)])
             answer = [words[i] for i in targets[: list(targets).index(EOS)]]
             found[re.sub(r"(object:|text of|is there a|the text) .*", r"\1", question)].append(
-                (question, answer, weights, features, shown)
+                (question, answer, weights, features, shown, boxed)
             )
     return found
 
@@ -119,7 +134,7 @@ def test_every_kind_of_question_is_asked(examples):
 def test_collages_name_what_was_cut_out(examples, labels, questioner):
     """Words stand where they are the answer; a region lies in a box of its word in the photograph that it came from."""
     seen = 0
-    for question, answer, weights, features, shown in examples["what are the objects in the image? object:"]:
+    for question, answer, weights, features, shown, _ in examples["what are the objects in the image? object:"]:
         listed = question.split("object: ")[1].split()
         assert listed[-1] == "unknown" and len(listed) == len(set(listed))
         named = np.asarray([NAMES.index(word) for word in answer]).reshape(PLACES, PLACES)
@@ -153,17 +168,55 @@ def test_background_is_cut_from_outside_all_boxes(questioner):
 
 def test_windows_name_the_smallest_box():
     boxes = Boxes(np.asarray([0, 2, 1]), np.asarray([[0, 0, 1, 1], [0.1, 0.2, 0.9, 1.0], [0.3, 0.3, 0.6, 0.6]]))
-    asker = Questioner(NAMES, [Photograph(np.zeros((2, 8, 8, 1)), boxes)], GRID, SHARES, 0.0, 22)
-    named, weights = asker._places_of(boxes, np.asarray([0.0, 0.0, 1.0, 1.0]))
+    named, counts = named_places(boxes, np.asarray([0.0, 0.0, 1.0, 1.0]), 4, 4, 0)
     # Places are at 1/8, 3/8, 5/8 and 7/8.
     assert named.tolist() == [[0, 0, 0, 0], [2, 1, 2, 2], [2, 2, 2, 2], [2, 2, 2, 2]]
-    assert weights.tolist() == [[1, 1, 1, 1], [0, 1, 1, 0], [0, 1, 1, 0], [0, 0, 0, 0]]
+    assert counts.tolist() == [[1, 1, 1, 1], [0, 1, 1, 0], [0, 1, 1, 0], [0, 0, 0, 0]]
+
+
+@hypothesis.given(
+    st.lists(st.tuples(st.integers(0, 4), *[st.integers(0, 20)] * 2, *[st.integers(1, 12)] * 2), max_size=6),
+    st.tuples(*[st.integers(0, 15)] * 2, *[st.integers(5, 16)] * 2),
+    st.integers(1, 5),
+    st.integers(1, 5),
+)
+def test_names_of_places_by_brute_force(rectangles, window, rows, columns):
+    """Rectangles of all sizes are told apart by their area, whose ties hypothesis may draw: any of them is right."""
+    corners = [(x / 32, y / 32, (x + w) / 32, (y + h) / 32) for _, x, y, w, h in rectangles]
+    boxes = Boxes(np.asarray([word for word, *_ in rectangles], int), np.asarray(corners, np.float64).reshape(-1, 4))
+    left, top, width, height = window
+    found = named_places(boxes, np.asarray([left, top, left + width, top + height]) / 32, rows, columns, 0)
+    for row, column in np.ndindex(rows, columns):
+        y, x = top + height * (row + 0.5) / rows, left + width * (column + 0.5) / columns
+        inside = [r for r in rectangles if r[0] and r[1] <= x < r[1] + r[3] and r[2] <= y < r[2] + r[4]]
+        least = min((w * h for *_, w, h in inside), default=0)
+        expected = {
+            (word, abs(y - y0 - h / 2) < MIDDLE * h and abs(x - x0 - w / 2) < MIDDLE * w)
+            for word, x0, y0, w, h in inside
+            if w * h == least
+        }
+        assert (found[0][row, column], found[1][row, column]) in (expected or {(0, True)})
+
+
+def test_image_tokens_are_named_by_boxes_and_words_by_nothing(examples, questioner):
+    counted = 0
+    for each in (each for kind in examples.values() for each in kind):
+        *_, features, shown, boxed = each
+        assert (boxed[shown >= 0] == -1).all()
+        for row, column in np.argwhere(boxed > 0):
+            number, mirrored, y, x, _ = features[row, column]
+            boxes = questioner.photographs[int(number)].seen(bool(mirrored))[1]
+            x = 7 - x if mirrored else x
+            left, top, right, bottom = boxes.among(boxes.words == boxed[row, column]).corners.T
+            assert ((left * 8 < x + 1) & (right * 8 > x) & (top * 12 < y + 1) & (bottom * 12 > y)).any()
+            counted += 1
+    assert counted > 1000
 
 
 def test_answers_about_whole_photographs(examples, labels):
     present = [{NAMES[i] for i in np.unique(label)} for label in labels]
     for kind, each in examples.items():
-        for question, answer, _, features, _ in each:
+        for question, answer, _, features, _, _ in each:
             words = present[int(features[0, 0, 0])]
             if kind == "what does the image describe?":
                 assert set(answer) == words
@@ -177,7 +230,7 @@ def test_answers_about_whole_photographs(examples, labels):
 
 
 def test_where_a_word_is(examples, questioner):
-    for question, answer, _, features, _ in examples["which region does the text"]:
+    for question, answer, _, features, _, _ in examples["which region does the text"]:
         boxes = questioner.photographs[int(features[0, 0, 0])].seen(bool(features[0, 0, 1]))[1]
         corners = boxes.corners[boxes.words == NAMES.index(question.split()[5])][0]
         assert [int(word[5:-1]) for word in answer] == np.round(corners * (BINS - 1)).astype(int).tolist()
