@@ -41,7 +41,7 @@ def computed(monkeypatch):
 
     def compute(config, variables, image, short_side):
         calls.append(short_side)
-        return np.full((2, 4, 2, 3), image[0, 0, 0] + short_side, np.float16)
+        return np.full((2, 4, 2, 3), int(image[0, 0, 0]) + short_side, np.float16)
 
     monkeypatch.setattr(features, "_features", compute)
     return calls
