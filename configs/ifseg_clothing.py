@@ -25,6 +25,6 @@ def get_config(mode: str = "image_free") -> ml_collections.ConfigDict:
     config.categories = "clothing_59"
     config.adaptation = {"steps": 150, "batch_size": 8, "learning_rate": 1e-3}
     if mode == "image_free":
-        config.adaptation.artificial_image_type = "rand_k-1-13"
+        config.adaptation.artificial_image_type = "rand_k-1-17"
     config.checkpoint_every = 50
     return config
