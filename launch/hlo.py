@@ -8,15 +8,11 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-SIZES: dict[str, float] = {"pred": 1, "bf16": 2, "token": 0, "opaque": 0}
-SIZES |= {f"{kind}{bits}": bits / 8 for kind in "suf" for bits in (4, 8, 16, 32, 64)}
-"""Bytes of a number by its type."""
+WITHOUT_DATA = ("token", "opaque")
+"""Types of values that hold no numbers."""
 
 CALLS = ("call", "call-start", "async-start")
 """Instructions that run another computation once."""
-
-ON_CHIP = "S(1)"
-"""Mark of a value that stays in the memory inside the core."""
 
 CALLED = re.compile(r"(?:calls|to_apply|body|condition)=%([\w.\-]+)")
 """Matches the name of a computation that an instruction calls."""
@@ -24,7 +20,56 @@ CALLED = re.compile(r"(?:calls|to_apply|body|condition)=%([\w.\-]+)")
 _COMPUTATION = re.compile(r"^(?:ENTRY )?%([\w.\-]+) \(.*\{$")
 _INSTRUCTION = re.compile(r"^\s*(?:ROOT )?%([\w.\-]+) = (.*)$")
 _OPERATION = re.compile(r"(?:^|\s)([a-z][\w\-]*)\(")
-_ARRAY = re.compile(r"(\w+)\[([\d,]*)\](\{[^}]*\})?")
+_ARRAY = re.compile(r"(\w+)\[([\d,<=]*)\](\{[^}]*\})?")
+_LAYOUT = re.compile(r"\{([\d,]*)(?::(?:T((?:\([^)]*\))+))?.*)?\}")
+_BITS = re.compile(r"(?:bf|[sufc])(\d+)")
+
+
+@dataclass(frozen=True)
+class Array:
+    """An array of a shape. kind: type of its numbers. layout: what stands in braces behind its sizes, or nothing."""
+
+    kind: str
+    sizes: tuple[int, ...]
+    layout: str
+
+    @property
+    def in_memory(self) -> bool:
+        """Whether it lies in the chip's main memory; those of other memories, all inside the core, are marked S(n)."""
+        return not re.search(r"S\(\d+\)", self.layout)
+
+    @property
+    def bits(self) -> int:
+        """Of a number. Those of less than a byte take a whole one unless the layout says that they are packed: E(4)."""
+        packed = re.search(r"E\((\d+)\)", self.layout)
+        found = _BITS.match(self.kind)
+        if packed or self.kind in WITHOUT_DATA:
+            return int(packed[1]) if packed else 0
+        if not found and self.kind != "pred":
+            raise ValueError(f"launch/hlo.py does not know how large numbers of type {self.kind} are")
+        return max(int(found[1]), 8) if found else 8
+
+    @property
+    def bytes(self) -> float:
+        """What it takes, with the padding of its tiles: T(8,128)(2,1) are tiles of 8 x 128, divided into 2 x 1.
+
+        Tiles fill the minor dimensions, of which an array without as many has ones: a scalar in T(128) takes 128.
+        (XLA's documentation, "Tiled layout".)
+        """
+        found = _LAYOUT.fullmatch(self.layout)
+        sizes = [self.sizes[int(axis)] for axis in reversed(found[1].split(","))] if found and found[1] else self.sizes
+        for tile in re.findall(r"\(([^)]*)\)", found[2] or "") if found else ():
+            steps = [int(size) for size in tile.split(",")]
+            sizes = [*[1] * (len(steps) - len(sizes)), *sizes]
+            minor = sizes[len(sizes) - len(steps) :]
+            tiles = [-(-size // step) for size, step in zip(minor, steps, strict=True)]
+            sizes = [*sizes[: len(sizes) - len(steps)], *tiles, *steps]
+        return math.prod(sizes) * self.bits / 8
+
+    @property
+    def data_bytes(self) -> float:
+        """What its numbers take, without padding."""
+        return math.prod(self.sizes) * self.bits / 8
 
 
 @dataclass(frozen=True)
@@ -125,30 +170,35 @@ def operand_shapes(instruction: Instruction, others: Mapping[str, Instruction]) 
     return [others[name].shape for name in instruction.operands if name in others]
 
 
+def arrays(shape: str) -> list[Array]:
+    """The arrays of a shape, which may be a tuple; of one whose size changes, the largest."""
+    return [
+        Array(kind, tuple(int(size.removeprefix("<=")) for size in sizes.split(",") if size), layout)
+        for kind, sizes, layout in _ARRAY.findall(shape)
+    ]
+
+
 def dimensions(shape: str) -> list[int]:
     """The sizes of the first array of a shape."""
-    found = _ARRAY.search(shape)
-    return [int(size) for size in found[2].split(",") if size] if found else []
+    return list(next(iter(arrays(shape))).sizes) if arrays(shape) else []
 
 
 def array_bytes(shape: str, *, memory: bool) -> float:
     """Bytes of all arrays of a shape; with `memory` of those that are not kept inside the core."""
-    return sum(
-        SIZES[kind] * math.prod(int(size) for size in sizes.split(",") if size)
-        for kind, sizes, layout in _ARRAY.findall(shape)
-        if kind in SIZES and not (memory and ON_CHIP in layout)
-    )
+    return sum(array.bytes for array in arrays(shape) if array.in_memory or not memory)
 
 
 def result_shape(instruction: Instruction) -> str:
     """The shape of what an instruction makes; one that starts something also returns its operands, and marks."""
     if not instruction.operation.endswith("-start") or instruction.operation == "all-reduce-start":
         return instruction.shape
-    return _elements(instruction.shape)[0 if instruction.operation == "copy-start" else 1]
+    return elements(instruction.shape)[0 if instruction.operation == "copy-start" else 1]
 
 
-def _elements(shape: str) -> list[str]:
-    """The shapes in a tuple, which may be tuples."""
+def elements(shape: str) -> list[str]:
+    """The shapes in a tuple, which may be tuples; a shape that is none is its only one."""
+    if not shape.startswith("("):
+        return [shape]
     found, depth = [""], 0
     for letter in shape[1:-1]:
         depth += (letter in "([{") - (letter in ")]}")

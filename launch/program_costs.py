@@ -12,10 +12,9 @@ from dataclasses import dataclass, field
 from launch.hlo import (
     CALLED,
     CALLS,
-    ON_CHIP,
     Instruction,
     Program,
-    array_bytes,
+    arrays,
     dimensions,
     operand_shapes,
     parse,
@@ -24,29 +23,23 @@ from launch.hlo import (
     uses,
     with_fused,
 )
+from launch.traffic import COLLECTIVES, estimate, moved, unknown_kernel
 
-COLLECTIVES = (
-    *("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "ragged-all-to-all"),
-    *("collective-permute", "collective-broadcast"),
+PARTS = {"default": 1, "high": 2, "highest": 3}
+"""Into how many bfloat16 parts a float32 operand of a product is split, by its precision."""
+
+TRANSCENDENTAL = (
+    *("atan2", "cbrt", "cosine", "erf", "exponential", "exponential-minus-one", "log", "log-plus-one", "logistic"),
+    *("power", "rsqrt", "sine", "sqrt", "tan", "tanh"),
 )
-FREE = (
-    *("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "opt-barrier", "after-all"),
-    *("while", "conditional", *CALLS, "partition-id", "replica-id"),
-)
-"""Instructions that move nothing themselves; what a loop moves is counted inside of it."""
-
-WAITS = ("-update", "-done")
-"""Ends of the names of instructions that wait for what another has started, which counts in full where it starts."""
-
-ALLOCATION = 'custom_call_target="AllocateBuffer"'
-"""Mark of a call that only finds room for what others will write."""
+"""Instructions that compute a transcendental function of every element."""
 
 _BRANCHES = re.compile(r"branch_computations=\{[^}]*\}|true_computation=\S+ false_computation=\S+")
 
 
 @dataclass(frozen=True)
 class Collective:
-    """A kind of exchange. bytes: that one chip has of the result, over the program. times: how often it happens.
+    """A kind of exchange. bytes: of numbers that one chip has of the result, over the program. times: of them.
 
     group: chips that exchange.
     """
@@ -67,11 +60,21 @@ class Collective:
 
 @dataclass
 class Costs:
-    """Of one chip and one call. flops: of matrix products and convolutions. bytes: to and from the chip's memory."""
+    """Of one chip and one call.
+
+    flops: of matrix products and convolutions, each as often as the matrix unit, which multiplies bfloat16, must run
+        for its precision; and those that kernels declare.
+    bytes: to and from the chip's memory; those of a kernel are the ones that it declares.
+    transcendentals: exponentials and the like, with those that kernels declare.
+    unknown: calls of kernels that declare nothing, by name, and how often each happens: of these the operands and
+        results are counted, and nothing that happens inside.
+    """
 
     flops: float = 0.0
     bytes: float = 0.0
+    transcendentals: float = 0.0
     collectives: list[Collective] = field(default_factory=list)
+    unknown: dict[str, int] = field(default_factory=dict)
 
 
 def costs(text: str, chips: int) -> Costs:
@@ -86,7 +89,10 @@ def costs(text: str, chips: int) -> Costs:
     for computation, times in _executed(program, entry, 1):
         instructions = program[computation]
         total.flops += times * _flops(program, computation)
-        total.bytes += times * sum(_moved(program, instruction, instructions) for instruction in instructions.values())
+        total.bytes += times * sum(moved(program, instruction, instructions) for instruction in instructions.values())
+        total.transcendentals += times * _transcendentals(program, computation)
+        for name in _unknown(program, computation):
+            total.unknown[name] = total.unknown.get(name, 0) + times
         for kind, group, size in _exchanges(program, computation, started, chips):
             entry_of = exchanges.setdefault((kind, group), [0, 0])
             entry_of[0] += times
@@ -129,15 +135,49 @@ def _flops(program: Program, computation: str) -> float:
 
 
 def _product_flops(instruction: Instruction, operands: list[str]) -> float:
-    """Two for each multiplication with something that is not padding."""
+    """Two for each multiplication with something that is not padding, in each pass; or what a kernel declares."""
     if instruction.operation == "dot":
         contracted = re.search(r"lhs_contracting_dims=\{([\d,]*)\}", instruction.rest)
         sizes = dimensions(operands[0])
         depth = math.prod(sizes[int(axis)] for axis in contracted[1].split(",")) if contracted and contracted[1] else 1
-        return 2.0 * math.prod(dimensions(instruction.shape)) * depth
+        return _passes(instruction, operands) * 2.0 * math.prod(dimensions(instruction.shape)) * depth
     if instruction.operation == "convolution":
-        return _convolution_flops(instruction, operands)
-    return 0.0
+        return _passes(instruction, operands) * _convolution_flops(instruction, operands)
+    declared = estimate(instruction)
+    return declared.flops if declared else 0.0
+
+
+def _passes(instruction: Instruction, operands: list[str]) -> int:
+    """How often a matrix unit for bfloat16 runs for a product.
+
+    It multiplies parts of the operands, the larger ones with all, the smaller ones only where the result would show it:
+    six pairs at "highest", three at "high" or where one operand is bfloat16 anyway. Those are the matrix instructions
+    that the compiler makes for v5e. The program's text has the product still as one.
+    """
+    found = re.search(r"operand_precision=\{(\w+),(\w+)\}", instruction.rest)
+    if found is None:
+        return 1
+    wide = [arrays(shape)[0].kind == "f32" for shape in operands[:2]]
+    left, right = (PARTS[name] if is_wide else 1 for name, is_wide in zip(found.groups(), wide, strict=True))
+    return sum(i + j < max(left, right) for i in range(left) for j in range(right))
+
+
+def _transcendentals(program: Program, computation: str) -> float:
+    """Of one run of a computation, without those that it calls."""
+    total = 0.0
+    for name in with_fused(program, computation):
+        for instruction in program[name].values():
+            if instruction.operation in TRANSCENDENTAL:
+                total += math.prod(dimensions(instruction.shape))
+            elif declared := estimate(instruction):
+                total += declared.transcendentals
+    return total
+
+
+def _unknown(program: Program, computation: str) -> Iterator[str]:
+    """Kernels without a cost estimate in one run of a computation."""
+    for name in with_fused(program, computation):
+        yield from filter(None, map(unknown_kernel, program[name].values()))
 
 
 def _convolution_flops(instruction: Instruction, operands: list[str]) -> float:
@@ -164,56 +204,6 @@ def _meetings(size: int, kernel: int, output: int, window: Mapping[str, str]) ->
         return output * kernel
     positions = (index * stride + place * dilation - before for place in range(kernel) for index in range(output))
     return sum(0 <= position <= (size - 1) * spread and position % spread == 0 for position in positions)
-
-
-def _moved(program: Program, instruction: Instruction, others: Mapping[str, Instruction]) -> float:
-    """Bytes that an instruction reads from memory and writes to it; slices of large arrays count as slices."""
-    operation = instruction.operation
-    if not operation or operation in FREE or operation.endswith(WAITS) or ALLOCATION in instruction.rest:
-        return 0.0
-    shapes = operand_shapes(instruction, others)
-    if operation == "fusion":
-        return _moved_by_fusion(program, instruction, shapes)
-    written = array_bytes(result_shape(instruction), memory=True)
-    if operation == "dynamic-slice":
-        return 2 * written
-    if operation == "dynamic-update-slice":
-        return 2 * array_bytes(shapes[1], memory=True)
-    read = sum(array_bytes(shape, memory=True) for shape in shapes)
-    if operation in ("slice-start", "dynamic-slice-start"):
-        read = min(read, array_bytes(result_shape(instruction), memory=False))
-    return written + read
-
-
-def _moved_by_fusion(program: Program, fusion: Instruction, shapes: list[str]) -> float:
-    inside = program[re.findall(r"calls=%([\w.\-]+)", fusion.rest)[0]]
-    # What a fusion that runs beside a collective only hands on: its memory is both an operand's and the result's.
-    collective = any(i.operation in COLLECTIVES for i in inside.values())
-    passed = [int(number) for number in re.findall(r"\}: \((\d+), \{", fusion.rest)] if collective else []
-    written = array_bytes(fusion.shape, memory=True)
-    written -= sum(array_bytes(shapes[number], memory=True) for number in passed)
-    updates = [i for i in inside.values() if i.operation == "dynamic-update-slice"]
-    for update in updates if ON_CHIP not in fusion.shape else ():
-        whole, part = (array_bytes(shape, memory=False) for shape in operand_shapes(update, inside)[:2])
-        written -= min(whole - part, written)
-    return written + sum(
-        _read(inside, number, shape, updates)
-        for number, shape in enumerate(shapes)
-        if ON_CHIP not in shape and number not in passed
-    )
-
-
-def _read(inside: Mapping[str, Instruction], number: int, shape: str, updates: list[Instruction]) -> float:
-    """Bytes that a fusion reads of one of its operands."""
-    parameter = next(
-        (i.name for i in inside.values() if i.operation == "parameter" and i.operands == (str(number),)), None
-    )
-    users = [i for i in inside.values() if parameter in i.operands]
-    if users and all(i.operation == "dynamic-slice" and i.operands[0] == parameter for i in users):
-        return sum(array_bytes(i.shape, memory=False) for i in users)
-    if users and all(i in updates and i.operands[0] == parameter for i in users):
-        return 0.0
-    return array_bytes(shape, memory=True)
 
 
 def _started(program: Program) -> set[str]:
@@ -245,7 +235,7 @@ def _exchanges(program: Program, computation: str, started: set[str], chips: int
                 users = uses(program[name], instruction) if kind == "all-reduce" and name != computation else []
                 scattered = bool(users) and all(user.operation == "dynamic-slice" for user in users)
                 shapes = map(result_shape, users if scattered else [instruction])
-                size = int(sum(array_bytes(shape, memory=False) for shape in shapes))
+                size = int(sum(array.data_bytes for shape in shapes for array in arrays(shape)))
                 yield "reduce-scatter" if scattered else kind, group, size
 
 
