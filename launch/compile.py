@@ -7,8 +7,9 @@ Needs libtpu, which needs no TPU: pip install --no-deps --target=libtpu libtpu==
 as other packages are, it would make every use of JAX on this machine look for a TPU.
 
 For the training and the inference step: parameters and optimizer state, peak memory, FLOPs of matrix products and
-convolutions and the share of them that the definition of the model asks for, bytes to and from memory, each kind of
-exchange between chips, and the step time that the chip's published peaks allow: the largest of computing, moving and
+convolutions (those of a higher precision once for every pass of the matrix unit) and the share of them that the
+definition of the model asks for, bytes to and from memory with the padding of tiles and what kernels declare, each kind
+of exchange between chips, and the step time that the chip's published peaks allow: the largest of computing, moving and
 exchanging, as if each overlapped with the others perfectly. Exits with 1 if a program does not fit.
 
 With --effort=-1, the default here, XLA compiles in a third of the time and uses a little more memory than with 0, which
@@ -114,7 +115,9 @@ def report(program: Any, slices: int = 1) -> dict[str, Any]:
         "memory_bytes": chip.memory,
         "flops": costs.flops,
         "model_share": program.flops / mesh.size / costs.flops,
+        "transcendentals": costs.transcendentals,
         "bytes": costs.bytes,
+        "unknown_kernels": costs.unknown,
         "exchanges": [
             {"kind": e.kind, "group": e.group, "times": e.times, "bytes": e.bytes, "sent_bytes": e.sent}
             for e in costs.collectives
@@ -137,6 +140,8 @@ def text(found: dict[str, Any], chip: str) -> str:
         f"  matrix products       {found['flops'] / 1e12:9.3f} TFLOP, the model's own share {found['model_share']:.0%}",
         f"  memory traffic        {found['bytes'] / 1e9:9.2f} GB",
     ]
+    for name, times in found["unknown_kernels"].items():
+        lines.append(f"  without a cost estimate, so only its operands and results are counted: {name}, {times} times")
     for exchange in found["exchanges"]:
         kind = f"{exchange['kind']} of {exchange['group']}"
         lines.append(f"  {kind:<20}  {exchange['bytes'] / 1e6:9.2f} MB in {exchange['times']}")

@@ -92,9 +92,8 @@ def fused(*computations, operands, result, root="outer"):
     parts = []
     for name, lines in computations:
         parts += [f"%{name} () -> f32[] {{", *(f"  {line}" for line in lines), "}", ""]
-    names = [f"x{number}" for number in range(len(operands))]
-    parameters = [f"  %{name} = {shape} parameter({i})" for i, (name, shape) in enumerate(zip(names, operands))]
-    called = ", ".join(f"%{name}" for name in names)
+    parameters = [f"  %x{number} = {shape} parameter({number})" for number, shape in enumerate(operands)]
+    called = ", ".join(f"%x{number}" for number in range(len(operands)))
     parts += ["ENTRY %main () -> f32[] {", *parameters, f"  ROOT %all = {result} fusion({called}), calls=%{root}", "}"]
     return program_costs.costs("\n".join(parts) + "\n", 1).bytes
 
@@ -304,9 +303,9 @@ backend_config={{"known_trip_count":{{"n":"7"}}}}
     ],
 )
 def test_products_count_as_often_as_the_matrix_unit_runs(name, passes):
-    """In the compiler's code for v5e, products of 256 x 256 took 64 instructions in bfloat16, and 128 a pass in float32:
+    """In libtpu's code for v5e a product of 256 x 256 has 64 matrix instructions of bfloat16, or 128 of float32 a pass.
 
-    384 at "high", 768 at "highest", 384 at "highest" with one operand of bfloat16.
+    It had 384 at "high", 768 at "highest", 384 at "highest" with one operand of bfloat16.
     """
     assert counted(name).flops == passes * 2 * 256**3 == passes * XLA[name]["flops"]
 
@@ -316,7 +315,7 @@ def test_products_count_as_often_as_the_matrix_unit_runs(name, passes):
     [("high,high", "bf16", "f32", 2), ("highest,default", "f32", "f32", 3), ("highest,high", "f32", "f32", 5)],
 )
 def test_rarer_precisions(precision, left, right, passes):
-    """As the compiler makes them: 256, 384 and 640 instructions."""
+    """In libtpu's code, as above: 256, 384 and 640 instructions."""
     line = "f32[8,16] dot(%x0, %x1), lhs_contracting_dims={1}, rhs_contracting_dims={0}, operand_precision={X}"
     found = alone(line.replace("X", precision), f"{left}[8,32]", f"{right}[32,16]")
     assert found.flops == passes * 2 * 8 * 32 * 16
