@@ -36,7 +36,10 @@ WAITS = ("-update", "-done")
 ALLOCATION = "AllocateBuffer"
 """Target of a call that only finds room for what others will write."""
 
-MARKS = ("AsyncCollectiveStart", "AsyncCollectiveDone", "AssumeGatherIndicesInBound")
+MARKS = (
+    *("AsyncCollectiveStart", "AsyncCollectiveDone"),
+    *("AssumeGatherIndicesInBound", "GatherScatterIndicesBitpacked"),
+)
 """Targets of calls that only tell the compiler something: where a collective begins and ends, what indices hold."""
 
 SLICES = ("slice", "dynamic-slice", "gather")

@@ -6,6 +6,7 @@ writes recorded/NAME.hlo and, into recorded/costs.json, what XLA counts for each
 would count once.
 """
 
+import functools
 import json
 import os
 import re
@@ -16,6 +17,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
+
+from vlseg.nn import layers
 
 FOLDER = Path(__file__).parent / "recorded"
 COSTS = FOLDER / "costs.json"
@@ -110,9 +113,41 @@ def kernel(cost: pl.CostEstimate | None) -> Small:
     return Small(call, (((1024, 1024), SINGLE), ((256, 1024), SINGLE)))
 
 
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+def normalized_by_products(x, scale, bias, epsilon):
+    return layers._normalize_forward(x, scale, bias, epsilon)[0]
+
+
+normalized_by_products.defvjp(
+    layers._normalize_forward, lambda _, saved, gradient: layers._gradients_by_products(*saved, gradient)
+)
+
+
+def feed_forward(normalize):
+    """Gradients of a transformer's feed-forward part with its inner normalization, in bfloat16."""
+
+    def run(weights, x):
+        scale, first, second = weights
+        y = jax.nn.gelu(x @ first.astype(HALF), approximate=False)
+        y = normalize(y, scale, jnp.zeros_like(scale), 1e-5).astype(HALF)
+        return jnp.square((x + y @ second.astype(HALF)).astype(jnp.float32)).sum()
+
+    def gradients(scale, first, second, x):
+        return jax.grad(run, argnums=(0, 1))((scale, first, second), x)
+
+    weights = ((1024,), (256, 1024), (1024, 256))
+    return Small(gradients, (*((shape, SINGLE) for shape in weights), ((8, 501, 256), HALF)))
+
+
+FEED_FORWARD = {
+    "feed_forward": feed_forward(layers._normalize),
+    "feed_forward_by_products": feed_forward(normalized_by_products),
+}
+"""With LayerNorm's gradient as it is, and with the one that is for CPUs."""
+
 KERNELS = {"kernel": kernel(DECLARED), "kernel_without_estimate": kernel(None)}
 
-ALL = WHOLE | PADDED | PRECISIONS | KERNELS
+ALL = WHOLE | PADDED | PRECISIONS | FEED_FORWARD | KERNELS
 
 
 def recorded(name: str) -> str:

@@ -169,9 +169,9 @@ class BatchNorm(nn.Module):
 class LayerNorm(nn.Module):
     """Layer normalization (Ba et al. 2016) over the last axis as PyTorch computes it, with two passes for the variance.
 
-    The same function and parameters as flax's, with a backward pass of its own. XLA's gradient of that one takes five
-    times as long on CPUs: it makes one reduction per parameter and statistic over arrays that it computes again for
-    each.
+    The same function and parameters as flax's, with a backward pass of its own, because XLA's gradient of that one
+    takes five times as long on CPUs: it makes one reduction per parameter and statistic over arrays that it computes
+    again for each. On CPUs its sums are matrix products, elsewhere plain sums.
     """
 
     epsilon: float = EPSILON
@@ -198,9 +198,14 @@ def _normalize_forward(x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon:
 
 
 def _normalize_backward(epsilon: float, saved: tuple, gradient: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-    x, mean, inverse, scale = saved
+    return jax.lax.platform_dependent(*saved, gradient, cpu=_gradients_by_products, default=_gradients_by_sums)
+
+
+def _gradients_by_products(
+    x: jax.Array, mean: jax.Array, inverse: jax.Array, scale: jax.Array, gradient: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Gradients of x, scale and bias; products run at the speed of a CPU's memory."""
     normal = (x.astype(jnp.float32) - mean) * inverse
-    # Sums as products, which run at the speed of memory.
     total = jnp.einsum("...d,d->...", gradient, scale, precision="highest")[..., None]
     along = jnp.einsum("...d,...d->...", gradient * scale, normal, precision="highest")[..., None]
     slope = inverse * (gradient * scale - (total + normal * along) / x.shape[-1])
@@ -208,6 +213,24 @@ def _normalize_backward(epsilon: float, saved: tuple, gradient: jax.Array) -> tu
     scale_gradient = jnp.einsum("nd,nd->d", rows, rows_normal, precision="highest")
     bias_gradient = jnp.einsum("n,nd->d", jnp.ones(rows.shape[:1]), rows, precision="highest")
     return slope.astype(x.dtype), scale_gradient, bias_gradient
+
+
+def _gradients_by_sums(
+    x: jax.Array, mean: jax.Array, inverse: jax.Array, scale: jax.Array, gradient: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """The same by plain sums.
+
+    The barrier keeps rows' sums [..., 1] arrays of their own. Without it XLA for TPUs joins a sum with its broadcast in
+    one windowed sum, and writes float32 [..., D] to memory.
+    """
+    normal = (x.astype(jnp.float32) - mean) * inverse
+    scaled = gradient * scale
+    total = jnp.sum(scaled, axis=-1, keepdims=True)
+    along = jnp.sum(scaled * normal, axis=-1, keepdims=True)
+    total, along = jax.lax.optimization_barrier((total, along))
+    slope = inverse * (scaled - (total + normal * along) / x.shape[-1])
+    others = tuple(range(x.ndim - 1))
+    return slope.astype(x.dtype), jnp.sum(gradient * normal, axis=others), jnp.sum(gradient, axis=others)
 
 
 _normalize.defvjp(_normalize_forward, _normalize_backward)

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from vlseg.nn import layers
 from vlseg.nn.layers import LayerNorm
 
 FLAX = nn.LayerNorm(epsilon=1e-5, use_fast_variance=False)
@@ -33,6 +34,30 @@ def test_equals_flax(shape):
         gradients(LayerNorm()),
         gradients(FLAX),
     )
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize("shape", [(7,), (3, 8), (2, 5, 16), (2, 3, 2, 4)])
+def test_gradients_of_all_platforms_are_equal(shape, dtype):
+    rng = np.random.default_rng(1)
+    x = jnp.asarray(rng.standard_normal(shape) * 3 + 5, dtype)
+    scale, bias = variables(shape[-1])["params"].values()
+    saved = layers._normalize_forward(x, scale, bias, 1e-5)[1]
+    gradient = rng.standard_normal(shape).astype(np.float32)
+    for one, other in zip(
+        layers._gradients_by_products(*saved, gradient), layers._gradients_by_sums(*saved, gradient), strict=True
+    ):
+        assert one.dtype == other.dtype and one.shape == other.shape
+        # A slope may round to the neighbouring number of its type.
+        tolerance = 1e-5 if one.dtype == jnp.float32 else 2**-7
+        np.testing.assert_allclose(one.astype(jnp.float32), other.astype(jnp.float32), rtol=tolerance, atol=1e-5)
+
+
+@pytest.mark.parametrize("platform", ["cpu", "cuda", "tpu"])
+def test_accelerators_take_plain_sums(platform):
+    gradient = jax.grad(lambda params, x: LayerNorm().apply(params, x).sum(), argnums=(0, 1))
+    traced = jax.jit(gradient).trace(variables(16), jnp.ones((2, 8, 16)))
+    assert ("dot_general" in traced.lower(lowering_platforms=(platform,)).as_text()) == (platform == "cpu")
 
 
 def test_fresh_parameters_are_flax_ones():
