@@ -34,6 +34,14 @@ measurement. Where nothing else is named: bfloat16, two images on a chip, `data`
 `remat`. The compiler at `launch.compile`'s effort. What two slices send to each other is not counted."""
 
 
+TITLES = {
+    "train": "In a training step",
+    "inference": "In inference, one image on each chip",
+    "segmentation": "In inference to label maps (IFSeg: with averaging over neighbours), one image on each chip",
+}
+"""Headings of the tables, by program."""
+
+
 class Model(NamedTuple):
     """What is compiled for every slice. title: of its lines. config: name of the file. batch: its setting."""
 
@@ -89,12 +97,9 @@ def _report(model: Model, where: str, name: str = "", title: str = "", *argument
 
 
 def document(folder: Path) -> str:
-    """The reports that are there, as Markdown."""
-    parts = (
-        f"# What a chip does\n\n{ABOUT}\n",
-        f"## In a training step\n\n{_table(folder, 'train')}",
-        f"## In inference, one image on each chip\n\n{_table(folder, 'inference')}",
-    )
+    """The reports that are there, as Markdown; a table for each program that some of them have."""
+    parts = [f"# What a chip does\n\n{ABOUT}\n"]
+    parts += [f"## {title}\n\n{table}" for program, title in TITLES.items() if (table := _table(folder, program))]
     return "\n".join(parts)
 
 
@@ -105,7 +110,7 @@ def _table(folder: Path, program: str) -> str:
         file = folder / f"{report.name}.json"
         found = json.loads(file.read_text())["programs"] if file.exists() else []
         rows += [_row(report, one) for one in found if one["program"] == program]
-    return "\n".join(rows) + "\n"
+    return "\n".join(rows) + "\n" if len(rows) > 2 else ""
 
 
 def _row(report: Report, found: dict[str, Any]) -> str:

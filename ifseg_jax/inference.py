@@ -19,7 +19,7 @@ from ifseg_jax.backbone import grid_size
 from ifseg_jax.config import OFAConfig
 from ifseg_jax.ofa import OFA
 from ifseg_jax.positions import Grid
-from ifseg_jax.postprocess import knn_average
+from ifseg_jax.postprocess import best_categories, knn_average
 from ifseg_jax.prompt import WordEmbeddings
 
 ASPECTS = (Fraction(1), Fraction(4, 3), Fraction(3, 2), Fraction(2))
@@ -87,6 +87,20 @@ def probabilities(
     """
     prediction = predict(config, variables, words, images, sizes)
     return tuple(averaged(prediction, way) for way in averaging)
+
+
+def label_maps(
+    config: OFAConfig, averaging: Averaging, variables: Any, words: WordEmbeddings, images: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Averaged probabilities float32 [B, h, w, M] of images without padding, and label maps int32 [B, H, W] of them.
+
+    A pixel of which no category is a number has the label -1.
+    """
+    batch, height, width, _ = images.shape
+    probabilities = averaged(predict(config, variables, words, images), averaging)
+    sizes = jnp.broadcast_to(jnp.asarray([height, width], jnp.int32), (batch, 2))
+    best, highest = best_categories(probabilities, None, sizes, 1, height, width)
+    return probabilities, jnp.where(jnp.isfinite(highest), best, -1)[..., 0]
 
 
 def averaged(prediction: Prediction, averaging: Averaging) -> jax.Array:

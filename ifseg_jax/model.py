@@ -14,7 +14,7 @@ from jax.typing import ArrayLike
 from ifseg_jax import checkpoint, inference
 from ifseg_jax.config import OFAConfig
 from ifseg_jax.inference import Averaging
-from ifseg_jax.postprocess import GridScores, ImageScores, best_categories
+from ifseg_jax.postprocess import GridScores, ImageScores
 from ifseg_jax.prompt import WordEmbeddings, Words, embed_words, encode_categories, report_untrained, rows_of, word_ids
 from ifseg_jax.settings import Adaptation, Inference, Options, stored_adaptation
 from ifseg_jax.tokenizer import own_tokenizer, words_file_of
@@ -241,12 +241,8 @@ class IFSeg(Segmenter[Inference]):
 
         def segment(arrays: tuple[dict[str, Any], WordEmbeddings], images: jax.Array) -> dict[str, jax.Array]:
             variables, words = arrays
-            batch, height, width, _ = images.shape
-            prediction = inference.predict(config, rules.unflatten(variables), words, images)
-            probabilities = inference.averaged(prediction, _averaging(settings))
-            sizes = jnp.broadcast_to(jnp.asarray([height, width], jnp.int32), (batch, 2))
-            best, highest = best_categories(probabilities, None, sizes, 1, height, width)
-            label_map = jnp.where(jnp.isfinite(highest), best, -1)[..., 0]
+            nested = rules.unflatten(variables)
+            probabilities, label_map = inference.label_maps(config, _averaging(settings), nested, words, images)
             return {"probabilities": probabilities, "label_map": label_map}
 
         return jax.tree_util.Partial(segment, (variables, self.embed()))

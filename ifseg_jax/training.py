@@ -183,6 +183,10 @@ def outline(config: ml_collections.ConfigDict, labels: int) -> Outline:
     def predict(variables: Any, words: WordEmbeddings, images: jax.Array) -> jax.Array:
         return inference.predict(model, variables, words, images).logits
 
+    def segment(variables: Any, words: WordEmbeddings, images: jax.Array) -> jax.Array:
+        averaging = inference.Averaging(Seen.knn_k, Seen.knn_iterations)
+        return inference.label_maps(model, averaging, variables, words, images)[1]
+
     seen = Inference(
         predict,
         rules.unflatten(flat),
@@ -190,7 +194,7 @@ def outline(config: ml_collections.ConfigDict, labels: int) -> Outline:
         size,
         flops.inference(model, *size, length, len(categories)),
     )
-    return Outline(task, seen)
+    return Outline(task, seen, seen._replace(function=segment))
 
 
 def _model_config(config: ml_collections.ConfigDict, categories: tuple[str, ...]) -> OFAConfig:

@@ -6,11 +6,12 @@ python -m launch.compile --config=configs/lseg_ade20k.py --topology=v5e:2x4 --me
 Needs libtpu, which needs no TPU: pip install --no-deps --target=libtpu libtpu==0.0.42.1, and --libtpu=libtpu. Installed
 as other packages are, it would make every use of JAX on this machine look for a TPU.
 
-For the training and the inference step: parameters and optimizer state, peak memory, FLOPs of matrix products and
-convolutions (those of a higher precision once for every pass of the matrix unit) and the share of them that the
-definition of the model asks for, bytes to and from memory with the padding of tiles and what kernels declare, each kind
-of exchange between chips, and the step time that the chip's published peaks allow: the largest of computing, moving and
-exchanging, as if each overlapped with the others perfectly. Exits with 1 if a program does not fit.
+For the training step, inference to logits and inference to label maps (with averaging over neighbours, if the model
+does that): parameters and optimizer state, peak memory, FLOPs of matrix products and convolutions (those of a higher
+precision once for every pass of the matrix unit) and the share of them that the definition of the model asks for, bytes
+to and from memory with the padding of tiles and what kernels declare, each kind of exchange between chips, and the step
+time that the chip's published peaks allow: the largest of computing, moving and exchanging, as if each overlapped with
+the others perfectly. Exits with 1 if a program does not fit.
 
 With --effort=-1, the default here, XLA compiles in a third of the time and uses a little more memory than with 0, which
 is what a run on the chip gets.
@@ -45,7 +46,8 @@ ENVIRONMENT = {
 GENERATIONS = {"v5e": "default", "v6e": "default", "v4": "megacore", "v5p": "default"}
 """How libtpu calls a chip whose cores are one device, by generation."""
 
-PROGRAMS = ("train", "inference")
+PROGRAMS = ("train", "inference", "segmentation")
+"""Updates, inference to logits, and inference to label maps with all that comes before them."""
 
 HOST = (2, 2, 1)
 """Chips of a host."""
@@ -221,10 +223,12 @@ def main(arguments: list[str]) -> int:
     if chip is None:
         raise ConfigError(f"{mesh.devices.flat[0].device_kind}: its peaks are not in vlseg/chips.py")
     outline = package.outline(config, options.labels)
-    programs = (
+    programs = [
         program.training(outline.task, mesh, package.axes),
         program.inference(outline.inference, mesh, package.axes),
-    )
+    ]
+    if outline.segmentation:
+        programs.append(program.inference(outline.segmentation, mesh, package.axes, "segmentation"))
     found = []
     for one in programs:
         if one.name in options.programs:

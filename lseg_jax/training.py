@@ -282,9 +282,13 @@ def outline(config: ml_collections.ConfigDict, labels: int) -> Outline:
     task = Matching(model, training, training.batch_size, 1, labels)
     size = training.view_size
 
-    def segment(variables: Any, asked: jax.Array, images: jax.Array) -> jax.Array:
+    def score(variables: Any, asked: jax.Array, images: jax.Array) -> jax.Array:
         return inference.logits(model, variables, images, asked)
+
+    def segment(variables: Any, asked: jax.Array, images: jax.Array) -> jax.Array:
+        return jnp.argmax(score(variables, asked, images), axis=-1).astype(jnp.int32)
 
     embeddings = jax.ShapeDtypeStruct((labels, model.text.features), jnp.float32)
     variables = checkpoint.abstract_variables(model)
-    return Outline(task, Inference(segment, variables, embeddings, size, flops.inference(model, *size, labels)))
+    seen = Inference(score, variables, embeddings, size, flops.inference(model, *size, labels))
+    return Outline(task, seen, seen._replace(function=segment))

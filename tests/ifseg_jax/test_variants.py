@@ -297,6 +297,18 @@ def test_rows_of_a_table_are_found_by_name(micro_model):
     np.testing.assert_array_equal(again.embed().projected, expected)
 
 
+def test_outlines_segment_as_the_model_does(micro_model, tmp_path):
+    labels = ("grass", "water", "snow")
+    micro_model.save(tmp_path / "model")
+    changes = {"checkpoint": str(tmp_path / "model"), "categories": ",".join(labels)}
+    found = PACKAGE.outline(settings_of.complete(settings_of.as_config(Settings(**changes))), 0).segmentation
+    image = np.random.default_rng(0).integers(0, 256, (*found.size, 3), np.uint8)
+    asked = micro_model.with_labels(labels)
+    (label_map,) = jax.jit(found.function)(asked.variables, asked.embed(), image[None])
+    assert label_map.dtype == jnp.int32
+    np.testing.assert_array_equal(label_map, asked.segment(image, labels).label_map)
+
+
 @pytest.mark.parametrize(("categories", "rows"), [("water,tree", 2), ("tree,fish", 0)])
 def test_outlines_have_the_table_that_a_run_has(micro_model, tmp_path, categories, rows):
     model, _ = with_table(micro_model, ("grass", "water", "snow"))

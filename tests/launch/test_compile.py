@@ -56,7 +56,7 @@ def test_what_does_not_fit_is_said(tmp_path):
         (("--topology=v9:2x2",), "topology 'v9:2x2' is not like v5e:4x4"),
         (("--libtpu=nowhere",), "nowhere: no libtpu.so below"),
         (("--chips=9",), "--chips=9: v5e:2x4 has 8"),
-        (("--programs=trian",), "--programs=trian: there are train, inference"),
+        (("--programs=trian",), "--programs=trian: there are train, inference, segmentation"),
         (("--config.data.source=photos",), "config.data.source=photos has no effect in image_free training"),
         (("--mesh=data=3",), "asks for 3 devices, which does not fit the 8"),
     ],

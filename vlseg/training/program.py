@@ -91,10 +91,15 @@ class Inference(NamedTuple):
 
 
 class Outline(NamedTuple):
-    """What a configuration computes."""
+    """What a configuration computes.
+
+    inference: to logits. segmentation: to label maps, with all that the model does on the way by default; its FLOPs are
+        those of `inference`, as the definition of the model names no others. None for a model that has none.
+    """
 
     task: Task
     inference: Inference
+    segmentation: Inference | None = None
 
 
 class Prepared(NamedTuple):
@@ -132,9 +137,9 @@ class Prepared(NamedTuple):
 class Program(NamedTuple):
     """A program before it is compiled.
 
-    name: "train" or "inference". function: of `arguments`, shapes with shardings. is_update: its first argument is a
-    state that it replaces. images: that one call sees, on all chips together. flops: that the definition of the model
-    asks for, of all images together. held: bytes that one chip holds between two calls.
+    name: "train", "inference" or "segmentation". function: of `arguments`, shapes with shardings. is_update: its first
+    argument is a state that it replaces. images: that one call sees, on all chips together. flops: that the definition
+    of the model asks for, of all images together. held: bytes that one chip holds between two calls.
     """
 
     name: str
@@ -174,14 +179,14 @@ def training(task: Task, mesh: Mesh, axes: ParameterAxes) -> Program:
     return Program("train", task.update, arguments, mesh, True, task.batch_size, task.flops, held)
 
 
-def inference(outline: Inference, mesh: Mesh, axes: ParameterAxes) -> Program:
+def inference(outline: Inference, mesh: Mesh, axes: ParameterAxes, name: str = "inference") -> Program:
     """Inference of one image on each chip: arguments are variables, embeddings of labels, and images."""
     variables = _spread(outline.variables, mesh, axes)
     embeddings = _placed(outline.embeddings, sharding.replicated(mesh))
     images = _struct((mesh.size, *outline.size, 3), sharding.batch_sharding(mesh), jnp.uint8)
     arguments = (variables, embeddings, images)
     flops = mesh.size * outline.flops
-    return Program("inference", outline.function, arguments, mesh, False, mesh.size, flops, _held(variables))
+    return Program(name, outline.function, arguments, mesh, False, mesh.size, flops, _held(variables))
 
 
 def compile_step(step: Callable[..., tuple[Any, Any]], mesh: Mesh | None = None) -> Callable[..., tuple[Any, Any]]:
