@@ -34,7 +34,8 @@ def test_data_parallel_training_exchanges_its_gradients_once(tmp_path):
     code, output, errors = ending(compile_for(*TINY, *settings, "--programs=train", f"--out={report}"))
     assert (code, errors) == (0, "") and "16 images on 8 chips (TPU v5e), per chip" in output
     (found,) = json.loads(report.read_text())["programs"]
-    assert found["fits"] and found["model_share"] > 0.8
+    # In a model this small products of full precision, which take six passes, are much of the rest.
+    assert found["fits"] and 0.65 < found["model_share"] < 1
     assert {exchange["kind"] for exchange in found["exchanges"]} == {"all-reduce"}
     # Parameters, two moments of each, and next to nothing that is not trained.
     parameters = found["state_bytes"] / 3
