@@ -30,7 +30,7 @@ from vlseg.sharding import ParameterAxes
 FORMAT = "ifseg_jax"
 WORDS_FILE = "words.txt"
 BUNDLED = "tiny"
-BUNDLED_MODELS = {BUNDLED: Path(__file__).with_name(BUNDLED)}
+BUNDLED_MODELS = {name: Path(__file__).with_name(name) for name in (BUNDLED, "clothing")}
 
 _INWARD = r"/(query|key|value|(self_|cross_)?position_(query|key))"
 AXES: ParameterAxes = (

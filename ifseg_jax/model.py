@@ -349,9 +349,9 @@ def load(
     """Loads a model.
 
     Args:
-        source: "tiny" (bundled), the name of an official checkpoint such as "ofa_base" (downloaded once), an official
-            `.pt`, a directory written by `IFSeg.save`, or the folder of a training run; each also in a bucket
-            (`gs://...`, copied once).
+        source: "tiny" or "clothing" (bundled: a procedural world; street fashion, adapted to 59 words without images),
+            the name of an official checkpoint such as "ofa_base" (downloaded once), an official `.pt`, a directory
+            written by `IFSeg.save`, or the folder of a training run; each also in a bucket (`gs://...`, copied once).
         tokenizer: a callable from a text to ids, or what `load_tokenizer` takes; by default the model's own, if any;
             of official models the one that is fetched beside them (`ifseg_jax.weights`).
         step: of a training run: one that it has kept; by default the model that it ended with.

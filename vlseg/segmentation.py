@@ -66,9 +66,9 @@ class Segmentation:
 
     def __repr__(self) -> str:
         height, width = self.label_map.shape
-        shares = sorted(self.shares().items(), key=lambda item: -item[1])
-        shown = [f"{label} {100 * share:.0f} %" for label, share in shares[:_SHOWN] if share]
-        rest = [f"{len(shares) - _SHOWN} more"] if sum(share > 0 for _, share in shares) > _SHOWN else []
+        present = sorted(((share, label) for label, share in self.shares().items() if share), key=lambda item: -item[0])
+        shown = [f"{label} {100 * share:.0f} %" for share, label in present[:_SHOWN]]
+        rest = [f"{len(present) - _SHOWN} more"] if len(present) > _SHOWN else []
         return f"Segmentation({width} x {height} pixels: {', '.join([*shown, *rest])})"
 
     def _repr_png_(self) -> bytes:

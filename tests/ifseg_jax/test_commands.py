@@ -339,7 +339,7 @@ def test_bad_checkpoints(golden_square, folder, tmp_path, capsys):
         given = (f"--checkpoint={tmp_path / name}", f"--images={folder / 'images'}", f"--out={tmp_path / 'out'}")
         return refusal(capsys, "predict", *given, "--labels=tree", *flags)
 
-    assert "absent.pt is neither a file, a directory nor one of tiny, ofa_tiny" in line("absent.pt")
+    assert "absent.pt is neither a file, a directory nor one of tiny, clothing, ofa_tiny" in line("absent.pt")
     assert "other.pt: not an OFA or IFSeg checkpoint" in line("other.pt")
     assert "tokenizer" in line("whole.pt") and "encoder.json" in line("whole.pt")
     assert "holds no tokenizer" in line("whole.pt", f"--tokenizer={tmp_path / 'bare'}")

@@ -109,7 +109,7 @@ def test_official_checkpoints_need_a_network(monkeypatch, tmp_path):
 
 
 def test_no_such_checkpoint(tmp_path):
-    with pytest.raises(CheckpointError, match=r"neither a file, a directory nor one of tiny, ofa_tiny"):
+    with pytest.raises(CheckpointError, match=r"neither a file, a directory nor one of tiny, clothing, ofa_tiny"):
         ifseg_jax.load(tmp_path / "absent.pt")
 
 

@@ -111,7 +111,7 @@ def test_it_shows_itself(segmentation):
     picture = Image.open(io.BytesIO(segmentation._repr_png_()))
     np.testing.assert_array_equal(np.asarray(picture), np.asarray(segmentation.overlay()))
     many = Segmentation(
-        *(np.arange(8, dtype=np.int32)[None], tuple("abcdefgh"), segmentation.top_labels),
+        *(np.arange(8, dtype=np.int32)[None], tuple("abcdefghi"), segmentation.top_labels),
         *(segmentation.top_similarities, segmentation.image, segmentation.scores),
     )
     assert repr(many).endswith("a 12 %, b 12 %, c 12 %, d 12 %, e 12 %, 3 more)")
