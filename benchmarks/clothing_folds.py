@@ -70,16 +70,18 @@ def result(predicted: np.ndarray, among: np.ndarray, data: Features, fold: Seque
     asked = [data.names.index(name) for name in fold]
     episodes = [(n, c) for n, label in enumerate(data.labels) for c in asked if (label == c).any()]
     photographs, shown = (np.array(column, np.int32) for column in zip(*episodes, strict=True))
-    labels, ids = data.labels[photographs], shown[:, None, None]
-    masks = np.where(labels == IGNORE_LABEL, IGNORE_LABEL, labels == ids)
     counts = foreground.zeros(len(data.names))
-    counts = foreground.update(
-        counts, jnp.asarray(predicted[photographs] == ids), jnp.asarray(masks), jnp.asarray(shown)
-    )
+    counts = _counted(counts, predicted[photographs] == shown[:, None, None], data.labels[photographs], shown)
     everywhere = clothing_heads.metrics(predicted, data).iou
     right = [np.mean(among[data.labels == class_id] == place) for place, class_id in enumerate(asked)]
     scores = foreground.compute(counts, asked)
     return Result(scores, tuple(everywhere[class_id] for class_id in asked), float(np.mean(right)))
+
+
+def _counted(counts: Any, predicted: np.ndarray, labels: np.ndarray, ids: np.ndarray) -> Any:
+    """The counts with K episodes: predictions bool and labels uint8 [K, h, w], and the class of each, int32 [K]."""
+    masks = np.where(labels == IGNORE_LABEL, IGNORE_LABEL, labels == ids[:, None, None])
+    return foreground.update(counts, jnp.asarray(predicted), jnp.asarray(masks), jnp.asarray(ids))
 
 
 def in_pairs(fold: Sequence[str], data: Features, settings: Training) -> Fit:
@@ -98,11 +100,7 @@ def score_pairs(chosen: Fit, variables: Any, val: Features, fold: Sequence[str])
     counts = foreground.zeros(len(val.names))
     for class_id, found in zip(ids, clothing_training.predictions(chosen, variables, val, asked), strict=True):
         shown = np.flatnonzero((val.labels == class_id).any(axis=(1, 2)))
-        labels = val.labels[shown]
-        masks = np.where(labels == IGNORE_LABEL, IGNORE_LABEL, labels == class_id)
-        counts = foreground.update(
-            counts, jnp.asarray(found[shown] == 1), jnp.asarray(masks), jnp.full(len(shown), class_id, jnp.int32)
-        )
+        counts = _counted(counts, found[shown] == 1, val.labels[shown], np.full(len(shown), class_id, np.int32))
     return foreground.compute(counts, ids)
 
 

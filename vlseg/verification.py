@@ -291,9 +291,7 @@ def of_photograph(subject: Subject, out: str | None) -> Iterator[Check]:
 
 def _shares(segmentation: Segmentation) -> str:
     """The labels with the largest parts of the picture."""
-    labels, label_map = segmentation.labels, np.asarray(segmentation.label_map)
-    shares = np.bincount(label_map.ravel(), minlength=len(labels)) / label_map.size
-    ranked = sorted(zip(labels, shares, strict=True), key=lambda pair: -pair[1])[:SHARES]
+    ranked = sorted(segmentation.shares().items(), key=lambda pair: -pair[1])[:SHARES]
     return ", ".join(f"{label} {share:.0%}" for label, share in ranked)
 
 

@@ -7,26 +7,13 @@ import pytest
 
 from benchmarks import clothing_folds
 from benchmarks import clothing_training as training
-from benchmarks.clothing_features import LABEL_STRIDE, Features
 from lseg_jax.settings import Training
+from tests.benchmarks.toy_photographs import toy
 from vlseg.data.examples import IGNORE_LABEL
 
 NAMES = ("background", "bag", "coat", "hat")
 OTHERS = 3
 SAMPLING = Training(batch_size=4, seed=5, crop_size=32, class_share=0.5)
-
-
-def toy(photographs=3, seed=0):
-    """Features whose finest level has the label of each of its cells in one channel and noise in another."""
-    rng = np.random.default_rng(seed)
-    coarse = rng.integers(0, 4, (photographs, 12, 8)).astype(np.uint8)
-    labels = coarse.repeat(32 // LABEL_STRIDE, axis=1).repeat(32 // LABEL_STRIDE, axis=2)
-    levels = []
-    for stride in (4, 8, 16, 32):
-        cells = coarse.repeat(32 // stride, axis=1).repeat(32 // stride, axis=2)
-        level = np.stack([cells, rng.normal(size=cells.shape)], axis=-1).astype(np.float16)
-        levels.append(np.stack([level, level[:, :, ::-1]], axis=1))
-    return Features(NAMES, tuple(levels), labels, "toy")
 
 
 @pytest.fixture
@@ -38,7 +25,7 @@ def fit(monkeypatch):
 
     monkeypatch.setattr(clothing_folds.clothing_features, "embeddings", embeddings)
     settings = dataclasses.replace(training.SETTINGS, steps=150, batch_size=2, warmup_steps=2, learning_rate=0.02)
-    fit = clothing_folds.in_pairs(("hat",), toy(), settings)
+    fit = clothing_folds.in_pairs(("hat",), toy(names=NAMES), settings)
     return dataclasses.replace(fit, features=8, levels=2)
 
 
@@ -48,7 +35,7 @@ def test_words_held_out_and_background_are_others(fit):
 
 
 def test_every_window_has_one_word_that_it_shows_against_others(fit):
-    data = toy()
+    data = toy(names=NAMES)
     data.labels[0, :4] = IGNORE_LABEL
     whole = training.batches(data, fit.classes, SAMPLING, against=None)
     pairs = training.batches(data, fit.classes, SAMPLING, against=OTHERS)
@@ -69,7 +56,7 @@ def test_every_window_has_one_word_that_it_shows_against_others(fit):
 @pytest.mark.slow
 def test_a_word_is_told_from_others(fit, tmp_path, monkeypatch):
     monkeypatch.setenv("VLSEG_CACHE", str(tmp_path))
-    data, losses = toy(), []
+    data, losses = toy(names=NAMES), []
     variables = training.run(fit, data, losses=losses)
     assert np.mean(losses[-5:]) < 0.7 * losses[0]
     trained = clothing_folds.score_pairs(fit, variables, data, ("bag", "coat"))
@@ -77,7 +64,7 @@ def test_a_word_is_told_from_others(fit, tmp_path, monkeypatch):
 
 
 def test_scores_of_pairs_by_brute_force(fit, monkeypatch):
-    data = toy(photographs=5)
+    data = toy(photographs=5, names=NAMES)
     data.labels[:2][data.labels[:2] == 3] = 0  # two photographs without the word
     predicted = np.random.default_rng(1).integers(0, 2, (2, *data.labels.shape)).astype(np.uint8)
     asked = []

@@ -13,9 +13,10 @@ from benchmarks import (
     clothing_heads,
 )
 from benchmarks import clothing_training as training
-from benchmarks.clothing_features import HEIGHT, LABEL_STRIDE, WIDTH, Features
+from benchmarks.clothing_features import HEIGHT, WIDTH
 from lseg_jax.encoders.efficientnet import EfficientNetConfig
 from lseg_jax.settings import Training
+from tests.benchmarks.toy_photographs import toy
 from vlseg.data.tiny_world import TinyWorldDataset
 from vlseg.nn.resize import resize_picture
 
@@ -66,19 +67,6 @@ def test_features_are_those_of_views_and_mirrored_views(tmp_path, monkeypatch):
     file.write_bytes(b"two")  # other weights, other features
     with pytest.raises(TypeError):
         clothing_features.features("anywhere", str(file))
-
-
-def toy(photographs=3, seed=0):
-    """Features whose finest level has the label of each of its cells in one channel and noise in another."""
-    rng = np.random.default_rng(seed)
-    coarse = rng.integers(0, 4, (photographs, HEIGHT // 32, WIDTH // 32)).astype(np.uint8)
-    labels = coarse.repeat(32 // LABEL_STRIDE, axis=1).repeat(32 // LABEL_STRIDE, axis=2)
-    levels = []
-    for stride in (4, 8, 16, 32):
-        cells = coarse.repeat(32 // stride, axis=1).repeat(32 // stride, axis=2)
-        level = np.stack([cells, rng.normal(size=cells.shape)], axis=-1).astype(np.float16)
-        levels.append(np.stack([level, level[:, :, ::-1]], axis=1))
-    return Features(("a", "b", "c", "d"), tuple(levels), labels, "toy")
 
 
 def test_windows_and_their_targets_belong_together():

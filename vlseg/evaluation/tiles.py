@@ -93,11 +93,6 @@ def tiles(height: int, width: int) -> Iterator[tuple[Tile, int, int]]:
             yield Tile(down * TILE, along * TILE), down, along
 
 
-def shortest_span(reach: int, spans: Sequence[int]) -> int:
-    """The smallest of some spans that reaches so far; few spans make few programs."""
-    return min(span for span in spans if span >= reach)
-
-
 def enlarged(cells: ArrayLike, rows: ArrayLike, columns: ArrayLike) -> jax.Array:
     """A tile [TILE, TILE, N] of cells [span, span, N], with the weights [TILE, span] of a `Stretch` for each side."""
     down = jnp.einsum("yi,ijn->yjn", rows, jnp.asarray(cells, jnp.float32), precision="highest")
