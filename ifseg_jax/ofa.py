@@ -193,8 +193,8 @@ class Decoder(nn.Module):
         Args:
             bos: embedding of <s>, [D].
             encoded: from the encoder, with image cells.
-            encoder_positions: normalised encoder position embeddings [b, 1 + N, D] of the zeroth position and of the
-                cells, for `decoder_positions="encoder_image"`; None otherwise.
+            encoder_positions: normalised encoder position embeddings [b, N + 1, D] of the cells and of the zeroth
+                position, for `decoder_positions="encoder_image"`; None otherwise.
         """
         config, grid = self.config, encoded.grid
         assert grid is not None, "spatially conditioned decoding needs image cells"
@@ -202,10 +202,10 @@ class Decoder(nn.Module):
         if config.decoder_input_type == "encoder_input":
             assert encoded.image_inputs is not None, "the encoder's image cells are not there"
             inputs = encoded.image_inputs
-        inputs = joined(bos.astype(inputs.dtype)[None, None], inputs)
+        inputs = joined(inputs, bos.astype(inputs.dtype)[None, None])
         if encoder_positions is None:
             square = rearrange(self.cell_positions[1:], "(h w) d -> h w d", h=config.segmentation_grid)
-            raw = joined(self.cell_positions[:1][None], positions.resized_square(square, grid))
+            raw = joined(positions.resized_square(square, grid), self.cell_positions[:1][None])
             position = self.cell_position_norm(raw)
             trained = config.segmentation_grid
         else:
@@ -213,10 +213,10 @@ class Decoder(nn.Module):
             trained = config.image_grid
         axes = positions.relative_axes(grid, trained)
         valid = grid.valid()
-        mask = None if valid is None else joined(jnp.ones((1, 1), bool), valid)
+        mask = None if valid is None else joined(valid, jnp.ones((1, 1), bool))
         x = self._run(self.embedding_norm(inputs), position, encoded, axes, mask, deterministic)
         if grid.size is None:
-            return x[:, : grid.cells]  # the last cell conditions nothing
+            return jnp.concatenate([x[:, -1:], x[:, :-2]], axis=1)  # the last cell conditions nothing
         return jnp.take_along_axis(x, grid.preceding()[..., None], axis=1)
 
     def _run(
@@ -303,10 +303,10 @@ class OFA(nn.Module):
         return rearrange(logits, "b (h w) m -> b h w m", h=cells.shape[1])
 
     def _encoder_positions(self, encoded: Encoded) -> jax.Array:
-        """Encoder image positions for <s> (row 0 of the table) and the cells, for the paper's variant."""
+        """Encoder image positions of the cells and, row 0 of the table, for <s>: those of the paper's variant."""
         cells = encoded.positions[:, : encoded.image_tokens.shape[1]]
         first = self.encoder.image_position_norm(self.encoder.image_positions[:1])[None]
-        return joined(first, cells)
+        return joined(cells, first)
 
     def __call__(self, images: jax.Array, ids: jax.Array) -> jax.Array:
         """Touches every parameter once, for initialization: segments `images` into the words `ids` [M]."""

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from einops import rearrange
+from flax import struct
 
 from vlseg.nn.resize import Size, interpolation_matrix
 from vlseg.sharding import for_each_shard
@@ -50,27 +51,30 @@ class Grid(NamedTuple):
     def preceding(self) -> jax.Array:
         """Where the decoder's output for each cell comes from: int32 [B or 1, N].
 
-        Decoder elements are <s> followed by the padded cells in raster order; the output for a cell is computed at
+        Decoder elements are the padded cells in raster order, followed by <s>; the output for a cell is computed at
         the element of the preceding valid cell, and at <s> for the first (Sec. 2.2 of the IFSeg paper).
         """
         row = jnp.arange(self.rows, dtype=jnp.int32)[:, None]
         column = jnp.arange(self.columns, dtype=jnp.int32)[None, :]
         last = jnp.asarray(self.axis(1), jnp.int32).reshape(-1, 1, 1) - 1
-        same_row = row * self.columns + column
-        previous_row = (row - 1) * self.columns + last + 1
+        same_row = row * self.columns + column - 1
+        previous_row = (row - 1) * self.columns + last
         element = jnp.where(column > 0, same_row, previous_row)
-        return rearrange(jnp.where((row == 0) & (column == 0), 0, element), "b h w -> b (h w)")
+        return rearrange(jnp.where((row == 0) & (column == 0), self.cells, element), "b h w -> b (h w)")
 
 
-class RelativeAxes(NamedTuple):
+@struct.dataclass
+class RelativeAxes:
     """Weights that resize relative positions of a trained grid to a `Grid`.
 
     rows: float32 [b, R, R, 2g - 1] and columns: float32 [b, C, C, 2g - 1], with b = 1 for an unpadded grid; entry
     (q, k, y) is the weight of trained offset y - (g - 1) in the bias between query q and key k along that axis.
+    trained: whether it is the trained grid itself, so that nothing is resized.
     """
 
     rows: jax.Array
     columns: jax.Array
+    trained: bool = struct.field(pytree_node=False, default=False)
 
     @property
     def cells(self) -> int:
@@ -88,7 +92,8 @@ def relative_axes(grid: Grid, trained: int) -> RelativeAxes:
         keys = jnp.einsum("zkb,aby->zkay", resize, indicator, precision="highest")
         return jnp.einsum("zqa,zkay->zqky", resize, keys, precision="highest")
 
-    return RelativeAxes(for_each_shard(weights(0, grid.rows)), for_each_shard(weights(1, grid.columns)))
+    same = grid.size is None and grid.rows == grid.columns == trained
+    return RelativeAxes(for_each_shard(weights(0, grid.rows)), for_each_shard(weights(1, grid.columns)), same)
 
 
 def offsets_table(table: jax.Array, bucket: int, trained: int) -> jax.Array:
@@ -113,6 +118,18 @@ def relative_bias(
     """
     by_row = jnp.einsum("yxh,zqky->zhqkx", offsets, axes.rows[:, query_rows, key_rows])
     return jnp.einsum("zhqkx,zcdx->zhqckd", by_row, axes.columns)
+
+
+def kernel_tables(offsets: jax.Array, axes: RelativeAxes) -> tuple[jax.Array, jax.Array]:
+    """The relative bias of a trained 32 x 32 grid as `vlseg.nn.fused_attention.GridBias` has it: `even` and `odd`.
+
+    Args:
+        offsets: [63, 63, H] from `offsets_table`. axes: of the trained grid.
+    """
+    by_row = jnp.einsum("yxh,zqky->zhqkx", offsets, axes.rows)[..., ::-1]
+    by_row = jnp.pad(by_row, ((0, 0),) * 4 + ((0, 1),))
+    even, odd = (rearrange(by_row[:, :, :, start::2], "z h q k x -> z h q (k x)") for start in (0, 1))
+    return even, odd
 
 
 def token_buckets(bucket: int, max_positions: int) -> np.ndarray:

@@ -1,22 +1,23 @@
 """Transformer blocks of OFA (OFA-Sys/OFA): pre-norm, with extra norms inside, per-head scales and position biases."""
 
 import itertools
-from collections.abc import Sequence
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from einops import rearrange
 from jax.ad_checkpoint import checkpoint_name
 
 from ifseg_jax import positions
 from ifseg_jax.config import INITIAL_DEVIATION, OFAConfig
 from ifseg_jax.positions import RelativeAxes
-from vlseg.nn import attention
-from vlseg.nn.attention import MASKED, KeyBlock, QueryBlock, attend, broadcast_batch, causal_bias
+from vlseg.nn import attention, fused_kernels
+from vlseg.nn.attention import KeyBlock, QueryBlock, broadcast_batch, causal_bias
+from vlseg.nn.fused_attention import Bias, GridBias
 from vlseg.nn.layers import DropPath, LayerNorm
+from vlseg.nn.multi_head import Pattern, multi_head_attention
 from vlseg.sharding import batch_sharded, for_each_shard
 
 PRODUCT = "product"
@@ -41,6 +42,14 @@ class PositionPair(NamedTuple):
     keys: jax.Array
 
 
+class Pairs(NamedTuple):
+    """Which elements attend to which, and the tables and axes that the biases of their scores are made of."""
+
+    pattern: Pattern
+    tables: tuple[jax.Array, ...] = ()
+    axes: RelativeAxes | None = None
+
+
 def layer_norm(config: OFAConfig, name: str | None = None) -> LayerNorm:
     """LayerNorm in the computation dtype."""
     return LayerNorm(dtype=jnp.dtype(config.dtype), name=name)
@@ -63,16 +72,10 @@ def score_scale(config: OFAConfig) -> float:
     return (2 * config.width // config.heads) ** -0.5
 
 
-def split_heads(x: jax.Array, heads: int) -> jax.Array:
-    """[B, n, D] -> [B, H, n, D / H]."""
-    return rearrange(x, "b n (h d) -> b h n d", h=heads)
-
-
 class Attention(nn.Module):
     """Multi-head attention with position biases and a learned scale per head.
 
-    The absolute position bias (2 * d)**-0.5 * pos_q . pos_k is computed as d extra dimensions of queries and keys: a
-    128-lane matrix unit multiplies 64 + 64 dimensions in the time of 64, and no [H, n, m] array is kept.
+    The absolute position bias is (2 * d)**-0.5 * pos_q . pos_k, and content is scaled alike.
     """
 
     config: OFAConfig
@@ -83,26 +86,29 @@ class Attention(nn.Module):
         x: jax.Array,
         memory: jax.Array,
         position: PositionPair,
-        blocks: Sequence[QueryBlock],
+        pairs: Pairs,
         key_mask: jax.Array | None,
     ) -> jax.Array:
         """Attends from `x` [B, n, D] to `memory` [B, m, D]; `key_mask` bool [B, m] is False at padding."""
         config = self.config
-        heads = config.heads
         query = checkpoint_name(dense(config, config.width, "query")(x), PRODUCT) * score_scale(config)
         key = checkpoint_name(dense(config, config.width, "key")(memory), PRODUCT)
-        value = split_heads(checkpoint_name(dense(config, config.width, "value")(memory), PRODUCT), heads)
-        head_scale = self.param("head_scale", nn.initializers.ones, (heads,))
-
-        def with_position(content: jax.Array, extra: jax.Array) -> jax.Array:
-            extra = broadcast_batch(extra.astype(content.dtype), content.shape[0])
-            return jnp.concatenate([split_heads(content, heads), split_heads(extra, heads)], axis=-1)
-
-        query, key = with_position(query, position.queries), with_position(key, position.keys)
-        mask = None if key_mask is None else jnp.where(key_mask, 0.0, MASKED)[:, None, None, :]
-
-        output = attend(query, key, value, blocks, mask) * head_scale[:, None, None].astype(value.dtype)
-        return checkpoint_name(dense(config, config.width, "out")(rearrange(output, "b h n d -> b n (h d)")), PRODUCT)
+        value = checkpoint_name(dense(config, config.width, "value")(memory), PRODUCT)
+        head_scale = self.param("head_scale", nn.initializers.ones, (config.heads,))
+        pattern, tables, axes = pairs
+        output = multi_head_attention(
+            pattern,
+            config.heads,
+            query,
+            key,
+            value,
+            positions=(position.queries, position.keys),
+            tables=tables,
+            fixed=axes,
+            key_mask=key_mask,
+        )
+        output *= jnp.repeat(head_scale, config.width // config.heads).astype(output.dtype)
+        return checkpoint_name(dense(config, config.width, "out")(output), PRODUCT)
 
 
 class FeedForward(nn.Module):
@@ -157,14 +163,14 @@ class Layer(nn.Module):
         x: jax.Array,
         memory: jax.Array | None,
         position: PositionPair,
-        blocks: Sequence[QueryBlock],
+        pairs: Pairs,
         key_mask: jax.Array | None,
         drop_path: jax.Array,
         deterministic: bool,
     ) -> jax.Array:
         """The attention branch, see `Attention`, added to `x`; without `memory`, self-attention."""
         y = layer_norm(self.config, f"{name}_norm")(x)
-        y = Attention(self.config, name=name)(y, y if memory is None else memory, position, blocks, key_mask)
+        y = Attention(self.config, name=name)(y, y if memory is None else memory, position, pairs, key_mask)
         y = layer_norm(self.config, f"{name}_output_norm")(y)
         return Residual(self.config)(x, y, drop_path, deterministic)
 
@@ -197,8 +203,8 @@ class EncoderLayer(Layer):
         """[B, n, D] -> ([B, n, D], None)."""
         config = self.config
         token_table, image_table = self.token_table(), self.grid_table("image_table", config.image_bucket)
-        blocks = encoder_blocks(config, context.axes, token_table, image_table, x.shape[1])
-        x = self.attention("attention", x, None, context.position, blocks, context.mask, drop_path, deterministic)
+        pairs = Pairs(EncoderPattern(config, x.shape[1]), (token_table, image_table), context.axes)
+        x = self.attention("attention", x, None, context.position, pairs, context.mask, drop_path, deterministic)
         return self.feed_forward(x, drop_path, deterministic), None
 
 
@@ -231,18 +237,14 @@ class DecoderLayer(Layer):
         token_table, image_table = self.token_table(), self.grid_table("image_table", config.image_bucket)
         cell_table = self.grid_table("cell_table", config.segmentation_grid)
         if context.axes is None:
-            blocks = word_blocks(config, token_table, x.shape[1])
-        elif config.decoder_positions == "encoder_image":
-            offsets = positions.offsets_table(image_table, config.image_bucket, config.image_grid)
-            blocks = cell_blocks(config, context.axes, offsets, image_table[-3:])
+            pairs = Pairs(WordPattern(config, x.shape[1]), (token_table,))
         else:
-            offsets = positions.offsets_table(cell_table, config.segmentation_grid, config.segmentation_grid)
-            blocks = cell_blocks(config, context.axes, offsets, cell_table[-3:])
+            table = image_table if config.decoder_positions == "encoder_image" else cell_table
+            pairs = Pairs(CellPattern(config), (table,), context.axes)
         memory, how = context.memory, (drop_path, deterministic)
-        x = self.attention("attention", x, None, context.self_position, blocks, context.mask, *how)
-        every_key = [KeyBlock(slice(0, memory.shape[1]))]
-        blocks = [QueryBlock(queries, every_key) for queries in row_blocks(x.shape[1], config.query_blocks)]
-        x = self.attention("cross_attention", x, memory, context.cross_position, blocks, context.memory_mask, *how)
+        x = self.attention("attention", x, None, context.self_position, pairs, context.mask, *how)
+        pairs = Pairs(CrossPattern(x.shape[1], memory.shape[1], config.query_blocks))
+        x = self.attention("cross_attention", x, memory, context.cross_position, pairs, context.memory_mask, *how)
         return self.feed_forward(x, *how), None
 
 
@@ -267,56 +269,126 @@ def row_blocks(rows: int, blocks: int) -> list[slice]:
     return [slice(int(a), int(b)) for a, b in itertools.pairwise(edges)]
 
 
-def encoder_blocks(
-    config: OFAConfig, axes: RelativeAxes | None, token_table: jax.Array, image_table: jax.Array, length: int
-) -> list[QueryBlock]:
-    """Everything attends to everything, with relative biases among cells and among words.
+@dataclass(frozen=True)
+class EncoderPattern(Pattern):
+    """Everything attends to everything, with relative biases among cells and among words. Cells come first.
 
-    `length` is N + T; cells come first.
+    Tables: of words and of cells. length: N + T. Without axes there are no cells.
     """
-    buckets = positions.token_buckets(config.token_bucket, config.max_positions)
-    cells = axes.cells if axes else 0
-    words = slice(cells, length)
-    to_words = [KeyBlock(words, positions.token_bias(token_table, buckets, length - cells))]
-    if axes is None:
-        return [QueryBlock(words, to_words)]
-    offsets = positions.offsets_table(image_table, config.image_bucket, config.image_grid)
-    image_keys, columns = slice(0, cells), axes.columns.shape[1]
-    result = []
-    for rows in row_blocks(axes.rows.shape[1], config.query_blocks):
-        bias = positions.relative_bias(offsets, axes, rows)
-        queries = slice(rows.start * columns, rows.stop * columns)
-        result.append(QueryBlock(queries, [KeyBlock(image_keys, bias), KeyBlock(words)]))
-    return [*result, QueryBlock(words, [KeyBlock(image_keys), *to_words])]
+
+    config: OFAConfig
+    length: int
+
+    def blocks(self, tables: Any, fixed: RelativeAxes | None) -> list[QueryBlock]:
+        """See `Pattern`."""
+        config, axes, (_, image_table) = self.config, fixed, tables
+        cells = axes.cells if axes else 0
+        words = slice(cells, self.length)
+        to_words = [KeyBlock(words, self._word_bias(tables, cells))]
+        if axes is None:
+            return [QueryBlock(words, to_words)]
+        offsets = positions.offsets_table(image_table, config.image_bucket, config.image_grid)
+        image_keys, columns = slice(0, cells), axes.columns.shape[1]
+        result = []
+        for rows in row_blocks(axes.rows.shape[1], config.query_blocks):
+            bias = positions.relative_bias(offsets, axes, rows)
+            queries = slice(rows.start * columns, rows.stop * columns)
+            result.append(QueryBlock(queries, [KeyBlock(image_keys, bias), KeyBlock(words)]))
+        return [*result, QueryBlock(words, [KeyBlock(image_keys), *to_words])]
+
+    def fused(self, tables: Any, fixed: RelativeAxes | None, keys: int) -> Bias:
+        """See `Pattern`."""
+        config, axes = self.config, fixed
+        if axes is None or not fills_kernel(axes) or self.length == axes.cells:
+            return super().fused(tables, fixed, keys)
+        offsets = positions.offsets_table(tables[1], config.image_bucket, config.image_grid)
+        even, odd = positions.kernel_tables(offsets, axes)
+        corner = broadcast_batch(self._word_bias(tables, axes.cells), even.shape[0])
+        return GridBias(even, odd, None, None, corner)
+
+    def _word_bias(self, tables: Any, cells: int) -> jax.Array:
+        buckets = positions.token_buckets(self.config.token_bucket, self.config.max_positions)
+        return positions.token_bias(tables[0], buckets, self.length - cells)
 
 
-def word_blocks(config: OFAConfig, token_table: jax.Array, length: int) -> list[QueryBlock]:
-    """Causal self-attention over `length` words."""
-    buckets = positions.token_buckets(config.token_bucket, config.max_positions)
-    whole = slice(0, length)
-    bias = positions.token_bias(token_table, buckets, length) + causal_bias(whole, length)
-    return [QueryBlock(whole, [KeyBlock(whole, bias)])]
+@dataclass(frozen=True)
+class WordPattern(Pattern):
+    """Causal self-attention over `length` words. Tables: of words."""
+
+    config: OFAConfig
+    length: int
+
+    def blocks(self, tables: Any, fixed: None) -> list[QueryBlock]:
+        """See `Pattern`."""
+        buckets = positions.token_buckets(self.config.token_bucket, self.config.max_positions)
+        whole = slice(0, self.length)
+        bias = positions.token_bias(tables[0], buckets, self.length) + causal_bias(whole, self.length)
+        return [QueryBlock(whole, [KeyBlock(whole, bias)])]
 
 
-def cell_blocks(config: OFAConfig, axes: RelativeAxes, offsets: jax.Array, special: jax.Array) -> list[QueryBlock]:
-    """Self-attention over <s> and the cells, elements 0 and 1 + cell: causal unless `config.full_context_alignment`.
+@dataclass(frozen=True)
+class CellPattern(Pattern):
+    """Self-attention over the cells and <s>, elements N and 0 ... N - 1: causal unless `config.full_context_alignment`.
 
-    A block of grid rows then sees only the rows up to its own, so about half of the scores are never computed.
-    `special` [3, H] are the biases of <s> towards every cell, of every cell towards <s>, and of <s> towards itself.
+    A block of grid rows then sees only the rows up to its own, so about half of the scores are never computed. Its
+    table is of cells, with the biases of <s> towards every cell, of every cell towards <s>, and of <s> towards itself
+    as the last three rows.
     """
-    cells, columns = axes.cells, axes.columns.shape[1]
-    to_cells, to_start, alone = special[:, None, :, None, None]
-    start_keys = [KeyBlock(slice(0, 1))]  # the bias of the only key that there is does not matter
-    if config.full_context_alignment:
-        start_keys = [KeyBlock(slice(0, 1), alone), KeyBlock(slice(1, 1 + cells), to_cells)]
-    blocks = [QueryBlock(slice(0, 1), start_keys)]
-    for rows in row_blocks(axes.rows.shape[1], config.query_blocks):
-        queries = slice(rows.start * columns, rows.stop * columns)
+
+    config: OFAConfig
+
+    def blocks(self, tables: Any, fixed: RelativeAxes) -> list[QueryBlock]:
+        """See `Pattern`."""
+        (table,), axes, config = tables, fixed, self.config
+        offsets, (to_cells, to_start, alone) = self._offsets(table), table[-3:, None, :, None, None]
+        cells, columns = axes.cells, axes.columns.shape[1]
+        start = slice(cells, cells + 1)
+        blocks = []
+        for rows in row_blocks(axes.rows.shape[1], config.query_blocks):
+            queries = slice(rows.start * columns, rows.stop * columns)
+            if config.full_context_alignment:
+                seen, bias = cells, positions.relative_bias(offsets, axes, rows)
+            else:
+                seen, relative = queries.stop, positions.relative_bias(offsets, axes, rows, slice(0, rows.stop))
+                bias = relative + causal_bias(queries, seen).reshape(relative.shape[2:])
+            blocks.append(QueryBlock(queries, [KeyBlock(slice(0, seen), bias), KeyBlock(start, to_start)]))
+        start_keys = [KeyBlock(start)]  # the bias of the only key that there is does not matter
         if config.full_context_alignment:
-            seen, bias = cells, positions.relative_bias(offsets, axes, rows)
-        else:
-            seen, relative = queries.stop, positions.relative_bias(offsets, axes, rows, slice(0, rows.stop))
-            bias = relative + causal_bias(queries, seen).reshape(relative.shape[2:])
-        keys = [KeyBlock(slice(0, 1), to_start), KeyBlock(slice(1, 1 + seen), bias)]
-        blocks.append(QueryBlock(slice(1 + queries.start, 1 + queries.stop), keys))
-    return blocks
+            start_keys = [KeyBlock(slice(0, cells), to_cells), KeyBlock(start, alone)]
+        return [*blocks, QueryBlock(start, start_keys)]
+
+    def fused(self, tables: Any, fixed: RelativeAxes, keys: int) -> Bias:
+        """See `Pattern`."""
+        if not fills_kernel(fixed):
+            return super().fused(tables, fixed, keys)
+        even, odd = positions.kernel_tables(self._offsets(tables[0]), fixed)
+        edges = (broadcast_batch(edge, even.shape[0]) for edge in tables[0][-3:, None, :, None, None])
+        to_cells, to_start, alone = edges
+        causal = not self.config.full_context_alignment
+        return GridBias(even, odd, to_start, None if causal else to_cells, alone, causal)
+
+    def _offsets(self, table: jax.Array) -> jax.Array:
+        config = self.config
+        sides = (config.segmentation_grid, config.segmentation_grid)
+        if config.decoder_positions == "encoder_image":
+            sides = (config.image_bucket, config.image_grid)
+        return positions.offsets_table(table, *sides)
+
+
+@dataclass(frozen=True)
+class CrossPattern(Pattern):
+    """Every query attends to every key, in at most `blocks_of_queries` blocks."""
+
+    queries: int
+    keys: int
+    blocks_of_queries: int
+
+    def blocks(self, tables: Any, fixed: None) -> list[QueryBlock]:
+        """See `Pattern`."""
+        every_key = [KeyBlock(slice(0, self.keys))]
+        return [QueryBlock(queries, every_key) for queries in row_blocks(self.queries, self.blocks_of_queries)]
+
+
+def fills_kernel(axes: RelativeAxes) -> bool:
+    """Whether the kernel makes the relative bias between cells itself: on a trained grid of its size."""
+    return axes.trained and axes.rows.shape[1] == fused_kernels.SIDE

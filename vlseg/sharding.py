@@ -109,6 +109,21 @@ def _check(what: str, size: int, logical: str, mesh: Mesh) -> None:
         raise ConfigError(f"{what} cannot be divided into {parts} parts ({sizes} of config.mesh)")
 
 
+def parts(logical: str) -> int:
+    """Into how many parts a logical axis of arrays is divided in the program that is being traced, see `using`."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return 1 if mesh.empty else _parts(logical, mesh)
+
+
+def platform() -> str:
+    """Kind of the devices that a program which is being traced is for: those of `using`, else the default ones."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if not mesh.empty and mesh.abstract_device is not None:
+        return str(mesh.abstract_device.platform)
+    chosen = jax.config.values["jax_default_device"]
+    return str(getattr(chosen, "platform", chosen) or jax.default_backend())
+
+
 def _parts(logical: str, mesh: Any) -> int:
     """Into how many parts a logical axis is divided."""
     return math.prod(mesh.shape[axis] for axis in RULES[logical])
@@ -230,5 +245,5 @@ def for_each_shard(x: jax.Array) -> jax.Array:
 
 
 def using(mesh: Mesh | None) -> contextlib.AbstractContextManager[Any]:
-    """While a program is traced: the mesh that `batch_sharded` is about."""
-    return contextlib.nullcontext() if mesh is None or mesh.size == 1 else jax.set_mesh(mesh)
+    """While a program is traced: the mesh that `batch_sharded` is about, and its devices."""
+    return contextlib.nullcontext() if mesh is None else jax.set_mesh(mesh)

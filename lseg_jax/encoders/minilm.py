@@ -17,11 +17,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from einops import rearrange
 
 from lseg_jax import labels
 from lseg_jax.encoders.base import TextEncoder
-from lseg_jax.encoders.transformer import exact_gelu
+from lseg_jax.encoders.transformer import SelfPattern, exact_gelu
 from lseg_jax.tokenizers import Tokenizer, report_cut
 from vlseg import fields
 from vlseg.checkpoints.rules import (
@@ -39,8 +38,8 @@ from vlseg.checkpoints.rules import (
 from vlseg.errors import CheckpointError, VocabularyError
 from vlseg.fields import Width
 from vlseg.labels.tokens import check_text
-from vlseg.nn.attention import MASKED, KeyBlock, QueryBlock, attend
 from vlseg.nn.layers import LayerNorm
+from vlseg.nn.multi_head import multi_head_attention
 from vlseg.safetensors_files import open_safetensors
 
 if TYPE_CHECKING:
@@ -108,17 +107,12 @@ class Layer(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, mask: jax.Array) -> tuple[jax.Array, None]:
-        """[N, L, D], and what is added to scores, [N, 1, 1, L] -> ([N, L, D], None)."""
+        """[N, L, D], and bool [N, L], False at padding -> ([N, L, D], None)."""
         length, width = x.shape[1:]
 
-        def heads(name: str) -> jax.Array:
-            return rearrange(nn.Dense(width, name=name)(x), "b n (h e) -> b h n e", h=HEADS)
-
-        query, key, value = (heads(name) for name in ("query", "key", "value"))
-        whole = slice(0, length)
-        blocks = [QueryBlock(whole, [KeyBlock(whole)])]
-        y = attend(query * (width // HEADS) ** -0.5, key, value, blocks, mask)
-        y = rearrange(y, "b h n e -> b n (h e)")
+        query, key, value = (nn.Dense(width, name=name)(x) for name in ("query", "key", "value"))
+        query *= (width // HEADS) ** -0.5
+        y = multi_head_attention(SelfPattern(length), HEADS, query, key, value, key_mask=mask)
         x = LayerNorm(NORM_EPSILON, name="attention_norm")(x + nn.Dense(width, name="out")(y))
         y = exact_gelu(nn.Dense(4 * width, name="fc1")(x))
         return LayerNorm(NORM_EPSILON, name="ffn_norm")(x + nn.Dense(width, name="fc2")(y)), None
@@ -147,7 +141,7 @@ class MiniLM(nn.Module):
         scanned = nn.scan(
             Layer, variable_axes={"params": 0}, split_rngs={"params": True}, in_axes=nn.broadcast, length=LAYERS
         )
-        x, _ = scanned(name="layers")(x, jnp.where(mask, 0.0, MASKED)[:, None, None])
+        x, _ = scanned(name="layers")(x, mask)
         # The sum has the direction of the average.
         x = jnp.sum(jnp.where(mask[..., None], x, 0), axis=1)
         return x / jnp.linalg.norm(x, axis=-1, keepdims=True)

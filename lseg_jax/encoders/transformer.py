@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import flax.linen as nn
@@ -12,9 +13,10 @@ from flax.linen.initializers import zeros
 from flax.typing import Initializer
 
 from vlseg.errors import CheckpointError, ConfigError
-from vlseg.nn.attention import KeyBlock, QueryBlock, attend, causal_bias
+from vlseg.nn.attention import KeyBlock, QueryBlock, causal_bias
 from vlseg.nn.initializers import uniform
 from vlseg.nn.layers import LayerNorm
+from vlseg.nn.multi_head import Pattern, multi_head_attention
 from vlseg.sharding import axis_sharded, batch_sharded
 
 Activation = Callable[[jax.Array], jax.Array]
@@ -85,7 +87,7 @@ class QueryKeyValue(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """[B, n, D] -> [3, B, H, n, D / H]."""
+        """[B, n, D] -> [3, B, n, D]."""
         width = x.shape[-1]
         kernel = self.param("kernel", self.fresh, (width, 3 * width))
         bias = self.param("bias", zeros, (3 * width,))
@@ -94,7 +96,22 @@ class QueryKeyValue(nn.Module):
         kernel = axis_sharded(rearrange(kernel.astype(self.dtype), "d (t h e) -> d t h e", **parts), 2, "heads")
         bias = axis_sharded(rearrange(bias.astype(self.dtype), "(t h e) -> t h e", **parts), 1, "heads")
         y = jnp.einsum("bnd,dthe->bnthe", x, kernel) + bias
-        return rearrange(y, "b n t h e -> t b h n e")
+        return rearrange(y, "b n t h e -> t b n (h e)")
+
+
+@dataclass(frozen=True)
+class SelfPattern(Pattern):
+    """Among `length` elements, all or, if it is causal, those up to an element itself."""
+
+    length: int
+    causal: bool = False
+
+    def blocks(self, tables: None, fixed: None) -> list[QueryBlock]:
+        """See `Pattern`."""
+        whole = slice(0, self.length)
+        return [
+            QueryBlock(whole, [KeyBlock(whole, causal_bias(whole, self.length)[None, None] if self.causal else None)])
+        ]
 
 
 class Layer(nn.Module):
@@ -117,13 +134,8 @@ class Layer(nn.Module):
         length, width = x.shape[1:]
         y = LayerNorm(self.epsilon, dtype, name="attention_norm")(x)
         query, key, value = QueryKeyValue(self.heads, dtype, fresh.qkv, name="qkv")(y)
-        whole = slice(0, length)
-        bias = None
-        if self.causal:
-            bias = jnp.broadcast_to(causal_bias(whole, length), (1, self.heads, length, length))
-        query *= (width // self.heads) ** -0.5
-        y = attend(query, key, value, [QueryBlock(whole, [KeyBlock(whole, bias)])], None)
-        y = rearrange(y, "b h n e -> b n (h e)")
+        pattern = SelfPattern(length, self.causal)
+        y = multi_head_attention(pattern, self.heads, query * (width // self.heads) ** -0.5, key, value)
         x = batch_sharded(x + nn.Dense(width, dtype=dtype, kernel_init=fresh.out, name="out")(y))
         y = LayerNorm(self.epsilon, dtype, name="ffn_norm")(x)
         first = nn.Dense(4 * width, dtype=dtype, kernel_init=fresh.fc1, bias_init=fresh.bias(width), name="fc1")

@@ -202,10 +202,10 @@ def test_preceding_cells():
     for row, (height, width) in enumerate(sizes):
         cells = [y * columns + x for y in range(height) for x in range(width)]
         assert np.flatnonzero(valid[row]).tolist() == cells
-        # Decoder element 0 is <s>, element 1 + c is cell c.
-        assert preceding[row, cells].tolist() == [0, *(cell + 1 for cell in cells[:-1])]
+        # Decoder element c is cell c, the last is <s>.
+        assert preceding[row, cells].tolist() == [grid.cells, *cells[:-1]]
 
 
 def test_preceding_cells_without_padding():
-    np.testing.assert_array_equal(Grid(3, 4).preceding(), np.arange(12)[None])
+    np.testing.assert_array_equal(Grid(3, 4).preceding(), [[12, *range(11)]])
     assert Grid(3, 4).valid() is None

@@ -18,6 +18,7 @@ from lseg_jax.encoders.base import normalized
 from lseg_jax.settings import Training
 from tests import micro
 from vlseg import sharding
+from vlseg.nn import multi_head
 from vlseg.training.program import training
 
 BATCH, CATEGORIES, PROMPT = 8, 5, 7
@@ -54,14 +55,24 @@ def started(task, state, constants, axes, mesh, batches=None):
     return sharding.place(state, mesh, axes), step
 
 
-def ifseg(mode, mesh):
+def ifseg(mode, mesh, config=micro.IFSEG, adaptation=ADAPTATION):
     """(state, step) of IFSeg, "image_free" or "supervised"."""
-    width = micro.IFSEG.width
+    width = config.width
     words = WordEmbeddings(drawn(CATEGORIES, width), drawn(1, PROMPT, width), drawn(width))
-    task = TASKS[mode](micro.IFSEG, ADAPTATION, CATEGORIES, PROMPT)
-    state, frozen, _ = task.split(micro.variables(ifseg_shapes(micro.IFSEG)))
+    task = TASKS[mode](config, adaptation, CATEGORIES, PROMPT)
+    state, frozen, _ = task.split(micro.variables(ifseg_shapes(config)))
     batches = None if mode == "image_free" else lambda number: images(number, 40)
     return started(task, state, {"frozen": frozen, "words": words}, ifseg_jax.PACKAGE.axes, mesh, batches)
+
+
+def with_kernel(mesh):
+    """(state, step) of image-free training on the trained 32 x 32 grid; on several devices with the kernel of TPUs."""
+    grids = {"image_grid": 32, "segmentation_grid": 32, "image_bucket": 32}
+    sizes = {"width": 256, "heads": 4, "encoder_layers": 1, "decoder_layers": 1}
+    config = dataclasses.replace(micro.IFSEG, **sizes, **grids)
+    adaptation = dataclasses.replace(ADAPTATION, image_size=32 * config.stride)
+    with multi_head.kernels("interpret" if mesh.size > 1 else "none"):
+        return ifseg("image_free", mesh, config, adaptation)
 
 
 def lseg(mesh):
@@ -79,5 +90,6 @@ def lseg(mesh):
 MODELS = {
     "image_free": functools.partial(ifseg, "image_free"),
     "supervised": functools.partial(ifseg, "supervised"),
+    "kernel": with_kernel,
     "lseg": lseg,
 }

@@ -150,6 +150,12 @@ def test_every_mesh_of_eight_devices_computes_what_one_does(model):
     assert_equal_to_one_device(report)
 
 
+@pytest.mark.slow
+def test_the_kernel_of_attention_on_a_mesh_computes_what_one_device_does_without_it():
+    meshes = ["data=8", "fsdp=4,tensor=2", "data=2,fsdp=2,tensor=2"]
+    assert_equal_to_one_device(results(start("meshes.py", "kernel", *meshes, devices=8)))
+
+
 def losses(workdir):
     return [json.loads(line)["loss"] for line in (workdir / "metrics.jsonl").read_text().splitlines()]
 

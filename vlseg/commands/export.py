@@ -31,6 +31,7 @@ from vlseg.checkpoints import directory, runs
 from vlseg.commands import models
 from vlseg.errors import ConfigError
 from vlseg.labels import names_from
+from vlseg.nn import multi_head
 from vlseg.packages import Package
 from vlseg.segmenter import OFF, Segmenter
 
@@ -93,7 +94,8 @@ def write_stablehlo(
         return {**segment(images), "ids": jax.tree.map(jnp.asarray, ids)}
 
     function = jax.tree_util.Partial(named, segment)
-    exported = jax.export.export(jax.jit(function), platforms=tuple(platforms))(images)
+    with multi_head.kernels("none"):
+        exported = jax.export.export(jax.jit(function), platforms=tuple(platforms))(images)
     storage.write_bytes(path, bytes(exported.serialize()))
 
 

@@ -61,13 +61,50 @@ def attend(
     Returns:
         [B, H, n, d], in the dtype of the values. Scores and softmax are float32.
     """
+    ranges, biases = taken_apart(blocks)
+    return _attend(ranges, query, key, value, biases, mask)
+
+
+def taken_apart(blocks: Sequence[QueryBlock]) -> tuple[tuple[Ranges, ...], list[list[jax.Array | None]]]:
+    """Bounds of all blocks, and their biases."""
 
     def bounds(part: slice) -> tuple[int, int]:
         return part.start, part.stop
 
     ranges = tuple((bounds(block.queries), tuple(bounds(part.keys) for part in block.keys)) for block in blocks)
-    biases = [[part.bias for part in block.keys] for block in blocks]
-    return _attend(ranges, query, key, value, biases, mask)
+    return ranges, [[part.bias for part in block.keys] for block in blocks]
+
+
+def laid_out(blocks: Sequence[QueryBlock], keys: int) -> jax.Array | None:
+    """One bias for all pairs of queries and keys, MASKED for those in no block: float32 [G, H or 1, n, keys].
+
+    None if every query attends to every key without a bias.
+    """
+    plain = all(part.bias is None for block in blocks for part in block.keys)
+    if plain and all(sum(part.keys.stop - part.keys.start for part in block.keys) == keys for block in blocks):
+        return None
+    shapes = [part.bias.shape[:2] for block in blocks for part in block.keys if part.bias is not None]
+    leading = (max((groups for groups, _ in shapes), default=1), max((heads for _, heads in shapes), default=1))
+    rows = []
+    for block in blocks:
+        height, seen, pieces = block.queries.stop - block.queries.start, 0, []
+        for part in sorted(block.keys, key=lambda part: part.keys.start):
+            width = part.keys.stop - part.keys.start
+            pieces.append(jnp.full((*leading, height, part.keys.start - seen), MASKED))
+            pieces.append(_whole(part.bias, leading, height, width))
+            seen = part.keys.stop
+        pieces.append(jnp.full((*leading, height, keys - seen), MASKED))
+        rows.append(jnp.concatenate([piece for piece in pieces if piece.shape[-1]], axis=-1))
+    return jnp.concatenate(rows, axis=-2)
+
+
+def _whole(bias: jax.Array | None, leading: tuple[int, int], height: int, width: int) -> jax.Array:
+    """A bias of a block with all its axes: [G, H, height, width]."""
+    if bias is None:
+        return jnp.zeros((*leading, height, width))
+    if bias.ndim > 4:
+        bias = bias.reshape(*bias.shape[:2], height, width)
+    return jnp.broadcast_to(broadcast_batch(bias, leading[0]), (*leading, height, width))
 
 
 def causal_bias(queries: slice, keys: int) -> jax.Array:
@@ -99,15 +136,36 @@ def _over_heads(function: Callable[..., Any], query: jax.Array, key: jax.Array, 
 def _forward(
     ranges: tuple[Ranges, ...], query: jax.Array, key: jax.Array, value: jax.Array, biases: Any, mask: Any
 ) -> tuple[jax.Array, tuple]:
-    function = functools.partial(_output, ranges, mask)
-    output, normalizer = (checkpoint_name(x, OUTPUT) for x in _over_heads(function, query, key, value, biases))
+    output, normalizer = (checkpoint_name(x, OUTPUT) for x in outputs(ranges, query, key, value, biases, mask))
     return output, (query, key, value, biases, mask, output, normalizer)
+
+
+def outputs(
+    ranges: tuple[Ranges, ...], query: jax.Array, key: jax.Array, value: jax.Array, biases: Any, mask: jax.Array | None
+) -> tuple[jax.Array, jax.Array]:
+    """What `attend` returns, and the logarithm of each row's sum of exponentials, float32 [B, H, n, 1]."""
+    return _over_heads(functools.partial(_output, ranges, mask), query, key, value, biases)
+
+
+def gradients(
+    ranges: tuple[Ranges, ...],
+    query: jax.Array,
+    key: jax.Array,
+    value: jax.Array,
+    biases: Any,
+    mask: jax.Array | None,
+    output: jax.Array,
+    normalizer: jax.Array,
+    gradient: jax.Array,
+) -> tuple[jax.Array, jax.Array, jax.Array, Any]:
+    """Those of query, key, value and biases from that of the output, with what `outputs` returned."""
+    function = functools.partial(_gradients, ranges, mask)
+    return _over_heads(function, query, key, value, biases, output, normalizer, gradient)
 
 
 def _backward(ranges: tuple[Ranges, ...], saved: tuple, gradient: jax.Array) -> tuple:
     query, key, value, biases, mask, output, normalizer = saved
-    function = functools.partial(_gradients, ranges, mask)
-    return (*_over_heads(function, query, key, value, biases, output, normalizer, gradient), None)
+    return (*gradients(ranges, query, key, value, biases, mask, output, normalizer, gradient), None)
 
 
 _attend.defvjp(_forward, _backward)

@@ -1,0 +1,297 @@
+"""Multi-head attention of arrays as linear layers leave them, by what is fast where it runs.
+
+On TPUs that is a kernel (`vlseg.nn.fused_attention`), elsewhere, and for what the kernel does not take, products of
+blocks by XLA (`vlseg.nn.attention`). Which one is decided while a program is traced, by the devices that it is for, and
+once more when it is lowered, so that programs for several platforms are right on all. What is written out for others to
+run is traced under `kernels("none")`, since kernels belong to a version of the compiler.
+"""
+
+import abc
+import contextlib
+import contextvars
+import functools
+import logging
+import os
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from einops import rearrange
+from jax.ad_checkpoint import checkpoint_name
+from jax.experimental.pallas import tpu as pltpu
+from jax.sharding import PartitionSpec
+
+from vlseg import sharding
+from vlseg.errors import ConfigError
+from vlseg.nn import attention, fused_attention
+from vlseg.nn.attention import MASKED, QueryBlock, broadcast_batch
+from vlseg.nn.fused_attention import Bias
+from vlseg.nn.fused_kernels import HEAD
+
+MODES = ("auto", "none", "interpret")
+"""The kernel on TPUs where it fits; never; everywhere, run by XLA, which is for tests."""
+
+CORE_MEMORY = 48 * 2**20
+"""Bytes of a core's memory that the kernel takes at most; it never takes more than three quarters of what there is."""
+
+Tree = Any
+
+ENVIRONMENT = "VLSEG_KERNELS"
+"""Variable of the environment with the mode outside of `kernels`."""
+
+_asked: contextvars.ContextVar[str | None] = contextvars.ContextVar("kernels", default=None)
+
+
+@contextlib.contextmanager
+def kernels(mode: str) -> Iterator[None]:
+    """One of `MODES` for programs that are traced meanwhile; those that were traced before stay as they are."""
+    assert mode in MODES, mode
+    token = _asked.set(mode)
+    try:
+        yield
+    finally:
+        _asked.reset(token)
+
+
+def _mode() -> str:
+    """That of `kernels`, else of the environment. Raises ConfigError for an unknown one."""
+    mode = _asked.get() or os.environ.get(ENVIRONMENT) or "auto"
+    if mode not in MODES:
+        raise ConfigError(f"{ENVIRONMENT}={mode}: there are {', '.join(MODES)}")
+    return mode
+
+
+class Pattern(abc.ABC):
+    """Which queries attend to which keys, and the biases of their scores. Hashable, and made of numbers alone.
+
+    Both methods take `tables`, arrays that biases are made of and that get gradients, and `fixed`, those that get none.
+    """
+
+    @abc.abstractmethod
+    def blocks(self, tables: Tree, fixed: Tree) -> Sequence[QueryBlock]:
+        """As `vlseg.nn.attention.attend` takes it."""
+
+    def fused(self, tables: Tree, fixed: Tree, keys: int) -> Bias:
+        """As the kernel takes it, for so many keys; for one head only if there are no tables."""
+        return attention.laid_out(self.blocks(tables, fixed), keys)
+
+
+def multi_head_attention(
+    pattern: Pattern,
+    heads: int,
+    query: jax.Array,
+    key: jax.Array,
+    value: jax.Array,
+    *,
+    positions: tuple[jax.Array, jax.Array] | None = None,
+    tables: Tree = None,
+    fixed: Tree = None,
+    key_mask: jax.Array | None = None,
+) -> jax.Array:
+    """Softmax attention of each head; scores and softmax are float32.
+
+    Args:
+        pattern: pairs that attend and their biases, made of `tables` and `fixed`.
+        heads: H, which divides W.
+        query: [B, n, W], scaled. key, value: [B, m, W].
+        positions: what is multiplied and added to the scores besides, of queries [G, n, W], scaled, and keys
+            [G, m, W]: each for a group of B / G consecutive images.
+        key_mask: bool [B or 1, m], False where nothing attends to, without gradient; or None.
+
+    Returns:
+        [B, n, W] in the dtype of the values.
+    """
+    mask = None if key_mask is None else jnp.where(key_mask, 0.0, MASKED)[:, None]
+    return _attend(pattern, heads, query, key, value, positions, tables, fixed, mask)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _attend(pattern: Pattern, heads: int, *operands: Any) -> jax.Array:
+    return _forward(pattern, heads, *operands)[0]
+
+
+def _forward(pattern: Pattern, heads: int, *operands: Any) -> tuple[jax.Array, tuple[Any, ...]]:
+    plain = functools.partial(_plain, pattern, heads)
+    fused = functools.partial(_fused, pattern, heads)
+    results = _chosen(pattern, heads, operands, False, fused, plain, operands)
+    output, normalizer = (checkpoint_name(x, attention.OUTPUT) for x in results)
+    return output, (operands, output, normalizer)
+
+
+def _backward(pattern: Pattern, heads: int, saved: tuple[Any, ...], gradient: jax.Array) -> tuple[Any, ...]:
+    operands, output, normalizer = saved
+    plain = functools.partial(_plain_gradients, pattern, heads)
+    fused = functools.partial(_fused_gradients, pattern, heads)
+    arguments = (*operands, output, normalizer, gradient)
+    return (*_chosen(pattern, heads, operands, True, fused, plain, arguments), None, None)
+
+
+_attend.defvjp(_forward, _backward)
+
+
+def _chosen(
+    pattern: Pattern, heads: int, operands: Sequence[Any], backward: bool, fused: Any, plain: Any, arguments: Any
+) -> Any:
+    """The result of one of two functions of `arguments`."""
+    memory = _memory()
+    if memory is None:
+        return plain(*arguments)
+    reason = _refusal(pattern, heads, operands, memory, backward)
+    if reason is not None:
+        _report(reason)
+        return plain(*arguments)
+    if _mode() == "interpret":
+        return fused(*arguments)
+    return jax.lax.platform_dependent(*arguments, tpu=fused, default=plain)
+
+
+def _memory() -> int | None:
+    """Bytes that the kernel may take of a core's memory; None where there is none, or none is wanted."""
+    if _mode() == "interpret":
+        return CORE_MEMORY
+    if _mode() == "none" or sharding.platform() != "tpu":
+        return None
+    return min(CORE_MEMORY, pltpu.get_tpu_info().vmem_capacity_bytes * 3 // 4)
+
+
+def _refusal(pattern: Pattern, heads: int, operands: Sequence[Any], memory: int, backward: bool) -> str | None:
+    """Why the kernel does not take a call, or None."""
+    query, key, _, positions, tables, fixed, mask = operands
+    if not all(isinstance(size, int) for size in (*query.shape, *key.shape)):
+        return "sizes that are not known yet"
+    if query.shape[2] != HEAD * heads:
+        return f"heads of {query.shape[2] // heads} channels; it takes those of {HEAD}"
+    bias = jax.eval_shape(lambda *arrays: _bias(pattern, query, key, *arrays), tables, fixed)
+    batch, tensor = sharding.parts("batch"), sharding.parts("heads")
+    groups = [array.shape[0] for array in jax.tree.leaves((positions, bias))]
+    if heads % (2 * tensor) or any(count % batch for count in (query.shape[0], *groups) if count > 1):
+        return f"{query.shape[0]} images and {heads} heads over {batch} x {tensor} devices; it takes pairs of heads"
+
+    def local(array: Any, axis: int) -> Any:
+        sizes = list(array.shape)
+        sizes[0] = max(sizes[0] // batch, 1)
+        sizes[axis] = max(sizes[axis] // tensor, 1)
+        return jax.ShapeDtypeStruct(tuple(sizes), array.dtype)
+
+    rows, columns, pair = jax.tree.map(lambda array: local(array, 2), (query, key, positions))
+    bias = jax.tree.map(lambda array: local(array, 1), bias)
+    if not fused_attention.fits(rows, columns, pair, bias, mask, memory=memory, backward=backward):
+        return f"{query.shape[1]} queries and {key.shape[1]} keys, for which the core's memory is too small"
+    return None
+
+
+@functools.cache
+def _report(reason: str) -> None:
+    """Says once that a call goes another way."""
+    logging.getLogger(__name__).info("attention without its kernel, which does not take %s", reason)
+
+
+def _split(
+    heads: int, query: jax.Array, key: jax.Array, value: jax.Array, positions: tuple[jax.Array, jax.Array] | None
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Queries, keys and values of each head, [B, H, n, E]; positions are more channels of queries and keys.
+
+    A 128-lane matrix unit multiplies 64 + 64 channels in the time of 64, and no [H, n, m] array is kept.
+    """
+
+    def of_heads(x: jax.Array) -> jax.Array:
+        return rearrange(x, "b n (h d) -> b h n d", h=heads)
+
+    def with_position(content: jax.Array, extra: jax.Array) -> jax.Array:
+        extra = broadcast_batch(extra.astype(content.dtype), content.shape[0])
+        return jnp.concatenate([of_heads(content), of_heads(extra)], axis=-1)
+
+    if positions is None:
+        return of_heads(query), of_heads(key), of_heads(value)
+    return with_position(query, positions[0]), with_position(key, positions[1]), of_heads(value)
+
+
+def _plain(pattern: Pattern, heads: int, *operands: Any) -> tuple[jax.Array, jax.Array]:
+    """The output [B, n, W], and the logarithm of each row's sum of exponentials, float32 [B, H, n]."""
+    *arrays, tables, fixed, mask = operands
+    ranges, biases = attention.taken_apart(pattern.blocks(tables, fixed))
+    mask = None if mask is None else mask[:, None]
+    output, normalizer = attention.outputs(ranges, *_split(heads, *arrays), biases, mask)
+    return rearrange(output, "b h n d -> b n (h d)"), normalizer[..., 0]
+
+
+def _plain_gradients(pattern: Pattern, heads: int, *arguments: Any) -> tuple[Any, ...]:
+    """Gradients of query, key, value, positions and tables."""
+    *arrays, tables, fixed, mask, output, normalizer, gradient = arguments
+    ranges, _ = attention.taken_apart(pattern.blocks(tables, fixed))
+    split, pull_arrays = jax.vjp(functools.partial(_split, heads), *arrays)
+    biases, pull_tables = jax.vjp(lambda tables: attention.taken_apart(pattern.blocks(tables, fixed))[1], tables)
+    mask = None if mask is None else mask[:, None]
+    output, gradient = (rearrange(x, "b n (h d) -> b h n d", h=heads) for x in (output, gradient))
+    *slopes, bias_slopes = attention.gradients(ranges, *split, biases, mask, output, normalizer[..., None], gradient)
+    return (*pull_arrays(tuple(slopes)), *pull_tables(bias_slopes))
+
+
+def _bias(pattern: Pattern, query: Any, key: Any, tables: Tree, fixed: Tree) -> Bias:
+    """What the kernel adds to scores: of the queries' dtype if it is laid out, so that half as much moves."""
+    bias = pattern.fused(tables, fixed, key.shape[1])
+    if not isinstance(bias, jax.Array):
+        return bias
+    if bias.shape[1] == 1 and jax.tree.leaves(tables):
+        bias = jnp.broadcast_to(bias, (bias.shape[0], query.shape[2] // HEAD, *bias.shape[2:]))
+    return bias.astype(query.dtype)
+
+
+def _fused(pattern: Pattern, heads: int, *operands: Any) -> tuple[jax.Array, jax.Array]:
+    """As `_plain`; the kernel's gradient does not need the second."""
+    query, key, value, positions, tables, fixed, mask = operands
+    bias = _bias(pattern, query, key, tables, fixed)
+    output = _spread(fused_attention.forward, query, key, value, positions, bias, mask)
+    return output, jnp.zeros((query.shape[0], heads, query.shape[1]), jnp.float32)
+
+
+def _fused_gradients(pattern: Pattern, heads: int, *arguments: Any) -> tuple[Any, ...]:
+    """As `_plain_gradients`."""
+    query, key, value, positions, tables, fixed, mask, _, _, gradient = arguments
+    bias, pull = jax.vjp(lambda tables: _bias(pattern, query, key, tables, fixed), tables)
+    *slopes, bias_slope = _spread(fused_attention.backward, query, key, value, positions, bias, mask, gradient)
+    return (*slopes, *pull(bias_slope))
+
+
+def _spread(kernel: Any, query: jax.Array, key: jax.Array, value: jax.Array, *others: Any) -> Any:
+    """Calls a kernel for the images and heads of each device, since the compiler cannot divide it.
+
+    What all images share becomes a copy for each part of the batch, so that gradients of it are summed afterwards.
+    """
+    memory = _memory()
+    assert memory is not None, "the kernel was chosen"
+    run = functools.partial(kernel, memory=memory, interpret=_mode() == "interpret")
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or mesh.size == 1:
+        return run(query, key, value, *others)
+    batch, heads = sharding.RULES["batch"], sharding.RULES["heads"]
+    positions, bias, mask, *gradient = others
+    parts = sharding.parts("batch")
+
+    def copied(x: jax.Array) -> jax.Array:
+        return jnp.broadcast_to(x, (parts, *x.shape[1:])) if x.shape[0] == 1 else x
+
+    def summed(x: jax.Array, like: jax.Array) -> jax.Array:
+        return x.sum(axis=0, keepdims=True).astype(like.dtype) if like.shape[0] < x.shape[0] else x
+
+    of_images, of_mask = PartitionSpec(batch, None, heads), PartitionSpec(batch)
+    of_positions = jax.tree.map(lambda _: of_images, positions)
+    of_bias = jax.tree.map(lambda x: PartitionSpec(batch, heads if x.shape[1] > 1 else None), bias)
+    inputs = (of_images,) * 3, of_positions, of_bias, None if mask is None else of_mask, (of_images,) * len(gradient)
+    mask = None if mask is None else jnp.broadcast_to(mask, (query.shape[0], *mask.shape[1:]))
+
+    def local(arrays: Any, *others: Any) -> Any:
+        *shared, gradient = others
+        return run(*arrays, *shared, *gradient)
+
+    results = jax.shard_map(
+        local,
+        mesh=mesh,
+        in_specs=inputs,
+        out_specs=(*inputs[0], of_positions, of_bias) if gradient else of_images,
+        check_vma=False,
+    )((query, key, value), *jax.tree.map(copied, (positions, bias)), mask, tuple(gradient))
+    if not gradient:
+        return results
+    return (*results[:3], *jax.tree.map(summed, tuple(results[3:]), (positions, bias)))
