@@ -9,15 +9,16 @@ as other packages are, it would make every use of JAX on this machine look for a
 For the training step, inference to logits and inference to label maps (with averaging over neighbours, if the model
 does that): parameters and optimizer state, peak memory, FLOPs of matrix products and convolutions (those of a higher
 precision once for every pass of the matrix unit) and the share of them that the definition of the model asks for, bytes
-to and from memory with the padding of tiles and what kernels declare, each kind of exchange between chips, and the step
-time that the chip's published peaks allow: the largest of computing, moving and exchanging, as if each overlapped with
-the others perfectly. Exits with 1 if a program does not fit.
+to and from memory with the padding of tiles and what kernels declare, the places in the model that move most of them,
+each kind of exchange between chips, and the step time that the chip's published peaks allow: the largest of computing,
+moving and exchanging, as if each overlapped with the others perfectly. Exits with 1 if a program does not fit.
 
 With --effort=-1, the default here, XLA compiles in a third of the time and uses a little more memory than with 0, which
 is what a run on the chip gets.
 """
 
 import contextlib
+import dataclasses
 import os
 import sys
 import tempfile
@@ -49,6 +50,9 @@ GENERATIONS = {"v5e": "default", "v6e": "default", "v4": "megacore", "v5p": "def
 PROGRAMS = ("train", "inference", "segmentation")
 """Updates, inference to logits, and inference to label maps with all that comes before them."""
 
+MOVERS = 5
+"""How many of the places in a model that move most are reported."""
+
 HOST = (2, 2, 1)
 """Chips of a host."""
 
@@ -78,8 +82,11 @@ def devices(topology: str, slices: int = 1) -> list[Any]:
     return list(found.devices)
 
 
-def report(program: Any, slices: int = 1) -> dict[str, Any]:
+def report(program: Any, slices: int = 1, texts: str | None = None) -> dict[str, Any]:
     """Compiles a program of `vlseg.training.program` and reads what a chip does in it.
+
+    Args:
+        slices: that the chips are of. texts: folder that the compiled program's text is written into, or None.
 
     Returns:
         JSON-ready: fits, seconds of compiling, bytes, FLOPs, exchanges, and the roofline. A program that does not fit
@@ -102,7 +109,10 @@ def report(program: Any, slices: int = 1) -> dict[str, Any]:
     memory = compiled.memory_analysis()
     peak = memory.argument_size_in_bytes + memory.temp_size_in_bytes
     peak += memory.output_size_in_bytes - memory.alias_size_in_bytes
-    costs = program_costs.costs(compiled.as_text(), mesh.size)
+    written = compiled.as_text()
+    if texts:
+        storage.write_bytes(os.path.join(texts, f"{program.name}.hlo"), written.encode())
+    costs = program_costs.costs(written, mesh.size)
     sent = sum(exchange.sent for exchange in costs.collectives)
     times = {
         "compute_seconds": costs.flops / chip.flops,
@@ -120,6 +130,7 @@ def report(program: Any, slices: int = 1) -> dict[str, Any]:
         "transcendentals": costs.transcendentals,
         "bytes": costs.bytes,
         "unknown_kernels": costs.unknown,
+        "movers": [dataclasses.asdict(mover) for mover in costs.movers[:MOVERS]],
         "exchanges": [
             {"kind": e.kind, "group": e.group, "times": e.times, "bytes": e.bytes, "sent_bytes": e.sent}
             for e in costs.collectives
@@ -142,6 +153,8 @@ def text(found: dict[str, Any], chip: str) -> str:
         f"  matrix products       {found['flops'] / 1e12:9.3f} TFLOP, the model's own share {found['model_share']:.0%}",
         f"  memory traffic        {found['bytes'] / 1e9:9.2f} GB",
     ]
+    for mover in found["movers"]:
+        lines.append(f"    {mover['bytes'] / 1e9:7.2f} GB in {mover['times']}: {mover['name']}, {mover['shape'][:60]}")
     for name, times in found["unknown_kernels"].items():
         lines.append(f"  without a cost estimate, so only its operands and results are counted: {name}, {times} times")
     for exchange in found["exchanges"]:
@@ -232,7 +245,7 @@ def main(arguments: list[str]) -> int:
     found = []
     for one in programs:
         if one.name in options.programs:
-            found.append(report(one, options.slices))
+            found.append(report(one, options.slices, options.texts))
             print(text(found[-1], chip.name) + "\n", flush=True)
     if options.out:
         asked = {"topology": options.topology, "slices": options.slices, "mesh": dict(mesh.shape)}
@@ -251,4 +264,5 @@ if __name__ == "__main__":
     flags.DEFINE_float("effort", -1.0, "What the compiler spends on speed.", lower_bound=-1.0, upper_bound=1.0)
     flags.DEFINE_string("libtpu", None, "Folder that libtpu was installed into.")
     flags.DEFINE_string("out", None, "A new file for the report as JSON.")
+    flags.DEFINE_string("texts", None, "A folder for the compiled programs as XLA writes them.")
     cli.run(main)

@@ -58,6 +58,19 @@ class Collective:
         return self.bytes * factors.get(self.kind, share)
 
 
+@dataclass(frozen=True)
+class Mover:
+    """What moves much between memory and core. name: where it is in the model. times: of such instructions.
+
+    bytes: of all of them together. shape: of the result of that which moves most.
+    """
+
+    name: str
+    times: int
+    bytes: float
+    shape: str
+
+
 @dataclass
 class Costs:
     """Of one chip and one call.
@@ -68,6 +81,7 @@ class Costs:
     transcendentals: exponentials and the like, with those that kernels declare.
     unknown: calls of kernels that declare nothing, by name, and how often each happens: of these the operands and
         results are counted, and nothing that happens inside.
+    movers: all that moves something, the largest first; instructions of one place in the model are one.
     """
 
     flops: float = 0.0
@@ -75,6 +89,7 @@ class Costs:
     transcendentals: float = 0.0
     collectives: list[Collective] = field(default_factory=list)
     unknown: dict[str, int] = field(default_factory=dict)
+    movers: list[Mover] = field(default_factory=list)
 
 
 def costs(text: str, chips: int) -> Costs:
@@ -86,10 +101,15 @@ def costs(text: str, chips: int) -> Costs:
     program, entry = parse(text)
     total, started = Costs(), _started(program)
     exchanges: dict[tuple[str, int], list[int]] = {}
+    movers: dict[str, list[tuple[float, int, str]]] = {}
     for computation, times in _executed(program, entry, 1):
         instructions = program[computation]
         total.flops += times * _flops(program, computation)
-        total.bytes += times * sum(moved(program, instruction, instructions) for instruction in instructions.values())
+        for instruction in instructions.values():
+            if size := times * moved(program, instruction, instructions):
+                total.bytes += size
+                place = movers.setdefault(_place(instruction), [])
+                place.append((size, times, instruction.shape))
         total.transcendentals += times * _transcendentals(program, computation)
         for name in _unknown(program, computation):
             total.unknown[name] = total.unknown.get(name, 0) + times
@@ -97,8 +117,21 @@ def costs(text: str, chips: int) -> Costs:
             entry_of = exchanges.setdefault((kind, group), [0, 0])
             entry_of[0] += times
             entry_of[1] += times * size
+    for name, found in movers.items():
+        sizes, runs, _ = zip(*found, strict=True)
+        total.movers.append(Mover(name, sum(runs), sum(sizes), max(found)[2]))
+    total.movers.sort(key=lambda mover: -mover.bytes)
     total.collectives = [Collective(*key, *value) for key, value in sorted(exchanges.items())]
     return total
+
+
+def _place(instruction: Instruction) -> str:
+    """Where in the model an instruction comes from, without the names of transformations; or its own name."""
+    found = re.search(r'op_name="([^"]*)"', instruction.rest)
+    if found is None:
+        return re.sub(r"[.\d]+$", "", instruction.name)
+    wrapper = re.compile(r"^(jit|jvp|transpose|vmap|closed_call|checkpoint|rematted_computation|while|body)\b")
+    return "/".join(part for part in found[1].split("/") if not wrapper.match(part)) or instruction.name
 
 
 def _executed(program: Program, computation: str, times: int) -> Iterator[tuple[str, int]]:

@@ -9,6 +9,7 @@ import jax
 import pytest
 from jax.experimental import topologies
 
+from launch import hlo
 from tests import micro
 from tests.commands import ROOT, Commands, ending
 
@@ -41,6 +42,35 @@ def test_data_parallel_training_exchanges_its_gradients_once(tmp_path):
     parameters = found["state_bytes"] / 3
     exchanged = sum(exchange["bytes"] for exchange in found["exchanges"])
     assert 0.9 * parameters < exchanged < 1.1 * parameters
+
+
+@needs_libtpu
+@pytest.mark.slow
+def test_neither_scores_nor_biases_of_the_trained_grid_reach_memory(tmp_path):
+    """And averaging over neighbours neither sorts all similarities nor gathers rows of them."""
+    line = ("--config=configs/coco.py", "--topology=v5e:2x4", f"--libtpu={LIBTPU.parent}", f"--texts={tmp_path}")
+    process = compile_for(*line, "--config.model.dtype=bfloat16", "--programs=train,segmentation")
+    code, _, errors = ending(process)
+    assert (code, errors) == (0, "")
+
+    def found(name):
+        program, _ = hlo.parse((tmp_path / f"{name}.hlo").read_text())
+        for instruction in (instruction for inside in program.values() for instruction in inside.values()):
+            for array in hlo.arrays(instruction.shape):
+                yield instruction.operation, array.kind, array.sizes
+
+    cells, texts = 32 * 32, 1237
+    kernels = 0
+    for operation, kind, sizes in found("train"):
+        kernels += operation == "custom-call" and sizes == (2, texts, 768)
+        long = [size for size in sizes if size >= cells]
+        assert not (kind in ("f32", "bf16") and len(long) > 1), sizes
+        assert tuple(sizes[-4:]) != (32,) * 4
+    assert kernels
+    rows = {size for _, _, sizes in found("segmentation") for size in sizes if 1300 < size < 2000}
+    for operation, _, sizes in found("segmentation"):
+        square = len(sizes) > 1 and sizes[-2] in rows and sizes[-1] in rows
+        assert not (square and operation in ("sort", "gather")), sizes
 
 
 @needs_libtpu

@@ -95,6 +95,20 @@ def test_a_program_of_several_chips():
     assert gather.sent == 64 and reduce.sent == reduce.bytes * 2 * 3 / 4
 
 
+def test_what_moves_most_comes_first_and_by_its_place_in_the_model():
+    named = PROGRAM.replace(
+        "kind=kOutput, calls=%fused",
+        'kind=kOutput, calls=%fused, metadata={op_name="jit(step)/while/body/transpose(jvp(encoder))/encoder/fc1/dot"}',
+    )
+    found = program_costs.costs(named, 8)
+    first = found.movers[0]
+    assert (first.name, first.times, first.bytes) == ("encoder/fc1/dot", 10, 10 * (2 * 16 * 32 + 2 * 8 * 32 + 4))
+    assert first.shape.startswith("bf16[10,8,32]")
+    sizes = [mover.bytes for mover in found.movers]
+    assert sizes == sorted(sizes, reverse=True) and sum(sizes) == found.bytes
+    assert "made" in [mover.name for mover in program_costs.costs(PROGRAM, 8).movers]
+
+
 def test_traffic_counts_slices_and_leaves_out_what_stays_on_the_chip():
     program, _ = hlo.parse(PROGRAM)
     moved = traffic.moved(program, program["body"]["made"], program["body"])

@@ -35,6 +35,9 @@ MODES = ("auto", "none", "interpret")
 CORE_MEMORY = 48 * 2**20
 """Bytes of a core's memory that the kernel takes at most; it never takes more than three quarters of what there is."""
 
+GENERATION = 5
+"""First one of TPUs that rotates each row of a tile by a number of lanes of its own, and has memory for whole keys."""
+
 Tree = Any
 
 ENVIRONMENT = "VLSEG_KERNELS"
@@ -152,7 +155,11 @@ def _memory() -> int | None:
         return CORE_MEMORY
     if _mode() == "none" or sharding.platform() != "tpu":
         return None
-    return min(CORE_MEMORY, pltpu.get_tpu_info().vmem_capacity_bytes * 3 // 4)
+    chip = pltpu.get_tpu_info()
+    if chip.generation < GENERATION:
+        _report(f"TPUs before v{GENERATION}")
+        return None
+    return min(CORE_MEMORY, chip.vmem_capacity_bytes * 3 // 4)
 
 
 def _refusal(pattern: Pattern, heads: int, operands: Sequence[Any], memory: int, backward: bool) -> str | None:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+import types
 
 import jax
 import jax.export
@@ -122,6 +123,18 @@ def test_what_the_kernel_does_not_take_goes_the_other_way_and_is_said_once(
     assert output.shape == x.shape and bool(found.calls) == (reason is None)
     expected = [] if reason is None else [f"attention without its kernel, which does not take {reason}"]
     assert caplog.messages == expected
+
+
+@pytest.mark.parametrize(("generation", "capacity", "expected"), [(4, 16, None), (5, 128, 48), (5, 32, 24)])
+def test_the_core_decides_how_much_memory_there_is(generation, capacity, expected, monkeypatch, caplog):
+    multi_head._report.cache_clear()
+    chip = types.SimpleNamespace(generation=generation, vmem_capacity_bytes=capacity * 2**20)
+    monkeypatch.setattr(multi_head.pltpu, "get_tpu_info", lambda: chip)
+    assert multi_head._memory() is None  # on this machine
+    monkeypatch.setattr(multi_head.sharding, "platform", lambda: "tpu")
+    with caplog.at_level(logging.INFO, "vlseg.nn.multi_head"):
+        assert multi_head._memory() == (None if expected is None else expected * 2**20)
+    assert ("TPUs before v5" in caplog.text) == (expected is None)
 
 
 def test_the_environment_chooses_where_nothing_else_does(monkeypatch):
