@@ -1,7 +1,7 @@
 """Attention in kernels for TPUs, forward and backward: scores of queries and keys never reach memory.
 
 For an image b, a head h, queries i and keys j, with what is common to a group of images in the second and third term
-(Vaswani et al. 2017, Eq. 1; the positions are OFA's, see `ifseg_jax.transformer`):
+(Vaswani et al. 2017, Eq. 1; products of positions are those of OFA, OFA-Sys/OFA):
 
     s[i, j] = q[i] . k[j] + r[i] . t[j] + bias[i, j] + mask[j]
     p[i, j] = exp(s[i, j]) / sum over j of exp(s[i, j])
