@@ -1,7 +1,7 @@
 """Disentangled positions of OFA (OFA-Sys/OFA): positions enter as biases of attention scores, never as added tokens.
 
 Two kinds of bias exist. The absolute one is an inner product of projected position embeddings; it rides along as
-extra dimensions of queries and keys (see `ifseg_jax.transformer`). The relative ones are looked up in tables: 1-D
+extra dimensions of queries and keys (see `vlseg.nn.multi_head`). The relative ones are looked up in tables: 1-D
 between words, 2-D between image cells. The official code evaluates the 2-D table on the trained grid and resizes the
 result bilinearly along keys and along queries to the grid at hand. Both steps are linear and separable into rows and
 columns, so here they are two small matrix products, whatever the grid, even one that is only known at run time.

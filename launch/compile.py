@@ -11,7 +11,8 @@ does that): parameters and optimizer state, peak memory, FLOPs of matrix product
 precision once for every pass of the matrix unit) and the share of them that the definition of the model asks for, bytes
 to and from memory with the padding of tiles and what kernels declare, the places in the model that move most of them,
 each kind of exchange between chips, and the step time that the chip's published peaks allow: the largest of computing,
-moving and exchanging, as if each overlapped with the others perfectly. Exits with 1 if a program does not fit.
+moving and exchanging, as if each overlapped with the others perfectly. --texts=FOLDER keeps the programs as XLA writes
+them. Exits with 1 if a program does not fit.
 
 With --effort=-1, the default here, XLA compiles in a third of the time and uses a little more memory than with 0, which
 is what a run on the chip gets.

@@ -128,10 +128,11 @@ def costs(text: str, chips: int) -> Costs:
 def _place(instruction: Instruction) -> str:
     """Where in the model an instruction comes from, without the names of transformations; or its own name."""
     found = re.search(r'op_name="([^"]*)"', instruction.rest)
+    own = re.sub(r"[.\d]+$", "", instruction.name)
     if found is None:
-        return re.sub(r"[.\d]+$", "", instruction.name)
-    wrapper = re.compile(r"^(jit|jvp|transpose|vmap|closed_call|checkpoint|rematted_computation|while|body)\b")
-    return "/".join(part for part in found[1].split("/") if not wrapper.match(part)) or instruction.name
+        return own
+    wrapper = re.compile(r"^((jit|jvp|transpose|vmap)\(|(closed_call|checkpoint|rematted_computation|while|body)$)")
+    return "/".join(part for part in found[1].split("/") if not wrapper.match(part)) or own
 
 
 def _executed(program: Program, computation: str, times: int) -> Iterator[tuple[str, int]]:

@@ -112,7 +112,7 @@ class Layer(nn.Module):
 
         query, key, value = (nn.Dense(width, name=name)(x) for name in ("query", "key", "value"))
         query *= (width // HEADS) ** -0.5
-        y = multi_head_attention(SelfPattern(length), HEADS, query, key, value, key_mask=mask)
+        y = multi_head_attention(SelfPattern(length, HEADS), HEADS, query, key, value, key_mask=mask)
         x = LayerNorm(NORM_EPSILON, name="attention_norm")(x + nn.Dense(width, name="out")(y))
         y = exact_gelu(nn.Dense(4 * width, name="fc1")(x))
         return LayerNorm(NORM_EPSILON, name="ffn_norm")(x + nn.Dense(width, name="fc2")(y)), None

@@ -14,6 +14,7 @@ from flax.typing import Initializer
 
 from vlseg.errors import CheckpointError, ConfigError
 from vlseg.nn.attention import KeyBlock, QueryBlock, causal_bias
+from vlseg.nn.fused_attention import Bias
 from vlseg.nn.initializers import uniform
 from vlseg.nn.layers import LayerNorm
 from vlseg.nn.multi_head import Pattern, multi_head_attention
@@ -101,17 +102,27 @@ class QueryKeyValue(nn.Module):
 
 @dataclass(frozen=True)
 class SelfPattern(Pattern):
-    """Among `length` elements, all or, if it is causal, those up to an element itself."""
+    """Among `length` elements in `heads` heads: each attends to all or, if causal, to itself and those before it."""
 
     length: int
+    heads: int
     causal: bool = False
 
     def blocks(self, tables: None, fixed: None) -> list[QueryBlock]:
         """See `Pattern`."""
         whole = slice(0, self.length)
-        return [
-            QueryBlock(whole, [KeyBlock(whole, causal_bias(whole, self.length)[None, None] if self.causal else None)])
-        ]
+        bias = self._bias()
+        if bias is not None:
+            bias = jnp.broadcast_to(bias, (1, self.heads, *bias.shape[2:]))
+        return [QueryBlock(whole, [KeyBlock(whole, bias)])]
+
+    def fused(self, tables: None, fixed: None, keys: int) -> Bias:
+        """See `Pattern`."""
+        return self._bias()
+
+    def _bias(self) -> jax.Array | None:
+        """[1, 1, length, length]."""
+        return causal_bias(slice(0, self.length), self.length)[None, None] if self.causal else None
 
 
 class Layer(nn.Module):
@@ -134,7 +145,7 @@ class Layer(nn.Module):
         length, width = x.shape[1:]
         y = LayerNorm(self.epsilon, dtype, name="attention_norm")(x)
         query, key, value = QueryKeyValue(self.heads, dtype, fresh.qkv, name="qkv")(y)
-        pattern = SelfPattern(length, self.causal)
+        pattern = SelfPattern(length, self.heads, self.causal)
         y = multi_head_attention(pattern, self.heads, query * (width // self.heads) ** -0.5, key, value)
         x = batch_sharded(x + nn.Dense(width, dtype=dtype, kernel_init=fresh.out, name="out")(y))
         y = LayerNorm(self.epsilon, dtype, name="ffn_norm")(x)

@@ -1,10 +1,9 @@
 """Calls of the kernels of `vlseg.nn.fused_kernels`: blocks of every operand, memory of the core, and shapes of results.
 
-A step is a pair of heads, some images and a block of queries, in the order of rising speed. All keys of the images are
+A step is a pair of heads, some images and a block of queries; the last varies fastest. All keys of the images are
 in the core's memory, so there is no running softmax, and the bytes that are moved are those of inputs and outputs.
 """
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -47,7 +46,7 @@ class GridBias:
 
 
 Bias: TypeAlias = jax.Array | GridBias | None
-"""float [G, H or 1, n, m], or as above; groups of consecutive images share one. That of one head gets no gradient."""
+"""float [G, H or 1, n, m], or as above, for groups of consecutive images. One for all heads gets no gradient."""
 
 
 @dataclass(frozen=True)
@@ -173,8 +172,10 @@ def _bytes(shapes: Shapes, itemsize: int, positions: bool, bias: Bias, backward:
         total += 2 * 4 * shapes.images * of_keys
     if isinstance(bias, GridBias):
         # Of both heads: the bias of a block, tables, and the corner; for the gradient sums of both.
-        tables = 2 * 2 * math.prod(bias.even.shape[2:]) + 2 * math.prod(bias.corner.shape[2:])
-        total += 2 * scores + (3 if backward else 1) * 4 * tables
+        side, others = bias.even.shape[2], bias.corner.shape[3]
+        corner = -(-bias.corner.shape[2] // shapes.rows) * shapes.rows * -(-others // LANES) * LANES
+        tables = 2 * 2 * (side * bias.even.shape[3] + corner)
+        total += 2 * scores + (2 if backward else 1) * 4 * tables
     elif bias is not None:
         total += 4 * shapes.rows * keys * bias.dtype.itemsize * (2 if backward else 1)
         total += 2 * shapes.blocks * scores if backward and bias.shape[1] > 1 else 0
@@ -191,7 +192,7 @@ def _inputs(
     memory: int,
     backward: bool,
 ) -> tuple[Shapes, list[Operand]]:
-    """Everything that both kernels read, without the biases' padding."""
+    """What both kernels read."""
     shapes = _shapes(query, key, positions, bias, mask, memory, backward)
     assert shapes is not None, "ask `fits` first"
     rows, keys = shapes.rows, shapes.keys

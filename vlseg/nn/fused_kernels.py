@@ -1,6 +1,6 @@
 """Attention in kernels for TPUs, forward and backward: scores of queries and keys never reach memory.
 
-For an image b, a head h, queries i and keys j, with what is common to a group of images in the second and third term
+For an image, a head, queries i and keys j, where a group of images may share r, t and bias
 (Vaswani et al. 2017, Eq. 1; products of positions are those of OFA, OFA-Sys/OFA):
 
     s[i, j] = q[i] . k[j] + r[i] . t[j] + bias[i, j] + mask[j]
@@ -96,7 +96,7 @@ def forward(shapes: Shapes, groups: Mapping[str, int], causal: bool, refs: Refs)
 
 
 def backward(shapes: Shapes, groups: Mapping[str, int], causal: bool, refs: Refs) -> None:
-    """Adds a step to the gradients; what is complete is written."""
+    """Adds a step to the gradients, and writes those that are complete after it."""
     step, block = pl.program_id(1), pl.program_id(2)
     _write_tile(shapes, causal, refs, block)
     _start_sums(shapes, groups, refs, step, block)
@@ -183,9 +183,15 @@ def _without(x: jax.Array, valid: Any) -> jax.Array:
 
 
 def _product(left: jax.Array, right: jax.Array, left_axis: int, right_axis: int) -> jax.Array:
-    """Matrix product over an axis of each, in float32."""
+    """Matrix product over an axis of each, in float32.
+
+    Kernels know two precisions, and only the lower one for bfloat16: what asks for more than that gets the higher one.
+    """
     axes = (((left_axis,), (right_axis,)), ((), ()))
-    return jax.lax.dot_general(left, right, axes, preferred_element_type=jnp.float32)
+    asked = jax.config.values["jax_default_matmul_precision"]
+    more = left.dtype == jnp.float32 and asked not in (None, "default", "fastest", "bfloat16")
+    precision = jax.lax.Precision.HIGHEST if more else jax.lax.Precision.DEFAULT
+    return jax.lax.dot_general(left, right, axes, precision, preferred_element_type=jnp.float32)
 
 
 def _rows(shapes: Shapes, block: Any) -> Any:
@@ -217,9 +223,8 @@ def _write_tile(shapes: Shapes, causal: bool, refs: Refs, block: Any) -> None:
         for head in range(2):
             bias = grid_bias(refs["even"][head], refs["odd"][head])
             tile[head, :, :CELLS] = jnp.where(column <= row, bias, MASKED) if causal else bias
-            if others:
-                beside = refs["beside"][head] if "beside" in refs else jnp.zeros((1, others), jnp.float32)
-                tile[head, :, CELLS:] = jnp.broadcast_to(beside, (shapes.rows, others))
+            beside = refs["beside"][head] if "beside" in refs else jnp.zeros((1, others), jnp.float32)
+            tile[head, :, CELLS:] = jnp.broadcast_to(beside, (shapes.rows, others))
 
     @pl.when(block >= before)
     def _() -> None:

@@ -1,9 +1,10 @@
 """Multi-head attention of arrays as linear layers leave them, by what is fast where it runs.
 
 On TPUs that is a kernel (`vlseg.nn.fused_attention`), elsewhere, and for what the kernel does not take, products of
-blocks by XLA (`vlseg.nn.attention`). Which one is decided while a program is traced, by the devices that it is for, and
-once more when it is lowered, so that programs for several platforms are right on all. What is written out for others to
-run is traced under `kernels("none")`, since kernels belong to a version of the compiler.
+blocks by XLA (`vlseg.nn.attention`). That is decided while a program is traced, by the devices that it is for. Traced
+for a TPU, a program can still be lowered for a CPU alone, but not for both at once; and functions that were compiled
+keep what was chosen for them. What is written out for others to run is traced under `kernels("none")`, since kernels
+belong to a version of the compiler.
 """
 
 import abc
@@ -12,25 +13,26 @@ import contextvars
 import functools
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from einops import rearrange
+from flax import struct
 from jax.ad_checkpoint import checkpoint_name
 from jax.experimental.pallas import tpu as pltpu
 from jax.sharding import PartitionSpec
 
 from vlseg import sharding
-from vlseg.errors import ConfigError
+from vlseg.errors import ConfigError, one_line
 from vlseg.nn import attention, fused_attention
 from vlseg.nn.attention import MASKED, QueryBlock, broadcast_batch
 from vlseg.nn.fused_attention import Bias
 from vlseg.nn.fused_kernels import HEAD
 
 MODES = ("auto", "none", "interpret")
-"""The kernel on TPUs where it fits; never; everywhere, run by XLA, which is for tests."""
+"""auto: the kernel on TPUs, where it fits. none: no kernel. interpret: the kernel anywhere, run by XLA, for tests."""
 
 CORE_MEMORY = 48 * 2**20
 """Bytes of a core's memory that the kernel takes at most; it never takes more than three quarters of what there is."""
@@ -111,42 +113,57 @@ def multi_head_attention(
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def _attend(pattern: Pattern, heads: int, *operands: Any) -> jax.Array:
-    return _forward(pattern, heads, *operands)[0]
+    return _outputs(_choice(pattern, heads, operands, gradients=False), pattern, heads, operands)[0]
+
+
+@struct.dataclass
+class Choice:
+    """What a call takes, and its gradient after it. memory: of the core for the kernel, or None without it."""
+
+    memory: int | None = struct.field(pytree_node=False)
+    interpret: bool = struct.field(pytree_node=False)
+
+    def run(self, fused: Callable[..., Any], plain: Callable[..., Any], arguments: Sequence[Any]) -> Any:
+        """The result of one of two functions of `arguments`."""
+        if self.memory is None:
+            return plain(*arguments)
+        if self.interpret:
+            return fused(*arguments)
+        return jax.lax.platform_dependent(*arguments, tpu=fused, default=plain)
+
+
+def _outputs(choice: Choice, pattern: Pattern, heads: int, operands: Sequence[Any]) -> list[jax.Array]:
+    plain = functools.partial(_plain, pattern, heads)
+    fused = functools.partial(_fused, choice, pattern, heads)
+    return [checkpoint_name(x, attention.OUTPUT) for x in choice.run(fused, plain, operands)]
 
 
 def _forward(pattern: Pattern, heads: int, *operands: Any) -> tuple[jax.Array, tuple[Any, ...]]:
-    plain = functools.partial(_plain, pattern, heads)
-    fused = functools.partial(_fused, pattern, heads)
-    results = _chosen(pattern, heads, operands, False, fused, plain, operands)
-    output, normalizer = (checkpoint_name(x, attention.OUTPUT) for x in results)
-    return output, (operands, output, normalizer)
+    # The gradient has to take the same way: the kernel does not keep what the other one needs.
+    choice = _choice(pattern, heads, operands, gradients=True)
+    output, normalizer = _outputs(choice, pattern, heads, operands)
+    return output, (choice, operands, output, normalizer)
 
 
 def _backward(pattern: Pattern, heads: int, saved: tuple[Any, ...], gradient: jax.Array) -> tuple[Any, ...]:
-    operands, output, normalizer = saved
+    choice, operands, output, normalizer = saved
     plain = functools.partial(_plain_gradients, pattern, heads)
-    fused = functools.partial(_fused_gradients, pattern, heads)
-    arguments = (*operands, output, normalizer, gradient)
-    return (*_chosen(pattern, heads, operands, True, fused, plain, arguments), None, None)
+    fused = functools.partial(_fused_gradients, choice, pattern, heads)
+    return (*choice.run(fused, plain, (*operands, output, normalizer, gradient)), None, None)
 
 
 _attend.defvjp(_forward, _backward)
 
 
-def _chosen(
-    pattern: Pattern, heads: int, operands: Sequence[Any], backward: bool, fused: Any, plain: Any, arguments: Any
-) -> Any:
-    """The result of one of two functions of `arguments`."""
+def _choice(pattern: Pattern, heads: int, operands: Sequence[Any], *, gradients: bool) -> Choice:
+    """How to compute a call, and its gradients if they are asked for. Says once why it is not by the kernel."""
     memory = _memory()
-    if memory is None:
-        return plain(*arguments)
-    reason = _refusal(pattern, heads, operands, memory, backward)
-    if reason is not None:
-        _report(reason)
-        return plain(*arguments)
-    if _mode() == "interpret":
-        return fused(*arguments)
-    return jax.lax.platform_dependent(*arguments, tpu=fused, default=plain)
+    if memory is not None:
+        reason = _refusal(pattern, heads, operands, memory, gradients)
+        if reason is not None:
+            _report(reason)
+            memory = None
+    return Choice(memory, _mode() == "interpret")
 
 
 def _memory() -> int | None:
@@ -155,25 +172,35 @@ def _memory() -> int | None:
         return CORE_MEMORY
     if _mode() == "none" or sharding.platform() != "tpu":
         return None
-    chip = pltpu.get_tpu_info()
+    try:
+        chip = pltpu.get_tpu_info()
+    except ValueError as error:  # a chip that is newer than this version of JAX
+        _report(f"this chip: {one_line(error)}")
+        return None
     if chip.generation < GENERATION:
         _report(f"TPUs before v{GENERATION}")
         return None
     return min(CORE_MEMORY, chip.vmem_capacity_bytes * 3 // 4)
 
 
-def _refusal(pattern: Pattern, heads: int, operands: Sequence[Any], memory: int, backward: bool) -> str | None:
+def _refusal(pattern: Pattern, heads: int, operands: Sequence[Any], memory: int, gradients: bool) -> str | None:
     """Why the kernel does not take a call, or None."""
     query, key, _, positions, tables, fixed, mask = operands
     if not all(isinstance(size, int) for size in (*query.shape, *key.shape)):
         return "sizes that are not known yet"
     if query.shape[2] != HEAD * heads:
         return f"heads of {query.shape[2] // heads} channels; it takes those of {HEAD}"
-    bias = jax.eval_shape(lambda *arrays: _bias(pattern, query, key, *arrays), tables, fixed)
+    if min(query.shape[1], key.shape[1]) < 2:
+        return "a single query or key"
     batch, tensor = sharding.parts("batch"), sharding.parts("heads")
+    if heads % (2 * tensor):
+        return f"{heads} heads over {tensor} devices; it takes pairs of heads"
+    bias = jax.eval_shape(lambda *arrays: _bias(pattern, query, key, *arrays), tables, fixed)
     groups = [array.shape[0] for array in jax.tree.leaves((positions, bias))]
-    if heads % (2 * tensor) or any(count % batch for count in (query.shape[0], *groups) if count > 1):
-        return f"{query.shape[0]} images and {heads} heads over {batch} x {tensor} devices; it takes pairs of heads"
+    if any(count % batch for count in (query.shape[0], *groups) if count > 1) or query.shape[0] < batch:
+        return f"{query.shape[0]} images over {batch} devices"
+    if any(query.shape[0] % count for count in groups):
+        return f"{query.shape[0]} images in {max(groups)} groups"
 
     def local(array: Any, axis: int) -> Any:
         sizes = list(array.shape)
@@ -183,8 +210,9 @@ def _refusal(pattern: Pattern, heads: int, operands: Sequence[Any], memory: int,
 
     rows, columns, pair = jax.tree.map(lambda array: local(array, 2), (query, key, positions))
     bias = jax.tree.map(lambda array: local(array, 1), bias)
-    if not fused_attention.fits(rows, columns, pair, bias, mask, memory=memory, backward=backward):
-        return f"{query.shape[1]} queries and {key.shape[1]} keys, for which the core's memory is too small"
+    for backward in (False, True)[: 1 + gradients]:
+        if not fused_attention.fits(rows, columns, pair, bias, mask, memory=memory, backward=backward):
+            return f"{query.shape[1]} queries and {key.shape[1]} keys, for which the core's memory is too small"
     return None
 
 
@@ -245,35 +273,34 @@ def _bias(pattern: Pattern, query: Any, key: Any, tables: Tree, fixed: Tree) -> 
     return bias.astype(query.dtype)
 
 
-def _fused(pattern: Pattern, heads: int, *operands: Any) -> tuple[jax.Array, jax.Array]:
+def _fused(choice: Choice, pattern: Pattern, heads: int, *operands: Any) -> tuple[jax.Array, jax.Array]:
     """As `_plain`; the kernel's gradient does not need the second."""
     query, key, value, positions, tables, fixed, mask = operands
     bias = _bias(pattern, query, key, tables, fixed)
-    output = _spread(fused_attention.forward, query, key, value, positions, bias, mask)
+    output = _spread(choice, fused_attention.forward, query, key, value, positions, bias, mask)
     return output, jnp.zeros((query.shape[0], heads, query.shape[1]), jnp.float32)
 
 
-def _fused_gradients(pattern: Pattern, heads: int, *arguments: Any) -> tuple[Any, ...]:
+def _fused_gradients(choice: Choice, pattern: Pattern, heads: int, *arguments: Any) -> tuple[Any, ...]:
     """As `_plain_gradients`."""
     query, key, value, positions, tables, fixed, mask, _, _, gradient = arguments
     bias, pull = jax.vjp(lambda tables: _bias(pattern, query, key, tables, fixed), tables)
-    *slopes, bias_slope = _spread(fused_attention.backward, query, key, value, positions, bias, mask, gradient)
+    *slopes, bias_slope = _spread(choice, fused_attention.backward, query, key, value, positions, bias, mask, gradient)
     return (*slopes, *pull(bias_slope))
 
 
-def _spread(kernel: Any, query: jax.Array, key: jax.Array, value: jax.Array, *others: Any) -> Any:
+def _spread(choice: Choice, kernel: Any, query: jax.Array, key: jax.Array, value: jax.Array, *others: Any) -> Any:
     """Calls a kernel for the images and heads of each device, since the compiler cannot divide it.
 
     What all images share becomes a copy for each part of the batch, so that gradients of it are summed afterwards.
     """
-    memory = _memory()
-    assert memory is not None, "the kernel was chosen"
-    run = functools.partial(kernel, memory=memory, interpret=_mode() == "interpret")
+    run = functools.partial(kernel, memory=choice.memory, interpret=choice.interpret)
+    positions, bias, mask, *gradient = others
+    mask = None if mask is None else jnp.broadcast_to(mask, (query.shape[0], *mask.shape[1:]))
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or mesh.size == 1:
-        return run(query, key, value, *others)
+        return run(query, key, value, positions, bias, mask, *gradient)
     batch, heads = sharding.RULES["batch"], sharding.RULES["heads"]
-    positions, bias, mask, *gradient = others
     parts = sharding.parts("batch")
 
     def copied(x: jax.Array) -> jax.Array:
@@ -286,7 +313,6 @@ def _spread(kernel: Any, query: jax.Array, key: jax.Array, value: jax.Array, *ot
     of_positions = jax.tree.map(lambda _: of_images, positions)
     of_bias = jax.tree.map(lambda x: PartitionSpec(batch, heads if x.shape[1] > 1 else None), bias)
     inputs = (of_images,) * 3, of_positions, of_bias, None if mask is None else of_mask, (of_images,) * len(gradient)
-    mask = None if mask is None else jnp.broadcast_to(mask, (query.shape[0], *mask.shape[1:]))
 
     def local(arrays: Any, *others: Any) -> Any:
         *shared, gradient = others

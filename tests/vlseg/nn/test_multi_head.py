@@ -80,7 +80,7 @@ def test_on_grids(kind, rows, columns, sizes):
     assert_same(results)
 
 
-@pytest.mark.parametrize("pattern", [WordPattern(CONFIG, 17), SelfPattern(17), SelfPattern(17, causal=True)])
+@pytest.mark.parametrize("pattern", [WordPattern(CONFIG, 17), SelfPattern(17, 2), SelfPattern(17, 2, causal=True)])
 def test_among_words(pattern):
     tables = (drawn(511, 2),) if isinstance(pattern, WordPattern) else ()
     assert_same(both(pattern, 17, 17, tables, mask=jnp.arange(17) < jnp.asarray([[17], [9]])))
@@ -104,7 +104,7 @@ class Kernels:
     ("heads", "width", "memory", "reason"),
     [
         (2, 96, None, "heads of 48 channels; it takes those of 64"),
-        (3, 192, None, "2 images and 3 heads over 1 x 1 devices; it takes pairs of heads"),
+        (3, 192, None, "3 heads over 1 devices; it takes pairs of heads"),
         (2, 128, 10_000, "17 queries and 17 keys, for which the core's memory is too small"),
         (2, 128, None, None),
     ],
@@ -119,7 +119,7 @@ def test_what_the_kernel_does_not_take_goes_the_other_way_and_is_said_once(
     x = drawn(BATCH, 17, width)
     with kernels("interpret"), caplog.at_level(logging.INFO, "vlseg.nn.multi_head"):
         for _ in range(2):
-            output = multi_head_attention(SelfPattern(17), heads, x, x, x)
+            output = multi_head_attention(SelfPattern(17, heads), heads, x, x, x)
     assert output.shape == x.shape and bool(found.calls) == (reason is None)
     expected = [] if reason is None else [f"attention without its kernel, which does not take {reason}"]
     assert caplog.messages == expected
@@ -141,20 +141,82 @@ def test_the_environment_chooses_where_nothing_else_does(monkeypatch):
     found, x = Kernels(monkeypatch), drawn(BATCH, 17, 128)
     monkeypatch.setenv("VLSEG_KERNELS", "interpret")
     with kernels("none"):
-        multi_head_attention(SelfPattern(17), 2, x, x, x)
+        multi_head_attention(SelfPattern(17, 2), 2, x, x, x)
     assert not found.calls
-    multi_head_attention(SelfPattern(17), 2, x, x, x)
+    multi_head_attention(SelfPattern(17, 2), 2, x, x, x)
     assert found.calls == 1
     monkeypatch.setenv("VLSEG_KERNELS", "fast")
     with pytest.raises(ConfigError, match="VLSEG_KERNELS=fast: there are auto, none, interpret"):
-        multi_head_attention(SelfPattern(17), 2, x, x, x)
+        multi_head_attention(SelfPattern(17, 2), 2, x, x, x)
+
+
+def test_gradients_take_the_way_of_the_values(monkeypatch):
+    """Where the kernel has room for values alone, and where it is switched off in between."""
+    x, pattern = drawn(BATCH, 40, 128), SelfPattern(40, 2)
+
+    def run(x):
+        return multi_head_attention(pattern, 2, x, x, x)
+
+    expected = jax.vjp(run, x)[1](x)
+    with kernels("interpret"):
+        pull = jax.vjp(run, x)[1]
+    np.testing.assert_allclose(pull(x), expected, rtol=1e-4, atol=1e-4)
+    fits, asked = multi_head.fused_attention.fits, []
+
+    def for_values(*arguments, backward, **options):
+        asked.append(backward)
+        return fits(*arguments, backward=backward, **options) and not backward
+
+    monkeypatch.setattr(multi_head.fused_attention, "fits", for_values)
+    found = Kernels(monkeypatch)
+    with kernels("interpret"):
+        run(x)
+        assert found.calls == 1 and asked == [False]
+        np.testing.assert_allclose(jax.vjp(run, x)[1](x), expected, rtol=1e-4, atol=1e-4)
+    assert found.calls == 1 and asked == [False, False, True]
+
+
+def test_one_mask_for_all_images_and_a_single_query():
+    x, mask = drawn(BATCH, 17, 128), jnp.arange(17)[None] < 9
+    for query in (x, x[:, :1]):
+
+        def run(query=query):
+            return multi_head_attention(CrossPattern(query.shape[1], 17, 1), 2, query, x, x, key_mask=mask)
+
+        with kernels("interpret"):
+            found = run()
+        np.testing.assert_allclose(found, run(), rtol=1e-5, atol=1e-5)
+
+
+def test_causal_attention_of_many_heads_one_after_another(monkeypatch):
+    x = drawn(BATCH, 17, 128)
+    expected = multi_head_attention(SelfPattern(17, 2, causal=True), 2, x, x, x)
+    monkeypatch.setattr(multi_head.attention, "CACHED_SCORES", 0)
+    found = multi_head_attention(SelfPattern(17, 2, causal=True), 2, x, x, x)
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_traced_for_tpus_a_program_still_runs_on_a_cpu(monkeypatch):
+    x = drawn(BATCH, 17, 128)
+    chip = types.SimpleNamespace(generation=5, vmem_capacity_bytes=2**27)
+    monkeypatch.setattr(multi_head.sharding, "platform", lambda: "tpu")
+    monkeypatch.setattr(multi_head.pltpu, "get_tpu_info", lambda: chip)
+
+    def total(x):
+        return multi_head_attention(SelfPattern(17, 2), 2, x, x, x).sum()
+
+    chosen = jax.jit(jax.grad(total))
+    assert "cpu_custom_call" not in chosen.trace(x).lower().as_text()
+    found = chosen(x)
+    with kernels("none"):
+        np.testing.assert_allclose(found, jax.grad(total)(x), rtol=1e-5, atol=1e-5)
 
 
 def test_programs_for_other_platforms_hold_no_kernel():
     x = drawn(BATCH, 17, 128)
 
     def run(x):
-        return multi_head_attention(SelfPattern(17), 2, x, x, x)
+        return multi_head_attention(SelfPattern(17, 2), 2, x, x, x)
 
     for platform in ("cpu", "cuda", "tpu"):
         assert "tpu_custom_call" not in jax.jit(run).trace(x).lower(lowering_platforms=(platform,)).as_text()
@@ -166,7 +228,7 @@ def test_batches_of_any_size_are_one_program_also_where_there_are_kernels():
 
     def run(x):
         with kernels("interpret"):
-            return multi_head_attention(SelfPattern(17), 2, x, x, x)
+            return multi_head_attention(SelfPattern(17, 2), 2, x, x, x)
 
     program = jax.export.export(jax.jit(run))(jax.ShapeDtypeStruct((batch, *x.shape[1:]), x.dtype))
     np.testing.assert_allclose(program.call(x), run(x), rtol=1e-5, atol=1e-5)
