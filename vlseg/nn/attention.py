@@ -1,4 +1,4 @@
-"""Attention in blocks of queries and keys, with additive biases and a backward pass of its own.
+"""Attention in blocks of queries and keys, with additive biases, and its gradients: `vlseg.nn.multi_head` calls it.
 
 Only queries, keys, values, biases, the output and one number per row are kept for the backward pass; scores and weights
 are computed again (Dao et al. 2022, Sec. 3.1 and Appendix B.2), which costs one more product and saves [H, n, m].
@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from einops import rearrange
-from jax.ad_checkpoint import checkpoint_name
 
 OUTPUT = "attention"
 """Name under which a recomputation policy finds the output and the rows' normalizers."""
@@ -46,23 +45,6 @@ class QueryBlock(NamedTuple):
 
 Ranges = tuple[tuple[int, int], tuple[tuple[int, int], ...]]
 """Bounds of the queries and of each range of keys of a block, without its biases."""
-
-
-def attend(
-    query: jax.Array, key: jax.Array, value: jax.Array, blocks: Sequence[QueryBlock], mask: jax.Array | None
-) -> jax.Array:
-    """Softmax attention; pairs that are in no block do not attend.
-
-    Args:
-        query: [B, H, n, E]. key: [B, H, m, E]. value: [B, H, m, d].
-        blocks: in the order of their queries, which together are all n.
-        mask: added to the scores, float32 [B or 1, 1, 1, m], without gradient; or None.
-
-    Returns:
-        [B, H, n, d], in the dtype of the values. Scores and softmax are float32.
-    """
-    ranges, biases = taken_apart(blocks)
-    return _attend(ranges, query, key, value, biases, mask)
 
 
 def taken_apart(blocks: Sequence[QueryBlock]) -> tuple[tuple[Ranges, ...], list[list[jax.Array | None]]]:
@@ -112,13 +94,6 @@ def causal_bias(queries: slice, keys: int) -> jax.Array:
     return jnp.where(jnp.arange(queries.start, queries.stop)[:, None] >= jnp.arange(keys), 0.0, MASKED)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _attend(
-    ranges: tuple[Ranges, ...], query: jax.Array, key: jax.Array, value: jax.Array, biases: Any, mask: Any
-) -> jax.Array:
-    return _forward(ranges, query, key, value, biases, mask)[0]
-
-
 def _over_heads(function: Callable[..., Any], query: jax.Array, key: jax.Array, *others: Any) -> Any:
     """`function` of query, key and other trees of [B, H, ...]; on CPUs one head after another if scores are many."""
     arrays = (query, key, *others)
@@ -133,17 +108,20 @@ def _over_heads(function: Callable[..., Any], query: jax.Array, key: jax.Array, 
     return jax.lax.platform_dependent(*arrays, cpu=one_by_one, default=function)
 
 
-def _forward(
-    ranges: tuple[Ranges, ...], query: jax.Array, key: jax.Array, value: jax.Array, biases: Any, mask: Any
-) -> tuple[jax.Array, tuple]:
-    output, normalizer = (checkpoint_name(x, OUTPUT) for x in outputs(ranges, query, key, value, biases, mask))
-    return output, (query, key, value, biases, mask, output, normalizer)
-
-
 def outputs(
     ranges: tuple[Ranges, ...], query: jax.Array, key: jax.Array, value: jax.Array, biases: Any, mask: jax.Array | None
 ) -> tuple[jax.Array, jax.Array]:
-    """What `attend` returns, and the logarithm of each row's sum of exponentials, float32 [B, H, n, 1]."""
+    """Softmax attention; pairs that are in no block do not attend.
+
+    Args:
+        ranges: in the order of their queries, which together are all n. biases: of them, see `taken_apart`.
+        query: [B, H, n, E]. key: [B, H, m, E]. value: [B, H, m, d].
+        mask: added to the scores, float32 [B or 1, 1, 1, m]; or None.
+
+    Returns:
+        [B, H, n, d] in the dtype of the values, from scores and softmax in float32; and the logarithm of each row's sum
+        of exponentials, float32 [B, H, n, 1].
+    """
     return _over_heads(functools.partial(_output, ranges, mask), query, key, value, biases)
 
 
@@ -161,14 +139,6 @@ def gradients(
     """Those of query, key, value and biases from that of the output, with what `outputs` returned."""
     function = functools.partial(_gradients, ranges, mask)
     return _over_heads(function, query, key, value, biases, output, normalizer, gradient)
-
-
-def _backward(ranges: tuple[Ranges, ...], saved: tuple, gradient: jax.Array) -> tuple:
-    query, key, value, biases, mask, output, normalizer = saved
-    return (*gradients(ranges, query, key, value, biases, mask, output, normalizer, gradient), None)
-
-
-_attend.defvjp(_forward, _backward)
 
 
 def _output(

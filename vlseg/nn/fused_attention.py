@@ -6,7 +6,7 @@ in the core's memory, so there is no running softmax, and the bytes that are mov
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -49,6 +49,22 @@ Bias: TypeAlias = jax.Array | GridBias | None
 """float [G, H or 1, n, m], or as above, for groups of consecutive images. One for all heads gets no gradient."""
 
 
+class Arrays(NamedTuple):
+    """What a call attends with.
+
+    query: [B, n, W], scaled, W of an even number of heads. key, value: [B, m, W].
+    positions: of queries [G, n, W], scaled, and keys [G, m, W], for groups of consecutive images; or None.
+    bias: see `Bias`. mask: added to the scores, float32 [B, 1, m], or None.
+    """
+
+    query: jax.Array
+    key: jax.Array
+    value: jax.Array
+    positions: tuple[jax.Array, jax.Array] | None
+    bias: Bias
+    mask: jax.Array | None
+
+
 @dataclass(frozen=True)
 class Operand:
     """An array that the kernel reads, or writes, in blocks."""
@@ -58,46 +74,24 @@ class Operand:
     spec: pl.BlockSpec
 
 
-def forward(
-    query: jax.Array,
-    key: jax.Array,
-    value: jax.Array,
-    positions: tuple[jax.Array, jax.Array] | None,
-    bias: Bias,
-    mask: jax.Array | None,
-    *,
-    memory: int,
-    interpret: bool = False,
-) -> jax.Array:
+def forward(arrays: Arrays, *, memory: int, interpret: bool = False) -> jax.Array:
     """The output [B, n, W] in the dtype of the values.
 
     Args:
-        query: [B, n, W], scaled, W of an even number of heads. key, value: [B, m, W].
-        positions: of queries [G, n, W], scaled, and keys [G, m, W], for groups of consecutive images; or None.
-        bias: see `Bias`.
-        mask: added to the scores, float32 [B, 1, m], or None.
         memory: bytes of the core's memory that the kernel may take. interpret: run by XLA, on any platform.
     """
-    shapes, inputs = _inputs(query, key, value, positions, bias, mask, memory, backward=False)
-    output = Operand("output", jax.ShapeDtypeStruct(query.shape, value.dtype), _of_queries(shapes))
-    (result,) = _call(fused_kernels.forward, shapes, inputs, [output], bias, 2, memory, interpret)
+    shapes, inputs = _inputs(arrays, memory, backward=False)
+    output = Operand("output", jax.ShapeDtypeStruct(arrays.query.shape, arrays.value.dtype), _of_queries(shapes))
+    (result,) = _call(fused_kernels.forward, shapes, inputs, [output], arrays.bias, 2, memory, interpret)
     return result
 
 
 def backward(
-    query: jax.Array,
-    key: jax.Array,
-    value: jax.Array,
-    positions: tuple[jax.Array, jax.Array] | None,
-    bias: Bias,
-    mask: jax.Array | None,
-    gradient: jax.Array,
-    *,
-    memory: int,
-    interpret: bool = False,
+    arrays: Arrays, gradient: jax.Array, *, memory: int, interpret: bool = False
 ) -> tuple[jax.Array, jax.Array, jax.Array, tuple[jax.Array, jax.Array] | None, Bias]:
     """Gradients of query, key, value, positions and bias (of one head: zeros) from that of the output [B, n, W]."""
-    shapes, inputs = _inputs(query, key, value, positions, bias, mask, memory, backward=True)
+    positions, bias = arrays.positions, arrays.bias
+    shapes, inputs = _inputs(arrays, memory, backward=True)
     inputs.append(Operand("gradient", gradient, _of_queries(shapes)))
     given = {operand.name: operand for operand in inputs}
     outputs = [
@@ -124,36 +118,33 @@ def backward(
         pair = found["query_position"][:, : shapes.queries], found["key_position"]
         rows, columns = (_swapped(x).astype(like.dtype) for x, like in zip(pair, positions, strict=True))
         position_gradients = rows, columns
-    bias_gradient: Bias = found.get(
-        "bias", None if bias is None or isinstance(bias, GridBias) else jnp.zeros_like(bias)
-    )
+    bias_gradient: Bias = found.get("bias")
     if isinstance(bias, GridBias):
         corner = found["corner"][:, :, : bias.corner.shape[2]]
         edges = found.get("beside"), found.get("below")
         bias_gradient = GridBias(found["even"], found["odd"], *edges, corner, bias.causal)
+    elif bias is not None and bias_gradient is None:
+        bias_gradient = jnp.zeros_like(bias)
     return found["query"], found["key"], found["value"], position_gradients, bias_gradient
 
 
-def fits(
-    query: Any, key: Any, positions: tuple[Any, Any] | None, bias: Bias, mask: Any, *, memory: int, backward: bool
-) -> bool:
+def fits(arrays: Arrays, *, memory: int, backward: bool) -> bool:
     """Whether a call with arrays, or shapes, like these takes at most `memory` bytes of the core's memory."""
-    return _shapes(query, key, positions, bias, mask, memory, backward) is not None
+    return _shapes(arrays, memory, backward) is not None
 
 
-def _shapes(
-    query: Any, key: Any, positions: tuple[Any, Any] | None, bias: Bias, mask: Any, memory: int, backward: bool
-) -> Shapes | None:
+def _shapes(arrays: Arrays, memory: int, backward: bool) -> Shapes | None:
     """The best blocks that the core's memory has room for."""
+    query, key, bias = arrays.query, arrays.key, arrays.bias
     batch, queries, width = query.shape
-    groups = [array.shape[0] for array in jax.tree.leaves((positions, bias))]
+    groups = [array.shape[0] for array in jax.tree.leaves((arrays.positions, bias))]
     for rows, images in BLOCKS:
         rows = min(rows, -(-queries // 16) * 16)
         if isinstance(bias, GridBias) and rows != 8 * fused_kernels.SIDE:
             continue
         shapes = Shapes(batch, queries, key.shape[1], width // LANES, rows, images)
         divides = all(batch // count % images == 0 for count in (1, *groups))
-        if divides and _bytes(shapes, query.dtype.itemsize, positions is not None, bias, backward) <= memory:
+        if divides and _bytes(shapes, query.dtype.itemsize, arrays.positions is not None, bias, backward) <= memory:
             return shapes
     return None
 
@@ -182,18 +173,10 @@ def _bytes(shapes: Shapes, itemsize: int, positions: bool, bias: Bias, backward:
     return total
 
 
-def _inputs(
-    query: jax.Array,
-    key: jax.Array,
-    value: jax.Array,
-    positions: tuple[jax.Array, jax.Array] | None,
-    bias: Bias,
-    mask: jax.Array | None,
-    memory: int,
-    backward: bool,
-) -> tuple[Shapes, list[Operand]]:
+def _inputs(arrays: Arrays, memory: int, backward: bool) -> tuple[Shapes, list[Operand]]:
     """What both kernels read."""
-    shapes = _shapes(query, key, positions, bias, mask, memory, backward)
+    query, key, value, positions, bias, mask = arrays
+    shapes = _shapes(arrays, memory, backward)
     assert shapes is not None, "ask `fits` first"
     rows, keys = shapes.rows, shapes.keys
     found = [

@@ -28,7 +28,7 @@ from vlseg import sharding
 from vlseg.errors import ConfigError, one_line
 from vlseg.nn import attention, fused_attention
 from vlseg.nn.attention import MASKED, QueryBlock, broadcast_batch
-from vlseg.nn.fused_attention import Bias
+from vlseg.nn.fused_attention import Arrays, Bias
 from vlseg.nn.fused_kernels import HEAD
 
 MODES = ("auto", "none", "interpret")
@@ -75,7 +75,7 @@ class Pattern(abc.ABC):
 
     @abc.abstractmethod
     def blocks(self, tables: Tree, fixed: Tree) -> Sequence[QueryBlock]:
-        """As `vlseg.nn.attention.attend` takes it."""
+        """As `vlseg.nn.attention.taken_apart` takes them, in the order of their queries, which together are all."""
 
     def fused(self, tables: Tree, fixed: Tree, keys: int) -> Bias:
         """As the kernel takes it, for so many keys; for one head only if there are no tables."""
@@ -185,7 +185,7 @@ def _memory() -> int | None:
 
 def _refusal(pattern: Pattern, heads: int, operands: Sequence[Any], memory: int, gradients: bool) -> str | None:
     """Why the kernel does not take a call, or None."""
-    query, key, _, positions, tables, fixed, mask = operands
+    query, key, value, positions, tables, fixed, mask = operands
     if not all(isinstance(size, int) for size in (*query.shape, *key.shape)):
         return "sizes that are not known yet"
     if query.shape[2] != HEAD * heads:
@@ -208,10 +208,10 @@ def _refusal(pattern: Pattern, heads: int, operands: Sequence[Any], memory: int,
         sizes[axis] = max(sizes[axis] // tensor, 1)
         return jax.ShapeDtypeStruct(tuple(sizes), array.dtype)
 
-    rows, columns, pair = jax.tree.map(lambda array: local(array, 2), (query, key, positions))
-    bias = jax.tree.map(lambda array: local(array, 1), bias)
+    rows, columns, values, pair = jax.tree.map(lambda array: local(array, 2), (query, key, value, positions))
+    arrays = Arrays(rows, columns, values, pair, jax.tree.map(lambda array: local(array, 1), bias), mask)
     for backward in (False, True)[: 1 + gradients]:
-        if not fused_attention.fits(rows, columns, pair, bias, mask, memory=memory, backward=backward):
+        if not fused_attention.fits(arrays, memory=memory, backward=backward):
             return f"{query.shape[1]} queries and {key.shape[1]} keys, for which the core's memory is too small"
     return None
 
@@ -277,7 +277,7 @@ def _fused(choice: Choice, pattern: Pattern, heads: int, *operands: Any) -> tupl
     """As `_plain`; the kernel's gradient does not need the second."""
     query, key, value, positions, tables, fixed, mask = operands
     bias = _bias(pattern, query, key, tables, fixed)
-    output = _spread(choice, fused_attention.forward, query, key, value, positions, bias, mask)
+    output = _spread(choice, fused_attention.forward, Arrays(query, key, value, positions, bias, mask))
     return output, jnp.zeros((query.shape[0], heads, query.shape[1]), jnp.float32)
 
 
@@ -285,21 +285,23 @@ def _fused_gradients(choice: Choice, pattern: Pattern, heads: int, *arguments: A
     """As `_plain_gradients`."""
     query, key, value, positions, tables, fixed, mask, _, _, gradient = arguments
     bias, pull = jax.vjp(lambda tables: _bias(pattern, query, key, tables, fixed), tables)
-    *slopes, bias_slope = _spread(choice, fused_attention.backward, query, key, value, positions, bias, mask, gradient)
+    arrays = Arrays(query, key, value, positions, bias, mask)
+    *slopes, bias_slope = _spread(choice, fused_attention.backward, arrays, gradient)
     return (*slopes, *pull(bias_slope))
 
 
-def _spread(choice: Choice, kernel: Any, query: jax.Array, key: jax.Array, value: jax.Array, *others: Any) -> Any:
+def _spread(choice: Choice, kernel: Any, arrays: Arrays, *gradient: jax.Array) -> Any:
     """Calls a kernel for the images and heads of each device, since the compiler cannot divide it.
 
     What all images share becomes a copy for each part of the batch, so that gradients of it are summed afterwards.
     """
     run = functools.partial(kernel, memory=choice.memory, interpret=choice.interpret)
-    positions, bias, mask, *gradient = others
-    mask = None if mask is None else jnp.broadcast_to(mask, (query.shape[0], *mask.shape[1:]))
+    positions, bias, mask = arrays.positions, arrays.bias, arrays.mask
+    if mask is not None:
+        mask = jnp.broadcast_to(mask, (arrays.query.shape[0], *mask.shape[1:]))
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or mesh.size == 1:
-        return run(query, key, value, positions, bias, mask, *gradient)
+        return run(arrays._replace(mask=mask), *gradient)
     batch, heads = sharding.RULES["batch"], sharding.RULES["heads"]
     parts = sharding.parts("batch")
 
@@ -309,22 +311,18 @@ def _spread(choice: Choice, kernel: Any, query: jax.Array, key: jax.Array, value
     def summed(x: jax.Array, like: jax.Array) -> jax.Array:
         return x.sum(axis=0, keepdims=True).astype(like.dtype) if like.shape[0] < x.shape[0] else x
 
-    of_images, of_mask = PartitionSpec(batch, None, heads), PartitionSpec(batch)
+    of_images: Any = PartitionSpec(batch, None, heads)
+    of_mask: Any = None if mask is None else PartitionSpec(batch)
     of_positions = jax.tree.map(lambda _: of_images, positions)
     of_bias = jax.tree.map(lambda x: PartitionSpec(batch, heads if x.shape[1] > 1 else None), bias)
-    inputs = (of_images,) * 3, of_positions, of_bias, None if mask is None else of_mask, (of_images,) * len(gradient)
-
-    def local(arrays: Any, *others: Any) -> Any:
-        *shared, gradient = others
-        return run(*arrays, *shared, *gradient)
-
+    specs = Arrays(of_images, of_images, of_images, of_positions, of_bias, of_mask)
     results = jax.shard_map(
-        local,
+        run,
         mesh=mesh,
-        in_specs=inputs,
-        out_specs=(*inputs[0], of_positions, of_bias) if gradient else of_images,
+        in_specs=(specs, *[of_images] * len(gradient)),
+        out_specs=specs[:5] if gradient else of_images,
         check_vma=False,
-    )((query, key, value), *jax.tree.map(copied, (positions, bias)), mask, tuple(gradient))
+    )(arrays._replace(positions=jax.tree.map(copied, positions), bias=jax.tree.map(copied, bias), mask=mask), *gradient)
     if not gradient:
         return results
     return (*results[:3], *jax.tree.map(summed, tuple(results[3:]), (positions, bias)))

@@ -5,9 +5,11 @@ import jax.export
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from einops import rearrange
 
 from vlseg.nn import attention
-from vlseg.nn.attention import KeyBlock, QueryBlock, attend
+from vlseg.nn.attention import KeyBlock, QueryBlock
+from vlseg.nn.multi_head import Pattern, multi_head_attention
 
 HEADS, QUERIES, KEYS, WIDTH = 2, 6, 8, 4
 FAR = -1e9
@@ -42,6 +44,25 @@ def in_blocks(biases):
     ]
 
 
+class InBlocks(Pattern):
+    def blocks(self, tables, fixed):
+        return in_blocks(tables)
+
+
+class AllPairs(Pattern):
+    def blocks(self, tables, fixed):
+        return [QueryBlock(slice(0, QUERIES), [KeyBlock(slice(0, KEYS))])]
+
+
+def attend(query, key, value, biases, mask):
+    """[B, H, n, E] and so on, as the oracle takes them; `biases` are None for all pairs without any."""
+    arrays = (rearrange(x, "b h n e -> b n (h e)") for x in (query, key, value))
+    key_mask = None if mask is None else mask[:, 0, 0] == 0
+    pattern = AllPairs() if biases is None else InBlocks()
+    output = multi_head_attention(pattern, HEADS, *arrays, tables=biases, key_mask=key_mask)
+    return rearrange(output, "b n (h d) -> b h n d", h=HEADS)
+
+
 def dense(query, key, value, biases, mask):
     grid, constant, plain = biases
     batch = query.shape[0]
@@ -67,7 +88,7 @@ def test_values_and_gradients(batch, rows, masked):
     weight = jnp.asarray(np.random.default_rng(5).standard_normal((batch, HEADS, QUERIES, WIDTH + 1)), jnp.float32)
 
     def ours(query, key, value, biases):
-        return attend(query, key, value, in_blocks(biases), mask)
+        return attend(query, key, value, biases, mask)
 
     def theirs(query, key, value, biases):
         return dense(query, key, value, biases, mask)
@@ -87,28 +108,27 @@ def test_values_and_gradients(batch, rows, masked):
 
 def test_scores_far_from_zero_do_not_overflow():
     query, key, value = inputs(1)
-    blocks = [QueryBlock(slice(0, QUERIES), [KeyBlock(slice(0, KEYS))])]
 
     def total(query):
-        return jnp.sum(attend(query * 1e4, key, value, blocks, None))
+        return jnp.sum(attend(query * 1e4, key, value, None, None))
 
     assert np.isfinite(total(query)) and np.isfinite(jax.grad(total)(query)).all()
 
 
 def test_low_precision_keeps_types():
     query, key, value = inputs(2, jnp.bfloat16)
-    blocks = in_blocks(biases(1))
-    output, pull = jax.vjp(lambda *x: attend(*x, blocks, None), query, key, value)
+    added = biases(1)
+    output, pull = jax.vjp(lambda *x: attend(*x, added, None), query, key, value)
     assert output.dtype == jnp.bfloat16
     assert [x.dtype for x in pull(output)] == [jnp.bfloat16] * 3
-    exact = attend(*(x.astype(jnp.float32) for x in (query, key, value)), blocks, None)
+    exact = attend(*(x.astype(jnp.float32) for x in (query, key, value)), added, None)
     np.testing.assert_allclose(output.astype(jnp.float32), exact, rtol=0.03, atol=0.03)
 
 
 @pytest.mark.parametrize("platform", ["cpu", "cuda", "tpu"])
 def test_accelerators_take_all_heads_at_once(platform, heads):
     def output(query, key, value):
-        return attend(query, key, value, in_blocks(biases(1)), None)
+        return attend(query, key, value, biases(1), None)
 
     text = jax.jit(output).trace(*inputs(1)).lower(lowering_platforms=(platform,)).as_text()
     assert ("while" in text) == (platform == "cpu" and heads == "one by one")
@@ -119,7 +139,7 @@ def test_batches_of_any_size_are_one_program():
     shapes = [jax.ShapeDtypeStruct((batch, *x.shape[1:]), x.dtype) for x in inputs(1)]
 
     def output(query, key, value):
-        return attend(query, key, value, in_blocks(biases(1)), None)
+        return attend(query, key, value, biases(1), None)
 
     program = jax.export.export(jax.jit(output))(*shapes)
     np.testing.assert_allclose(program.call(*inputs(3)), output(*inputs(3)), rtol=1e-5, atol=1e-5)

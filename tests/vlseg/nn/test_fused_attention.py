@@ -10,7 +10,7 @@ import pytest
 from ifseg_jax import positions
 from vlseg.nn import fused_attention, fused_kernels
 from vlseg.nn.attention import MASKED
-from vlseg.nn.fused_attention import GridBias
+from vlseg.nn.fused_attention import Arrays, GridBias
 
 MEMORY = 48 * 2**20
 HEAD = fused_kernels.HEAD
@@ -53,8 +53,9 @@ def with_gradients(function, *arguments):
 @jax.jit
 def by_kernel(*arguments):
     *inputs, gradient = arguments
-    output = fused_attention.forward(*inputs, memory=MEMORY, interpret=True)
-    return output, fused_attention.backward(*inputs, gradient, memory=MEMORY, interpret=True)
+    inputs = Arrays(*inputs)
+    output = fused_attention.forward(inputs, memory=MEMORY, interpret=True)
+    return output, fused_attention.backward(inputs, gradient, memory=MEMORY, interpret=True)
 
 
 def mask_of(drawn, batch, keys):
@@ -165,8 +166,7 @@ def test_half_precision_keeps_types():
     arrays = [drawn(2, 40, 128), drawn(2, 24, 128), drawn(2, 24, 128)]
     half = [x.astype(jnp.bfloat16) for x in arrays]
     bias = drawn(1, 2, 40, 24)
-    found = fused_attention.forward(*half, None, bias, None, memory=MEMORY, interpret=True)
-    slopes = fused_attention.backward(*half, None, bias, None, half[0], memory=MEMORY, interpret=True)
+    found, slopes = by_kernel(*half, None, bias, None, half[0])
     assert [x.dtype for x in (found, *slopes[:3])] == [jnp.bfloat16] * 4 and slopes[4].dtype == jnp.float32
     exact = dense(*(x.astype(jnp.float32) for x in half), None, bias, None)
     np.testing.assert_allclose(found.astype(jnp.float32), exact, rtol=0.03, atol=0.03)
@@ -176,7 +176,7 @@ def test_memory_decides_what_fits():
     def fits(length, memory, backward):
         x = jax.ShapeDtypeStruct((2, length, 768), jnp.bfloat16)
         bias = jax.ShapeDtypeStruct((1, 12, length, length), jnp.bfloat16)
-        return fused_attention.fits(x, x, (x, x), bias, None, memory=memory, backward=backward)
+        return fused_attention.fits(Arrays(x, x, x, (x, x), bias, None), memory=memory, backward=backward)
 
     assert fits(1237, MEMORY, backward=True) and fits(2000, MEMORY, backward=False)
     assert not fits(4000, MEMORY, backward=True) and not fits(1237, 2**20, backward=False)
